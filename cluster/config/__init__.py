@@ -1,0 +1,37 @@
+"""The configuration of a campaign: schema, presets, validation. Imports neither ray nor torch."""
+
+from cluster.config.load import ConfigError, dump_config, load_config, preset_names, validate
+from cluster.config.schema import (
+    Brain,
+    Budget,
+    Budgets,
+    CampaignConfig,
+    Direction,
+    Forum,
+    Pool,
+    Research,
+    Researchers,
+    Runs,
+    Scoring,
+    Task,
+)
+
+__all__ = [
+    "Brain",
+    "Budget",
+    "Budgets",
+    "CampaignConfig",
+    "ConfigError",
+    "Direction",
+    "Forum",
+    "Pool",
+    "Research",
+    "Researchers",
+    "Runs",
+    "Scoring",
+    "Task",
+    "dump_config",
+    "load_config",
+    "preset_names",
+    "validate",
+]

@@ -1,0 +1,194 @@
+"""The configuration of a campaign: one pydantic tree, every field with its unit and meaning.
+
+Imports neither ray nor torch, so that a bad file is refused in milliseconds. Unknown fields are errors. Durations
+are in the unit that the field's name says; money is in dollars here and becomes integer micro-dollars in the ledger.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from cluster.money import MS_PER_HOUR, Caps, usd_from_decimal
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Cap = Annotated[float, Field(ge=0, le=1e9)]
+"""At most a thousand million dollars or hours, so that every sum fits the ledger's 64 bits."""
+Count = Annotated[int, Field(ge=1)]
+
+DOMAINS = ("chat", "math", "code")
+
+
+class Strict(BaseModel):
+    """Base of all sections: unknown fields are refused, values cannot change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Budget(Strict):
+    """Caps of one account. A dimension left out is not capped."""
+
+    usd: Cap | None = Field(None, description="dollars")
+    gpu_hours: Cap | None = Field(None, description="GPU-hours (on a CPU machine: hours of a logical GPU)")
+    wall_hours: Cap | None = Field(None, description="hours of the researcher's own lifetime")
+    answers: Annotated[int, Field(ge=0, le=10**9)] | None = Field(
+        None, description="answers of the evaluator (DEV and BOARD)"
+    )
+
+    def caps(self) -> Caps:
+        """The caps in the ledger's integers."""
+        return Caps(
+            usd=None if self.usd is None else usd_from_decimal(self.usd),
+            gpu_ms=None if self.gpu_hours is None else int(self.gpu_hours * MS_PER_HOUR),
+            wall_ms=None if self.wall_hours is None else int(self.wall_hours * MS_PER_HOUR),
+            answers=self.answers,
+        )
+
+
+class Budgets(Strict):
+    """Nested caps: everything under the campaign, each researcher under its own."""
+
+    campaign: Budget
+    researcher: Budget
+
+
+class Task(Strict):
+    """The weak-to-strong problem. The first domain is the one researched; the others test transfer."""
+
+    domains: tuple[Literal["chat", "math", "code"], ...] = Field(("chat",), min_length=1)
+    size: Literal["tiny", "quick", "full"] = Field(
+        "quick", description="size of models and pools; `tiny` is for tests of the plumbing and shows no science"
+    )
+    world_seed: int = Field(1, ge=0, description="seed of the generated world (what words mean), public")
+
+    @field_validator("domains")
+    @classmethod
+    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("each domain once")
+        return value
+
+
+class Direction(Strict):
+    """The short, vague starting point of one researcher."""
+
+    id: str = Field(description="lower-case letters, digits and dashes")
+    text: str = Field(description="one or two sentences")
+
+    @field_validator("id")
+    @classmethod
+    def _id(cls, value: str) -> str:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,39}", value):
+            raise ValueError("1 to 40 lower-case letters, digits and dashes")
+        return value
+
+    @field_validator("text")
+    @classmethod
+    def _text(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("a direction needs a text")
+        return value
+
+
+class Brain(Strict):
+    """What decides a researcher's next action."""
+
+    kind: Literal["explorer"] = "explorer"
+    pilots_per_submission: Count = Field(2, description="explorer: pilots before it considers a submission")
+
+
+class Researchers(Strict):
+    """The team."""
+
+    brain: Brain = Brain()
+    directions: tuple[Direction, ...] = Field(min_length=1)
+    identical: bool = Field(
+        False, description="control: every researcher works from the first direction and seed stream"
+    )
+    max_turns: Count = Field(200, description="turns after which a researcher ends")
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Researchers:
+        ids = [direction.id for direction in self.directions]
+        if len(set(ids)) != len(ids):
+            raise ValueError("direction ids must be distinct")
+        return self
+
+
+class Pool(Strict):
+    """Slots and leases."""
+
+    logical_gpus: Count | None = Field(None, description="slots on a machine without GPUs; none: real GPUs, else cores")
+    threads_per_slot: Count = Field(1, description="CPU threads of a whole logical GPU")
+    usd_per_gpu_hour: NotNegative = Field(2.0, description="price of one whole GPU for an hour")
+    memory_gb: Positive = Field(3.0, description="memory limit of one lease, GiB")
+    sandbox_reuse: Literal["never", "wiped"] = Field(
+        "never", description="`never`: a sandbox that ran foreign code is replaced; `wiped`: emptied and used again"
+    )
+    cache_dir: str | None = Field(None, description="node cache of shared work; default ~/.cache/aar-cluster")
+    min_free_disk_gb: NotNegative = Field(2.0, description="refuse to start with less free space, GiB")
+
+
+class Runs(Strict):
+    """Sizes and limits of weak-to-strong runs."""
+
+    pilot_gpus: Annotated[float, Field(ge=0.05, le=1)] = Field(0.5, description="fraction of a GPU of a pilot")
+    full_gpus: Annotated[float, Field(ge=0.05, le=1)] = Field(1.0, description="fraction of a GPU of a counted run")
+    pilot_items: Count = Field(400, description="items of pool A that a pilot trains on")
+    pilot_seconds: Positive = Field(60, description="wall limit of a pilot run")
+    seed_seconds: Positive = Field(90, description="wall limit of one seed of a counted run")
+    pretrain_seconds: Positive = Field(900, description="wall limit of pretraining a model")
+
+
+class Scoring(Strict):
+    """The three tiers (seeds, noise, limits)."""
+
+    dev_seeds: Count = 3
+    board_seeds: Count = 5
+    seal_seeds: Annotated[int, Field(ge=2)] = 10
+    dev_noise: NotNegative = Field(0.02, description="standard deviation added to a DEV answer, accuracy")
+    dev_round: Positive = Field(0.02, description="step to which a DEV answer is rounded, accuracy")
+    dev_limit: Count = Field(300, description="DEV answers in a whole campaign")
+    board_limit: Count = Field(40, description="BOARD submissions in a whole campaign (k of the Ladder)")
+    finalists: Count = Field(3, description="methods that go to SEAL")
+    seeds_per_lease: Count = 5
+
+
+class Research(Strict):
+    """When the research phase ends."""
+
+    minutes: Positive = Field(description="longest duration of the research phase")
+    plateau_minutes: Positive | None = Field(None, description="end earlier when the board has not moved for this long")
+
+
+class Forum(Strict):
+    """The shared forum."""
+
+    enabled: bool = Field(True, description="control `no-forum` turns it off")
+    posts_per_researcher: Count = 400
+    claim_minutes: Positive = Field(15, description="after which a claim on an idea expires")
+
+
+class CampaignConfig(Strict):
+    """Everything that a campaign is."""
+
+    preset: str = Field(description="where this configuration came from")
+    seed: int = Field(0, ge=0)
+    task: Task
+    researchers: Researchers
+    budget: Budgets
+    pool: Pool = Pool()
+    runs: Runs = Runs()
+    scoring: Scoring = Scoring()
+    research: Research
+    forum: Forum = Forum()
+    allow_unsandboxed: bool = Field(
+        False, description="run without a usable sandbox; every record is marked unverified"
+    )
+
+    def researcher_ids(self) -> tuple[str, ...]:
+        """Stable ids `01-<direction>`, in order."""
+        return tuple(f"{n:02d}-{d.id}" for n, d in enumerate(self.researchers.directions, start=1))

@@ -1,0 +1,57 @@
+"""Names of actors and of places in a run directory: the one list of both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+NAMESPACE = "aar"
+
+
+def actor_name(campaign: str, office: str) -> str:
+    """The Ray name of an office of a campaign, e.g. `quickstart/scheduler`."""
+    return f"{campaign}/{office}"
+
+
+class RunPaths:
+    """Where the parts of a campaign keep their state, under `runs/<campaign>/`.
+
+    `judge/` and `private/` are mode 0700; everything that a sandbox may see is handed to it file by file.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.config = root / "config.yaml"
+        self.lock = root / ".lock"
+        self.director_db = root / "director.db"
+        self.scheduler_db = root / "scheduler.db"
+        self.forum_db = root / "forum.db"
+        self.evaluator_db = root / "evaluator.db"
+        self.objects = root / "objects"
+        self.leases = root / "leases"
+        self.judge = root / "judge"
+        self.public = root / "public"
+        self.researchers = root / "researchers"
+        self.summary = root / "summary.json"
+        self.report = root / "report.html"
+        self.export = root / "export"
+
+    def researcher_db(self, researcher: str) -> Path:
+        """The database of one researcher."""
+        return self.researchers / researcher / "researcher.db"
+
+    def workspace(self, researcher: str) -> Path:
+        """The workspace of one researcher."""
+        return self.researchers / researcher / "workspace"
+
+    def databases(self) -> dict[str, Path]:
+        """Every store that exists, by the name of its owner."""
+        found = {
+            "director": self.director_db,
+            "scheduler": self.scheduler_db,
+            "forum": self.forum_db,
+            "evaluator": self.evaluator_db,
+        }
+        if self.researchers.exists():
+            for directory in sorted(self.researchers.iterdir()):
+                found[f"researcher/{directory.name}"] = directory / "researcher.db"
+        return {name: path for name, path in found.items() if path.exists()}

@@ -1,0 +1,130 @@
+"""One SQLite database with one writer: the durable memory of an actor.
+
+Promises:
+- What `transaction` committed survives `kill -9` and power loss (WAL with `synchronous=FULL`).
+- `once(key, fn)` runs `fn` at most once per key, in one transaction with its answer: a retried call gets the first
+  answer, and a call that was cut short left nothing behind.
+- A second `Store` on the same file is refused while the first lives (an exclusive lock that the kernel drops when its
+  holder dies), so that a restarted actor never writes beside its predecessor.
+- A transaction inside another one is undone alone when it fails, so that a caller who goes on after a refusal
+  commits nothing of the refused part.
+Thread-safe: transactions of several threads run one after another. In asyncio, never await inside a transaction.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cluster.clock import now_us
+from cluster.errors import AarError
+from cluster.wire import pack, unpack
+
+T = TypeVar("T")
+_ANSWER_LIMIT = 16 << 20
+_DDL = "CREATE TABLE IF NOT EXISTS once (key TEXT PRIMARY KEY, answer BLOB NOT NULL, at_us INTEGER NOT NULL)"
+
+
+class StoreBusyError(AarError):
+    """Another process holds the store."""
+
+
+class Store:
+    """The single writer of the SQLite file at `path`."""
+
+    def __init__(self, path: Path, lock_timeout: float = 20.0) -> None:
+        """Open or create `path`, waiting up to `lock_timeout` seconds for a predecessor to die."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._lock_file = path.with_name(path.name + ".lock").open("w")
+        self._take_lock(lock_timeout)
+        self._mutex = threading.RLock()
+        self._depth = 0
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._db.row_factory = sqlite3.Row
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")
+        self._db.execute("PRAGMA foreign_keys=ON")
+        self.schema(_DDL)
+
+    def _take_lock(self, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise StoreBusyError(f"{self.path} is in use by another process") from error
+                time.sleep(0.05)
+
+    def schema(self, ddl: str) -> None:
+        """Run idempotent DDL statements, outside of any transaction."""
+        with self._mutex:
+            if self._depth:
+                raise RuntimeError("schema() inside a transaction would commit it")
+            self._db.executescript(ddl)
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """A write transaction; inside another one of the same thread it is a savepoint of that one."""
+        with self._mutex:
+            level = self._depth
+            self._db.execute(f"SAVEPOINT level_{level}" if level else "BEGIN IMMEDIATE")
+            self._depth += 1
+            try:
+                yield self._db
+                self._db.execute(f"RELEASE level_{level}" if level else "COMMIT")
+            except BaseException:
+                self._undo(level)
+                raise
+            finally:
+                self._depth = level
+
+    def _undo(self, level: int) -> None:
+        if not self._db.in_transaction:  # SQLite itself rolled back, as it does when the disk is full
+            return
+        if level:
+            self._db.execute(f"ROLLBACK TO level_{level}")
+            self._db.execute(f"RELEASE level_{level}")
+        else:
+            self._db.execute("ROLLBACK")
+
+    def once(self, key: str, fn: Callable[[sqlite3.Connection], T]) -> T:
+        """The answer of `fn` for `key`, computed at most once. The answer must be plain msgpack-able data."""
+        with self.transaction() as db:
+            row = db.execute("SELECT answer FROM once WHERE key = ?", (key,)).fetchone()
+            if row is not None:
+                answer: T = unpack(row["answer"], _ANSWER_LIMIT)
+                return answer
+            fresh = fn(db)
+            packed = pack(fresh)
+            db.execute("INSERT INTO once (key, answer, at_us) VALUES (?, ?, ?)", (key, packed, now_us()))
+            stored: T = unpack(packed, _ANSWER_LIMIT)
+            return stored
+
+    def query(self, sql: str, params: tuple[Any, ...] = ()) -> list[sqlite3.Row]:
+        """All rows of a read."""
+        with self._mutex:
+            return self._db.execute(sql, params).fetchall()
+
+    def close(self) -> None:
+        """Close the database and drop the lock."""
+        with self._mutex:
+            self._db.close()
+            self._lock_file.close()
+
+
+def open_readonly(path: Path) -> sqlite3.Connection:
+    """A read-only connection to a store that another process may be writing. Raises `FileNotFoundError`."""
+    if not path.exists():
+        raise FileNotFoundError(f"no store at {path}")
+    db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    db.row_factory = sqlite3.Row
+    return db

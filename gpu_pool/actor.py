@@ -1,0 +1,88 @@
+"""The Ray shell of a slot: finds its device, grades its sandbox, runs leases."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import ray
+
+from cluster.config import Pool, validate
+from cluster.sandbox import FIRST_UID, Limits, SandboxError, available, grade
+from gpu_pool.cache import NodeCache
+from gpu_pool.hardware import cpu_name, gpu_name
+from gpu_pool.lane import Lane
+from gpu_pool.leases import Lease, SlotInfo
+from gpu_pool.library import materialise
+from gpu_pool.slot import Slot, SlotSpec
+
+
+@ray.remote(max_restarts=-1, max_task_retries=-1)
+class SlotActor:
+    """One slot. `info` is answered once the sandbox has been graded and the trusted lane is warm."""
+
+    def __init__(self, name: str, index: int, config: dict[str, Any]) -> None:
+        self._name, self._index = name, index
+        campaign = validate(config)
+        self._pool: Pool = campaign.pool
+        self._allow_unsandboxed = campaign.allow_unsandboxed
+        self._slot: Slot | None = None
+        self._info: SlotInfo | None = None
+        self._building = asyncio.Lock()
+
+    def __repr__(self) -> str:
+        return f"Slot({self._name})"
+
+    async def _ready(self) -> Slot:
+        async with self._building:
+            if self._slot is None:
+                slot = await asyncio.to_thread(self._build)
+                await slot.warm()
+                self._slot = slot
+        return self._slot
+
+    def _build(self) -> Slot:
+        cache = NodeCache.of(self._pool)
+        devices = tuple(int(i) for i in ray.get_runtime_context().get_accelerator_ids().get("GPU", []))
+        library, uid = materialise(cache.root), FIRST_UID + self._index
+        memory = int(self._pool.memory_gb * (1 << 30))
+        contained = available().ok or not self._allow_unsandboxed
+        letter, probe = "C", ""
+        if contained:
+            lane = Lane(library, cache.models, Limits(memory_bytes=memory, processes=256), uid, devices)
+            graded = grade(lane.spec, cache.root / "sandbox-control.json")
+            letter, probe = graded.letter, graded.probe_hash
+            if letter == "C" and not self._allow_unsandboxed:
+                raise SandboxError(f"the sandbox of {self._name} is not safe: {graded.reason}")
+        spec = SlotSpec(
+            name=self._name,
+            threads=self._pool.threads_per_slot,
+            memory_bytes=memory,
+            reuse=self._pool.sandbox_reuse,
+            library=library,
+            cache_models=cache.models,
+            uid=uid,
+            gpus=devices,
+            gpu_name=gpu_name(0) if devices else f"logical ({cpu_name()})",
+            grade=letter,
+            probe_hash=probe,
+            contained=contained,
+        )
+        node = ray.get_runtime_context().get_node_id()
+        self._info = SlotInfo(spec.name, node, spec.gpu_name, spec.threads, letter, probe)
+        return Slot(spec)
+
+    async def info(self) -> dict[str, Any]:
+        """What the scheduler needs to know of this slot."""
+        await self._ready()
+        assert self._info is not None
+        return {field: getattr(self._info, field) for field in SlotInfo.__slots__}
+
+    async def run(self, lease: dict[str, Any]) -> dict[str, Any]:
+        """Carry a lease out; idempotent by lease id."""
+        slot = await self._ready()
+        return (await slot.run(Lease.from_dict(lease))).to_dict()
+
+    async def status(self) -> dict[str, Any]:
+        """What runs here now."""
+        return self._slot.status() if self._slot is not None else {"name": self._name, "running": [], "spares": 0}

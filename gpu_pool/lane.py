@@ -1,0 +1,340 @@
+"""A lane: one warm sandbox of a slot, running one step at a time.
+
+Promises:
+- A step ends at its deadline: first the zygote is asked, then, after a grace of seconds, the whole sandbox is killed.
+- A lane that missed heartbeats, broke the protocol or was not clean after a step is dead and never used again.
+- What comes out of a step: the named files within their size limits (read back without following links), at most
+  `LOG_BYTES` of its output (head and tail), and plain-data metrics.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from cluster.errors import AarError
+from cluster.sandbox import Bind, Limits, ReadbackError, Sandboxed, SandboxSpec, python_binds, readback_to, spawn
+from cluster.wire import FrameReader, WireError, frame
+from gpu_pool.leases import Step, StepResult, StepStatus
+from gpu_pool.staging import CACHE_INSIDE, StagingError, clear_directory, directory_bytes, stage
+from gpu_pool.uncontained import Uncontained
+
+LOG_BYTES = 256 << 10
+READY_S = 180.0
+"""Importing torch and transformers takes 6 s of one core; a loaded machine may need many times that."""
+HEARTBEAT_S = 15.0
+CANCEL_GRACE_S = 2.0
+OUT_BYTES_SLACK = 64 << 20
+_CODE = "import sys; sys.path.insert(0, {!r}); from gpu_pool.child.zygote import main; main(contained={})"
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+Progress = Callable[[dict[str, Any]], None]
+
+
+def _fileno(stream: IO[bytes] | None) -> int:
+    if stream is None:
+        raise LaneError("a sandbox without pipes")
+    return stream.fileno()
+
+
+class LaneError(AarError):
+    """A lane that could not start or died between steps."""
+
+
+class _Log:
+    """The first and the last part of a stream, with a count of what was dropped between."""
+
+    def __init__(self) -> None:
+        self._head = bytearray()
+        self._tail: deque[bytes] = deque()
+        self._tail_bytes = 0
+        self._dropped = 0
+
+    def feed(self, data: bytes) -> None:
+        room = LOG_BYTES // 2 - len(self._head)
+        if room > 0:
+            self._head += data[:room]
+            data = data[room:]
+        if not data:
+            return
+        self._tail.append(data)
+        self._tail_bytes += len(data)
+        while self._tail_bytes - len(self._tail[0]) >= LOG_BYTES // 2:
+            gone = self._tail.popleft()
+            self._tail_bytes -= len(gone)
+            self._dropped += len(gone)
+
+    def take(self) -> bytes:
+        tail = b"".join(self._tail)
+        middle = b"\n[... %d bytes left out ...]\n" % self._dropped if self._dropped else b""
+        whole = bytes(self._head) + middle + tail
+        self.__init__()  # type: ignore[misc]
+        return whole
+
+
+class Lane:
+    """One sandbox with a zygote. Use from one event loop; `start` once, then `run` step after step."""
+
+    def __init__(
+        self,
+        library: Path,
+        cache_models: Path,
+        limits: Limits,
+        uid: int,
+        gpus: tuple[int, ...] = (),
+        *,
+        contained: bool = True,
+    ) -> None:
+        """`library` is seen as /aar, `cache_models` as /cache; `uid` is the sandbox's own when the slot runs as root.
+
+        With `contained=False` there is no sandbox at all: only where the user allowed it, and never graded above C.
+        """
+        self._library, self._cache_models = library, cache_models
+        self._limits, self._uid, self._gpus = limits, uid, gpus
+        self._contained = contained
+        self._dir = Path(tempfile.mkdtemp(prefix="aar-lane-"))
+        self._in, self._out = self._dir / "in", self._dir / "out"
+        self._in.mkdir()
+        self._out.mkdir()
+        self._box: Sandboxed | Uncontained | None = None
+        self._frames: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        self._log = _Log()
+        self.dirty = False
+        """Whether foreign code has run here."""
+
+    def spec(self, argv: tuple[str, ...] | None = None) -> SandboxSpec:
+        """The sandbox of this lane, running its zygote or, to be probed, `argv`."""
+        binds = (
+            *python_binds(),
+            Bind(str(self._library), "/aar"),
+            Bind(str(self._cache_models), CACHE_INSIDE),
+            Bind(str(self._in), "/in"),
+        )
+        return SandboxSpec(
+            argv=argv or (sys.executable, "-I", "-B", "-c", _CODE.format("/aar", True)),
+            ro_binds=binds,
+            rw_binds=(Bind(str(self._out), "/out"),),
+            env=ENVIRONMENT,
+            uid=self._uid,
+            limits=self._limits,
+            gpus=self._gpus,
+        )
+
+    def _spawn(self) -> Sandboxed | Uncontained:
+        if self._contained:
+            return spawn(self.spec())
+        code = _CODE.format(str(self._library), False)
+        return Uncontained((sys.executable, "-I", "-B", "-c", code), ENVIRONMENT)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the sandbox runs."""
+        return self._box is not None and self._box.poll() is None
+
+    async def start(self) -> None:
+        """Start the sandbox and wait until it is warm. Raises `LaneError` with what it printed."""
+        loop = asyncio.get_running_loop()
+        self._box = await asyncio.to_thread(self._spawn)
+        frames_fd, log_fd = _fileno(self._box.stdout), _fileno(self._box.stderr)
+        os.set_blocking(frames_fd, False)
+        os.set_blocking(log_fd, False)
+        loop.add_reader(frames_fd, self._read_frames, frames_fd, FrameReader())
+        loop.add_reader(log_fd, self._read_log, log_fd)
+        try:
+            message = await asyncio.wait_for(self._frames.get(), READY_S)
+        except TimeoutError:
+            message = None
+        if message is None or message.get("event") != "ready":
+            await asyncio.sleep(0.1)
+            tail = self._log.take()[-2000:].decode(errors="replace")
+            await self.close()
+            raise LaneError(f"a sandbox did not become warm within {READY_S:.0f} s; it printed: {tail}")
+
+    def _read_frames(self, fd: int, reader: FrameReader) -> None:
+        try:
+            data = os.read(fd, 1 << 16)
+            for message in reader.feed(data):
+                if not isinstance(message, dict):
+                    raise WireError("a frame that is no mapping")
+                self._frames.put_nowait(message)
+        except BlockingIOError:
+            return
+        except (WireError, OSError):
+            data = b""
+        if not data:
+            asyncio.get_running_loop().remove_reader(fd)
+            self._frames.put_nowait(None)
+
+    def _read_log(self, fd: int) -> None:
+        try:
+            data = os.read(fd, 1 << 18)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            self._log.feed(data)
+        else:
+            asyncio.get_running_loop().remove_reader(fd)
+
+    async def run(
+        self, step: Step, inputs: dict[str, Path], seconds: float, threads: int, into: Path, progress: Progress
+    ) -> StepResult:
+        """Run one step within `seconds`; its outputs and log land in the directory `into`."""
+        began = time.monotonic()
+        into.mkdir(parents=True, exist_ok=True)
+        self._log.take()
+        try:
+            clear_directory(self._in)
+            stage(inputs, self._in, self._cache_models, CACHE_INSIDE if self._contained else str(self._cache_models))
+        except StagingError as problem:
+            return StepResult(step.name, "error", str(problem), 0.0, None, {}, "")
+        places = ("/in", "/out") if self._contained else (str(self._in), str(self._out))
+        order = {"op": "step", "entry": step.entry, "params": step.params, "threads": threads}
+        order |= {"in": places[0], "out": places[1]}
+        status, error, first_ms, metrics = await self._serve(order, step, began, seconds, progress)
+        outputs: dict[str, str] = {}
+        if status == "ok":
+            try:
+                outputs = self._collect(step, into)
+            except ReadbackError as problem:
+                status, error = "bad_output", str(problem)
+        log_path = into / "log.txt"
+        log_path.write_bytes(self._log.take())
+        clear_directory(self._out)
+        clear_directory(self._in)
+        took = time.monotonic() - began
+        return StepResult(step.name, status, error, took, first_ms, outputs, str(log_path), metrics)
+
+    def _collect(self, step: Step, into: Path) -> dict[str, str]:
+        outputs = {}
+        for name, limit in step.outputs.items():
+            if name in step.optional and not os.path.lexists(self._out / name):
+                continue
+            readback_to(self._out, name, into / name, limit)
+            outputs[name] = str(into / name)
+        return outputs
+
+    async def _serve(
+        self, order: dict[str, Any], step: Step, began: float, seconds: float, progress: Progress
+    ) -> tuple[StepStatus, str, float | None, dict[str, Any]]:
+        """Hand the step over and follow it to its end: status, error, first-line time, metrics."""
+        if not self._send(order):
+            return "crashed", "the sandbox was gone", None, {}
+        first_ms: float | None = None
+        most_out = sum(step.outputs.values()) + OUT_BYTES_SLACK
+        last_sign = time.monotonic()
+        while True:
+            now = time.monotonic()
+            if now - began > seconds:
+                await self._cancel()
+                return "timeout", f"it ran longer than {seconds:.0f} s", first_ms, {}
+            if now - last_sign > HEARTBEAT_S:
+                await self._drop()
+                return "crashed", "the sandbox stopped answering", first_ms, {}
+            if directory_bytes(self._out) > most_out:
+                await self._cancel()
+                return "bad_output", f"it wrote more than {most_out >> 20} MiB", first_ms, {}
+            try:
+                message = await asyncio.wait_for(self._frames.get(), min(1.0, max(0.01, seconds - (now - began))))
+            except TimeoutError:
+                continue
+            last_sign = time.monotonic()
+            if message is None:
+                memory = self._box is not None and self._box.oom_killed
+                await self._drop()
+                return (
+                    ("memory", self._memory_text(), first_ms, {})
+                    if memory
+                    else ("crashed", "the sandbox died", first_ms, {})
+                )
+            if message.get("event") == "progress":
+                data = message.get("data") or {}
+                if data.get("event") == "first_line" and first_ms is None:
+                    first_ms = (time.monotonic() - began) * 1000
+                progress(data)
+            elif message.get("event") == "done":
+                return self._ended(message, first_ms)
+
+    def _memory_text(self) -> str:
+        return f"it needed more than {self._limits.memory_bytes >> 20} MiB of memory"
+
+    def _ended(
+        self, message: dict[str, Any], first_ms: float | None
+    ) -> tuple[StepStatus, str, float | None, dict[str, Any]]:
+        if message.get("clean") is not True:
+            self._mark_dead()
+        metrics = message.get("metrics")
+        metrics = metrics if isinstance(metrics, dict) else {}
+        error = str(message.get("error", ""))
+        match message.get("status"):
+            case "ok":
+                return "ok", "", first_ms, metrics
+            case "error":
+                status: StepStatus = "memory" if "MemoryError" in error or "not enough memory" in error else "error"
+                return status, error, first_ms, metrics
+            case "signal" if self._box is not None and self._box.oom_killed():
+                self._mark_dead()
+                return "memory", self._memory_text(), first_ms, metrics
+            case _:
+                return "crashed", error, first_ms, metrics
+
+    def _send(self, message: dict[str, Any]) -> bool:
+        if not self.alive or self._box is None or self._box.stdin is None:
+            return False
+        try:
+            self._box.stdin.write(frame(message))
+            self._box.stdin.flush()
+        except OSError:
+            return False
+        return True
+
+    async def _cancel(self) -> None:
+        """End the running step; the sandbox survives only if it reports a clean end in time."""
+        deadline = time.monotonic() + CANCEL_GRACE_S
+        if self._send({"op": "cancel"}):
+            while (left := deadline - time.monotonic()) > 0:
+                with contextlib.suppress(TimeoutError):
+                    message = await asyncio.wait_for(self._frames.get(), left)
+                    if message is None:
+                        break
+                    if message.get("event") == "done":
+                        if message.get("clean") is not True:
+                            break
+                        return
+        await self._drop()
+
+    def _mark_dead(self) -> None:
+        if self._box is not None:
+            self._box.kill()
+
+    async def close(self) -> None:
+        """Kill the sandbox with everything in it and remove its directories."""
+        await self._drop()
+        shutil.rmtree(self._dir, ignore_errors=True)
+
+    async def _drop(self) -> None:
+        if self._box is not None:
+            loop = asyncio.get_running_loop()
+            for stream in (self._box.stdout, self._box.stderr):
+                if stream is not None and not stream.closed:
+                    loop.remove_reader(stream.fileno())
+            await asyncio.to_thread(self._box.kill)
+            for stream in (self._box.stdin, self._box.stdout, self._box.stderr):
+                if stream is not None:
+                    with contextlib.suppress(OSError):
+                        stream.close()
+            self._box = None

@@ -1,0 +1,269 @@
+"""A slot: the owner of one whole GPU (or of a logical one), which carries out leases in sandboxes.
+
+Promises:
+- `run` is idempotent by lease id: a finished lease is answered from its directory, a running one is joined. The result
+  is on disk before it is answered.
+- Foreign code runs only in a method lane; library code runs in the trusted lane, where no foreign code ever ran.
+- With `sandbox_reuse = never` a lane that ran foreign code is killed at the end of its lease; a spare is kept warm.
+- A lease uses at most what was reserved: its steps end at its end, and the reported GPU time is capped by it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from cluster.clock import now_us
+from cluster.money import gpu_ms
+from cluster.sandbox import Limits
+from cluster.wire import pack, unpack
+from gpu_pool.lane import Lane, LaneError
+from gpu_pool.leases import FOREIGN_ENTRIES, Lease, LeaseResult, LeaseStatus, Step, StepResult
+
+log = logging.getLogger(__name__)
+
+LANE_START_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class SlotSpec:
+    """What a slot is: its name and node, its device, its share of the machine, how its sandboxes were graded."""
+
+    name: str
+    threads: int
+    memory_bytes: int
+    reuse: Literal["never", "wiped"]
+    library: Path
+    cache_models: Path
+    uid: int
+    gpus: tuple[int, ...]
+    gpu_name: str
+    grade: str
+    probe_hash: str
+    contained: bool = True
+
+
+@dataclass(slots=True)
+class _Running:
+    lease: Lease
+    done: asyncio.Future[LeaseResult]
+    note: str = "starting"
+    progress: dict[str, Any] | None = None
+
+
+class Slot:
+    """Runs leases; several at once when they are fractions."""
+
+    def __init__(self, spec: SlotSpec, make_lane: Callable[[bool], Lane] | None = None) -> None:
+        """`make_lane(trusted)` builds a lane that is not started; tests give their own."""
+        self._spec = spec
+        self._make = make_lane or self._new_lane
+        self._running: dict[str, _Running] = {}
+        self._trusted: Lane | None = None
+        self._trusted_turn = asyncio.Lock()
+        self._spares: list[Lane] = []
+        self._warming: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[LeaseResult]] = set()
+
+    def _new_lane(self, trusted: bool) -> Lane:
+        spec = self._spec
+        limits = Limits(memory_bytes=spec.memory_bytes, processes=256)
+        return Lane(spec.library, spec.cache_models, limits, spec.uid, spec.gpus, contained=spec.contained)
+
+    async def warm(self) -> None:
+        """Start the trusted lane, then one spare method lane in the background."""
+        await self._trusted_lane()
+        self._warm_spare()
+
+    async def run(self, lease: Lease) -> LeaseResult:
+        """Carry the lease out, or join it, or give its stored result."""
+        stored = self._stored(lease)
+        if stored is not None:
+            return stored
+        running = self._running.get(lease.id)
+        if running is None:
+            future: asyncio.Future[LeaseResult] = asyncio.get_running_loop().create_future()
+            running = self._running[lease.id] = _Running(lease, future)
+            task = asyncio.create_task(self._carry_out(running))
+            self._tasks.add(task)
+            task.add_done_callback(self._finished)
+        return await asyncio.shield(running.done)
+
+    def _finished(self, task: asyncio.Task[LeaseResult]) -> None:
+        self._tasks.discard(task)
+
+    async def _carry_out(self, running: _Running) -> LeaseResult:
+        try:
+            result = await self._execute(running)
+            _write_result(Path(running.lease.directory), result)
+            running.done.set_result(result)
+        except BaseException as error:
+            running.done.set_exception(error)
+            running.done.exception()
+            raise
+        finally:
+            self._running.pop(running.lease.id, None)
+        return result
+
+    def _stored(self, lease: Lease) -> LeaseResult | None:
+        path = Path(lease.directory) / "result.msgpack"
+        if not path.exists():
+            return None
+        return LeaseResult.from_dict(unpack(path.read_bytes(), 16 << 20))
+
+    async def _execute(self, running: _Running) -> LeaseResult:
+        lease = running.lease
+        directory = Path(lease.directory)
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        done: dict[str, StepResult] = {}
+        method_lane: Lane | None = None
+        status: LeaseStatus = "done"
+        started: int | None = None
+        try:
+            for step in lease.request.job.steps:
+                if self._must_skip(step, done, lease.request.job.stop_on_error):
+                    done[step.name] = StepResult(step.name, "skipped", "an earlier step failed", 0.0, None, {}, "")
+                    continue
+                foreign = step.entry in FOREIGN_ENTRIES
+                if foreign and (method_lane is None or not method_lane.alive):
+                    method_lane = await self._take_method_lane()
+                if not foreign:
+                    await self._trusted_lane()
+                started = started or now_us()
+                left = lease.request.seconds - (now_us() - started) / 1e6
+                if left <= 0:
+                    status = "expired"
+                    done[step.name] = StepResult(step.name, "timeout", "the lease ended", 0.0, None, {}, "")
+                    continue
+                running.note = step.name
+                done[step.name] = await self._run_step(
+                    step, lease, done, method_lane if foreign else None, left, running
+                )
+        finally:
+            await self._give_back(method_lane)
+        ended = now_us()
+        began = started or ended
+        used = gpu_ms(lease.request.gpus, min((ended - began) // 1000, int(lease.request.seconds * 1000)))
+        return LeaseResult(
+            lease.id, status, tuple(done.values()), used, began, ended, self._spec.name, socket.gethostname(),
+            self._spec.gpu_name, self._spec.grade, self._spec.probe_hash,
+        )  # fmt: skip
+
+    def _must_skip(self, step: Step, done: dict[str, StepResult], stop_on_error: bool) -> bool:
+        if stop_on_error and any(not result.ok for result in done.values()):
+            return True
+        sources = [value[1:].rsplit("/", 1) for value in step.inputs.values() if value.startswith("@")]
+        return any(name not in done or file not in done[name].outputs for name, file in sources)
+
+    async def _run_step(
+        self, step: Step, lease: Lease, done: dict[str, StepResult], lane: Lane | None, left: float, running: _Running
+    ) -> StepResult:
+        inputs: dict[str, Path] = {}
+        for name, value in step.inputs.items():
+            if value.startswith("@"):
+                source, file = value[1:].rsplit("/", 1)
+                inputs[name] = Path(done[source].outputs[file])
+            else:
+                inputs[name] = Path(value)
+        into = Path(lease.directory) / step.name
+        seconds = min(step.seconds, left)
+
+        def note(data: dict[str, Any]) -> None:
+            running.progress = data
+
+        if lane is not None:
+            lane.dirty = True
+            return await lane.run(step, inputs, seconds, lease.threads, into, note)
+        async with self._trusted_turn:
+            trusted = await self._trusted_lane(locked=True)
+            return await trusted.run(step, inputs, seconds, lease.threads, into, note)
+
+    async def _trusted_lane(self, locked: bool = False) -> Lane:
+        async with contextlib.AsyncExitStack() as stack:
+            if not locked:
+                await stack.enter_async_context(self._trusted_turn)
+            if self._trusted is None or not self._trusted.alive:
+                self._trusted = await self._start_lane(trusted=True)
+            return self._trusted
+
+    async def _start_lane(self, trusted: bool) -> Lane:
+        for attempt in range(1, LANE_START_ATTEMPTS + 1):
+            lane = self._make(trusted)
+            try:
+                await lane.start()
+                return lane
+            except LaneError as error:
+                log.warning("slot %s: attempt %d to start a sandbox failed: %s", self._spec.name, attempt, error)
+                if attempt == LANE_START_ATTEMPTS:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _take_method_lane(self) -> Lane:
+        while self._spares or (self._warming is not None and not self._warming.done()):
+            if not self._spares and self._warming is not None:
+                with contextlib.suppress(LaneError):
+                    await asyncio.shield(self._warming)
+                continue
+            lane = self._spares.pop()
+            if lane.alive:
+                self._warm_spare()
+                return lane
+        return await self._start_lane(trusted=False)
+
+    async def _give_back(self, lane: Lane | None) -> None:
+        if lane is None:
+            return
+        if lane.alive and (self._spec.reuse == "wiped" or not lane.dirty):
+            self._spares.append(lane)
+        else:
+            await lane.close()
+            self._warm_spare()
+
+    def _warm_spare(self) -> None:
+        """Keep one spare ahead of need, but never more than a slot can use."""
+        busy = self._warming is not None and not self._warming.done()
+        if not self._spares and not busy:
+            self._warming = asyncio.create_task(self._add_spare())
+            self._warming.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+    async def _add_spare(self) -> None:
+        self._spares.append(await self._start_lane(trusted=False))
+
+    def status(self) -> dict[str, Any]:
+        """Name, device, running leases with their current step, number of warm spares."""
+        return {
+            "name": self._spec.name,
+            "gpu_name": self._spec.gpu_name,
+            "grade": self._spec.grade,
+            "spares": len(self._spares),
+            "running": [
+                {"lease": r.lease.id, "label": r.lease.request.label, "step": r.note, "progress": r.progress}
+                for r in self._running.values()
+            ],
+        }
+
+    async def close(self) -> None:
+        """Kill every sandbox of this slot."""
+        for task in self._tasks:
+            task.cancel()
+        if self._warming is not None:
+            self._warming.cancel()
+        for lane in [*self._spares, *([self._trusted] if self._trusted else [])]:
+            await lane.close()
+
+
+def _write_result(directory: Path, result: LeaseResult) -> None:
+    """Atomically, so that a killed slot leaves either a whole result or none."""
+    temporary = directory / ".result.msgpack"
+    with temporary.open("wb") as file:
+        file.write(pack(result.to_dict()))
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(directory / "result.msgpack")

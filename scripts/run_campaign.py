@@ -1,0 +1,216 @@
+"""Run a campaign from its configuration to its report, or resume one.
+
+python scripts/run_campaign.py --preset quickstart
+python scripts/run_campaign.py --config my.yaml --set research.minutes=30 --name tuesday
+python scripts/run_campaign.py --resume --name tuesday
+ray job submit --working-dir . -- python scripts/run_campaign.py --preset quickstart --runs-dir /shared/runs
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from cluster.config import CampaignConfig, ConfigError, dump_config, load_config
+from cluster.errors import AarError
+from cluster.names import RunPaths
+from cluster.sandbox import available
+
+POLL_S = 1.0
+LINE_EVERY_S = 15.0
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--preset", help="a shipped configuration (cluster/presets)")
+    source.add_argument("--config", type=Path, help="a configuration file")
+    parser.add_argument("--set", action="append", default=[], metavar="key.path=value", help="override one field")
+    parser.add_argument("--name", help="name of the campaign; default: the preset's, with a number when it is taken")
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="where campaigns are kept (default: runs)")
+    parser.add_argument("--resume", action="store_true", help="continue the campaign NAME from where it stands")
+    parser.add_argument("--logical-gpus", type=int, help="this many logical slots instead of real GPUs")
+    parser.add_argument(
+        "--allow-unsandboxed",
+        action="store_true",
+        help="run without a sandbox; every record is marked unverified",
+    )
+    args = parser.parse_args(argv)
+    if args.resume and (not args.name or args.preset or args.config or args.set):
+        parser.error("--resume takes --name (and --runs-dir) alone: the configuration is the campaign's own")
+    if not args.resume and not (args.preset or args.config):
+        parser.error("give --preset NAME or --config FILE (or --resume --name NAME)")
+    return args
+
+
+def configuration(args: argparse.Namespace) -> CampaignConfig:
+    if args.resume:
+        stored = args.runs_dir / args.name / "config.yaml"
+        if not stored.is_file():
+            raise ConfigError(f"name: no campaign {args.name!r} in {args.runs_dir} to resume")
+        return load_config(file=stored)
+    overrides = list(args.set)
+    if args.logical_gpus is not None:
+        overrides.append(f"pool.logical_gpus={args.logical_gpus}")
+    if args.allow_unsandboxed:
+        overrides.append("allow_unsandboxed=true")
+    return load_config(preset=args.preset, file=args.config, overrides=tuple(overrides))
+
+
+def directory(args: argparse.Namespace, config: CampaignConfig) -> Path:
+    """The campaign's directory, made with its configuration unless it is resumed."""
+    runs: Path = args.runs_dir.absolute()
+    if args.resume:
+        return runs / str(args.name)
+    name = args.name or config.preset
+    if not all(c.isalnum() or c in "-_." for c in name) or name.startswith("."):
+        raise ConfigError(f"name: {name!r} is not valid; expected letters, digits, '-', '_' and '.'")
+    number = 2
+    target = runs / name
+    while args.name is None and target.exists():
+        target = runs / f"{name}-{number}"
+        number += 1
+    if target.exists():
+        raise ConfigError(f"name: {name!r} is taken in {args.runs_dir}; expected a new name, or --resume --name {name}")
+    target.mkdir(parents=True, mode=0o755)
+    RunPaths(target).config.write_text(dump_config(config))
+    return target
+
+
+@contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Hold the campaign: one driver at a time. The kernel drops the lock when this process dies."""
+    with RunPaths(run_dir).lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"name: campaign {run_dir.name!r} is running in another process") from None
+        os.set_inheritable(file.fileno(), False)
+        yield
+
+
+def check_machine(config: CampaignConfig, runs_dir: Path) -> None:
+    """Refuse to start where the campaign could not end well."""
+    place = runs_dir.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free / (1 << 30)
+    if free < config.pool.min_free_disk_gb:
+        raise ConfigError(
+            f"pool.min_free_disk_gb: {free:.1f} GiB are free at {place}; "
+            f"expected at least {config.pool.min_free_disk_gb:g}"
+        )
+    sandbox = available()
+    if not sandbox.ok and not config.allow_unsandboxed:
+        raise ConfigError(
+            f"no usable sandbox: {sandbox.reason}\n{sandbox.remedy}\n"
+            "(--allow-unsandboxed runs without one; every record is then marked unverified)"
+        )
+
+
+def follow(director: Any, name: str) -> None:
+    """Show progress until the director has finished."""
+    import ray
+    from ray.exceptions import GetTimeoutError, RayActorError
+    from rich.console import Console
+    from rich.live import Live
+
+    from actors.observer.live import one_line, render
+
+    console = Console()
+    run = director.run.remote()
+    last_line, live = 0.0, None
+    if console.is_terminal:
+        live = Live(console=console, refresh_per_second=2, transient=True)
+        live.start()
+    try:
+        while not ray.wait([run], timeout=POLL_S)[0]:
+            try:
+                status = ray.get(director.status.remote(), timeout=10)
+            except (GetTimeoutError, RayActorError):
+                continue
+            if live is not None:
+                live.update(render(name, status))
+            elif time.monotonic() - last_line > LINE_EVERY_S:
+                last_line = time.monotonic()
+                print(one_line(name, status), flush=True)
+    finally:
+        if live is not None:
+            live.stop()
+    ray.get(run)
+
+
+def campaign(run_dir: Path, config: CampaignConfig) -> None:
+    """Connect, bring the actors up, follow them to the end, take them down."""
+    import ray
+
+    from actors.director.bring_up import bring_up
+    from cluster.connection import connect
+
+    connection = connect()
+    # After ray.init, which installs a handler of its own: `ray job stop` sends SIGTERM, and state is on disk already.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if connection.dashboard:
+        print(f"Ray dashboard: http://{connection.dashboard}", flush=True)
+    handles = bring_up(run_dir, config, connection)
+    try:
+        follow(handles.director, run_dir.name)
+    finally:
+        handles.take_down()
+        ray.shutdown()
+
+
+def finish(run_dir: Path) -> int:
+    """Write summary, export and report; verify; say where things are."""
+    from scripts.report import print_summary
+
+    from actors.observer import verify_run, write_all
+
+    write_all(run_dir)
+    print_summary(run_dir)
+    report = verify_run(run_dir)
+    print(report.text())
+    print(f"Report: {RunPaths(run_dir).report}")
+    return 0 if report.ok else 1
+
+
+def main(argv: list[str]) -> int:
+    args = parse(argv)
+    run_dir: Path | None = None
+    try:
+        config = configuration(args)
+        check_machine(config, args.runs_dir)
+        run_dir = directory(args, config)
+        with locked(run_dir):
+            print(f"Campaign {run_dir.name} in {run_dir}", flush=True)
+            campaign(run_dir, config)
+            return finish(run_dir)
+    except ConfigError as error:
+        print(f"run_campaign: {error}", file=sys.stderr)
+        return 2
+    except AarError as error:
+        print(f"run_campaign: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+    if run_dir is not None:
+        print(
+            f"Nothing that was acknowledged is lost. Continue with:\n"
+            f"  python scripts/run_campaign.py --resume --name {run_dir.name} --runs-dir {run_dir.parent}",
+            file=sys.stderr,
+        )
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,189 @@
+"""Bad methods in a real sandbox: each ends with a clear status, and the next step finds a clean lane."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from cluster.sandbox import Limits
+from gpu_pool.lane import LOG_BYTES, Lane
+from gpu_pool.leases import Step, StepResult
+from gpu_pool.library import materialise
+
+T = TypeVar("T")
+
+
+class Bench:
+    """One event loop and one lane that is replaced when a test killed it."""
+
+    def __init__(self, root: Path) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.root = root
+        self.models = root / "models"
+        self.models.mkdir()
+        self.library = materialise(root / "cache")
+        self.lane: Lane | None = None
+
+    def do(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return self.loop.run_until_complete(coroutine)
+
+    async def ready(self) -> Lane:
+        if self.lane is None or not self.lane.alive:
+            if self.lane is not None:
+                await self.lane.close()
+            self.lane = Lane(self.library, self.models, Limits(memory_bytes=1 << 30, processes=128), 64001)
+            await self.lane.start()
+        return self.lane
+
+    def run(self, source: str, seconds: float = 20, outputs: dict[str, int] | None = None) -> StepResult:
+        code = self.root / "code"
+        code.mkdir(exist_ok=True)
+        (code / "method.py").write_text(source)
+
+        async def go() -> StepResult:
+            lane = await self.ready()
+            step = Step("s", "method", {"code": str(code)}, {"seed": 1}, outputs or {}, seconds)
+            return await lane.run(step, {"code": code}, seconds, 1, self.root / "out", lambda _: None)
+
+        return self.do(go())
+
+    def close(self) -> None:
+        if self.lane is not None:
+            self.do(self.lane.close())
+        self.loop.close()
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    bench = Bench(tmp_path_factory.mktemp("lane"))
+    yield bench
+    bench.close()
+
+
+def test_a_syntax_error_is_named_with_its_line(bench: Bench) -> None:
+    result = bench.run("def train(run):\n    return (\n")
+    assert result.status == "error"
+    assert "method.py, line 2" in result.error
+
+
+def test_a_method_without_train_is_refused(bench: Bench) -> None:
+    result = bench.run("x = 1\n")
+    assert result.status == "error"
+    assert "train" in result.error
+
+
+def test_a_method_that_never_returns_ends_at_its_deadline_and_the_lane_survives(bench: Bench) -> None:
+    bench.do(bench.ready())
+    result = bench.run("while True: pass", seconds=1.0)
+    assert result.status == "timeout"
+    assert result.seconds < 4
+    assert bench.lane is not None
+    assert bench.lane.alive
+
+
+def test_a_method_that_exits_without_a_result_is_a_crash(bench: Bench) -> None:
+    result = bench.run("import os\nos._exit(0)")
+    assert result.status == "crashed"
+
+
+def test_a_method_that_eats_memory_is_ended_as_memory(bench: Bench) -> None:
+    result = bench.run("x = []\nwhile True: x.append(bytearray(b'1' * (64 << 20)))")
+    assert result.status == "memory"
+    assert "1024 MiB" in result.error
+
+
+def test_a_fork_bomb_ends_and_the_next_step_runs(bench: Bench) -> None:
+    bomb = "import os\nwhile True:\n  try: os.fork()\n  except OSError: pass\n"
+    assert bench.run(bomb, seconds=1.0).status in ("timeout", "crashed")
+    assert "train" in bench.run("x = 1\n").error
+
+
+def test_a_method_may_not_start_programs(bench: Bench) -> None:
+    result = bench.run("import subprocess\nsubprocess.run(['/bin/true'])")
+    assert result.status == "error"
+    assert "PermissionError" in result.error
+
+
+def test_a_hundred_megabytes_of_output_are_cut_in_the_middle(bench: Bench) -> None:
+    source = (
+        "import sys\nprint('first')\nfor _ in range(100): print('x' * 1_000_000)\nprint('last')\nsys.stdout.flush()\n"
+    )
+    result = bench.run(source)
+    log = Path(result.log).read_bytes()
+    assert log.startswith(b"first")
+    assert log.rstrip().endswith(b"last")
+    assert b"bytes left out" in log
+    assert len(log) < LOG_BYTES + (1 << 19)
+
+
+def test_a_method_that_fills_its_output_is_stopped(bench: Bench) -> None:
+    result = bench.run("f = open('/out/big', 'wb')\nwhile True: f.write(b'1' * (1 << 20))")
+    assert result.status == "bad_output"
+
+
+def test_an_output_that_is_a_link_is_not_followed(bench: Bench) -> None:
+    source = (
+        "import os\n"
+        "from gpu_pool.weak_to_strong import entrypoints\n"
+        "class Fake:\n"
+        "  threads = 1\n"
+        "  def save(self, path): os.symlink('/etc/hostname', path)\n"
+        "  @staticmethod\n"
+        "  def from_dir(*_): return Fake()\n"
+        "entrypoints.Student = entrypoints.MethodRun = Fake\n"
+        "def train(run): return Fake()\n"
+    )
+    result = bench.run(source, outputs={"student.safetensors": 1 << 20})
+    assert result.status == "bad_output"
+    assert result.outputs == {}
+
+
+def test_nothing_of_one_step_is_left_for_the_next(bench: Bench) -> None:
+    leave = (
+        "import os\nopen('/tmp/mark', 'w').write('x')\nopen('/dev/shm/mark', 'w').write('x')\n"
+        "if os.fork() == 0:\n  import time\n  os.setsid()\n  time.sleep(600)\n"
+    )
+    bench.run(leave)
+    look = (
+        "import os\nfound = [p for p in ('/tmp/mark', '/dev/shm/mark', '/out/mark', '/ws/mark') if os.path.exists(p)]\n"
+        "pids = [p for p in os.listdir('/proc') if p.isdigit()]\n"
+        "raise RuntimeError(f'found {found} processes {len(pids)}')"
+    )
+    assert "found [] processes 3" in bench.run(look).error
+
+
+def test_a_step_sees_neither_the_generators_nor_the_offices(bench: Bench) -> None:
+    look = (
+        "import importlib.util as u\n"
+        "names = ['gpu_pool.weak_to_strong.domains', 'actors', 'cluster.store', 'forum_actor']\n"
+        "seen = []\n"
+        "for name in names:\n"
+        "  try:\n    seen += [name] if u.find_spec(name) else []\n"
+        "  except ModuleNotFoundError: pass\n"
+        "raise RuntimeError(f'seen {seen}')"
+    )
+    assert "seen []" in bench.run(look).error
+
+
+def test_a_child_cannot_read_the_warm_process(bench: Bench) -> None:
+    look = (
+        "import os\ntried = []\n"
+        "for path in (f'/proc/{os.getppid()}/mem', f'/proc/{os.getppid()}/environ'):\n"
+        "  try:\n    open(path, 'rb').read(1)\n    tried.append(path)\n"
+        "  except OSError: pass\n"
+        "try:\n  tried += os.listdir(f'/proc/{os.getppid()}/fd')\n"
+        "except OSError: pass\n"
+        "raise RuntimeError(f'got {tried}')"
+    )
+    assert "got []" in bench.run(look).error
+
+
+def test_a_stopped_zygote_is_noticed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpu_pool.lane.HEARTBEAT_S", 2.5)
+    result = bench.run("import os, signal, time\nos.kill(os.getppid(), signal.SIGSTOP)\ntime.sleep(60)", seconds=30)
+    assert result.status == "crashed"
+    assert result.seconds < 10

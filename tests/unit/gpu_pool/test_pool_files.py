@@ -1,0 +1,109 @@
+"""Staging, the sandbox's library and the node cache."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from gpu_pool.cache import NodeCache
+from gpu_pool.library import engine_version, library_files, materialise
+from gpu_pool.staging import StagingError, clear_directory, directory_bytes, stage
+
+
+def test_the_library_leaves_out_what_knows_the_truth() -> None:
+    names = library_files()
+    assert "gpu_pool/weak_to_strong/trainer.py" in names
+    assert not [n for n in names if "domains" in n or n.startswith(("actors", "forum_actor", "scripts", "tests"))]
+    assert not [n for n in names if n in ("cluster/store.py", "cluster/remote.py", "gpu_pool/slot.py")]
+
+
+def test_materialise_is_made_once_and_world_readable(tmp_path: Path) -> None:
+    first = materialise(tmp_path)
+    assert first == materialise(tmp_path)
+    assert first.name == f"library-{engine_version()}"
+    assert all(path.stat().st_mode & 0o044 == 0o044 for path in first.rglob("*"))
+
+
+def test_a_private_file_is_copied_and_a_public_one_is_linked(tmp_path: Path) -> None:
+    into, models = tmp_path / "in", tmp_path / "models"
+    into.mkdir()
+    models.mkdir()
+    private, public = tmp_path / "private", tmp_path / "public"
+    private.write_text("a")
+    private.chmod(0o600)
+    public.write_text("b")
+    public.chmod(0o644)
+    stage({"private": private, "deep/public": public}, into, models)
+    assert (into / "private").stat().st_ino != private.stat().st_ino
+    assert private.stat().st_mode & 0o777 == 0o600
+    assert (into / "deep" / "public").stat().st_ino == public.stat().st_ino
+
+
+def test_inputs_of_the_cache_are_reached_through_the_bind(tmp_path: Path) -> None:
+    into, models = tmp_path / "in", tmp_path / "models"
+    into.mkdir()
+    (models / "key" / "strong").mkdir(parents=True)
+    stage({"strong": models / "key" / "strong"}, into, models)
+    assert str((into / "strong").readlink()) == "/cache/key/strong"
+
+
+@pytest.mark.parametrize("name", ["../out", "/abs", "a//b", ""])
+def test_an_input_name_cannot_leave_its_directory(tmp_path: Path, name: str) -> None:
+    source = tmp_path / "file"
+    source.write_text("x")
+    into = tmp_path / "in"
+    into.mkdir()
+    with pytest.raises(Exception, match="plain relative path"):
+        stage({name: source}, into, tmp_path / "models")
+
+
+def test_a_missing_input_is_named(tmp_path: Path) -> None:
+    into = tmp_path / "in"
+    into.mkdir()
+    with pytest.raises(StagingError, match=r"weak\.safetensors.*does not exist"):
+        stage({"weak.safetensors": tmp_path / "nothing"}, into, tmp_path / "models")
+
+
+def test_links_inside_an_input_directory_are_not_followed(tmp_path: Path) -> None:
+    source, into = tmp_path / "code", tmp_path / "in"
+    source.mkdir()
+    into.mkdir()
+    (source / "method.py").write_text("x = 1")
+    (source / "leak").symlink_to("/etc/passwd")
+    stage({"code": source}, into, tmp_path / "models")
+    assert [path.name for path in (into / "code").iterdir()] == ["method.py"]
+
+
+def test_a_directory_without_permissions_is_cleared(tmp_path: Path) -> None:
+    locked = tmp_path / "locked"
+    (locked / "inner").mkdir(parents=True)
+    (locked / "inner" / "file").write_text("x")
+    (locked / "inner").chmod(0)
+    clear_directory(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_directory_bytes_stops_counting_at_many_entries(tmp_path: Path) -> None:
+    for n in range(12):
+        (tmp_path / f"f{n}").write_bytes(b"12")
+    assert directory_bytes(tmp_path) == 24
+    assert directory_bytes(tmp_path, most_entries=10) > 1 << 60
+
+
+def test_a_cache_entry_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    cache = NodeCache(tmp_path)
+    cache.models.mkdir()
+    building = cache.building("key")
+    (building.__enter__() / "half").write_text("x")
+    with pytest.raises(RuntimeError):
+        building.__exit__(RuntimeError, RuntimeError("killed"), None)
+    assert not cache.has("key")
+    assert list(cache.models.iterdir()) == []
+    with cache.building("key") as directory:
+        (directory / "whole").write_text("x")
+    assert (cache.entry("key") / "whole").read_text() == "x"
+    with cache.building("key") as directory:
+        (directory / "second").write_text("x")
+    assert os.listdir(cache.entry("key")) == ["whole"]  # noqa: PTH208

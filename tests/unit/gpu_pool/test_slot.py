@@ -1,0 +1,159 @@
+"""The slot's promises with lanes that run no sandbox."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from gpu_pool.lane import Lane, LaneError
+from gpu_pool.leases import Job, Lease, LeaseRequest, LeaseResult, Step, StepResult, StepStatus
+from gpu_pool.slot import Slot, SlotSpec
+
+
+class FakeLane(Lane):
+    """Records what it ran; `behave` decides how a step ends."""
+
+    made: list[FakeLane]
+
+    def __init__(self, trusted: bool, behave: Callable[[Step], StepStatus], delay: float = 0.0) -> None:
+        self.trusted, self.behave, self.delay = trusted, behave, delay
+        self.ran: list[str] = []
+        self.dirty = False
+        self.up = False
+        self.fail_start = False
+
+    @property
+    def alive(self) -> bool:
+        return self.up
+
+    async def start(self) -> None:
+        if self.fail_start:
+            raise LaneError("no")
+        self.up = True
+
+    async def run(
+        self, step: Step, inputs: dict[str, Path], seconds: float, threads: int, into: Path, progress: Any
+    ) -> StepResult:
+        self.ran.append(step.name)
+        await asyncio.sleep(min(self.delay, seconds))
+        status = self.behave(step)
+        if status == "crashed":
+            self.up = False
+        outputs = {name: str(into / name) for name in step.outputs} if status == "ok" else {}
+        return StepResult(step.name, status, "", self.delay, 1.0, outputs, "")
+
+    async def close(self) -> None:
+        self.up = False
+
+
+def make_slot(
+    tmp: Path,
+    behave: Callable[[Step], StepStatus] = lambda _: "ok",
+    reuse: Literal["never", "wiped"] = "never",
+    delay: float = 0.0,
+) -> tuple[Slot, list[FakeLane]]:
+    lanes: list[FakeLane] = []
+
+    def make(trusted: bool) -> Lane:
+        lanes.append(FakeLane(trusted, behave, delay))
+        return lanes[-1]
+
+    spec = SlotSpec("slot-0", 1, 1 << 30, reuse, tmp, tmp, 64001, (), "logical", "A", "probe")
+    return Slot(spec, make), lanes
+
+
+def lease(
+    tmp: Path, *steps: Step, name: str = "l1", seconds: float = 10, stop: bool = True, gpus: float = 1.0
+) -> Lease:
+    request = LeaseRequest(name, "campaign/x", "pilot", gpus, seconds, Job(steps, stop))
+    return Lease(name, request, "slot-0", 1, str(tmp / name))
+
+
+TRAIN = Step("train", "method", {}, {}, {"student.safetensors": 10}, 5)
+PREDICT = Step(
+    "predict", "predict", {"student.safetensors": "@train/student.safetensors"}, {}, {"probs.safetensors": 10}, 5
+)
+
+
+def test_foreign_and_library_steps_never_share_a_lane(tmp_path: Path) -> None:
+    slot, lanes = make_slot(tmp_path)
+    result = asyncio.run(slot.run(lease(tmp_path, TRAIN, PREDICT)))
+    assert [step.status for step in result.steps] == ["ok", "ok"]
+    for lane in lanes:
+        assert ("train" not in lane.ran) if lane.trusted else ("predict" not in lane.ran)
+
+
+def test_a_step_whose_input_is_missing_is_skipped_and_others_go_on(tmp_path: Path) -> None:
+    second = Step("train-2", "method", {}, {}, {}, 5)
+    slot, _ = make_slot(tmp_path, lambda step: "error" if step.name == "train" else "ok")
+    result = asyncio.run(slot.run(lease(tmp_path, TRAIN, PREDICT, second, stop=False)))
+    assert [step.status for step in result.steps] == ["error", "skipped", "ok"]
+
+
+def test_stop_on_error_skips_the_rest(tmp_path: Path) -> None:
+    slot, _ = make_slot(tmp_path, lambda step: "error" if step.name == "train" else "ok")
+    result = asyncio.run(slot.run(lease(tmp_path, TRAIN, Step("more", "method", {}, {}, {}, 5))))
+    assert [step.status for step in result.steps] == ["error", "skipped"]
+
+
+def test_the_same_lease_is_carried_out_once(tmp_path: Path) -> None:
+    slot, lanes = make_slot(tmp_path, delay=0.05)
+    one = lease(tmp_path, TRAIN)
+
+    async def twice() -> list[LeaseResult]:
+        both = await asyncio.gather(slot.run(one), slot.run(one))
+        return [*both, await slot.run(one)]
+
+    results = asyncio.run(twice())
+    assert results[0] == results[1] == results[2]
+    assert sum(len(lane.ran) for lane in lanes) == 1
+
+
+def test_a_finished_lease_is_answered_by_another_slot_process(tmp_path: Path) -> None:
+    first, _ = make_slot(tmp_path)
+    one = lease(tmp_path, TRAIN)
+    result = asyncio.run(first.run(one))
+    second, lanes = make_slot(tmp_path)
+    assert asyncio.run(second.run(one)) == result
+    assert lanes == []
+
+
+def test_never_reuse_replaces_a_lane_that_ran_foreign_code(tmp_path: Path) -> None:
+    slot, lanes = make_slot(tmp_path, reuse="never")
+
+    async def two() -> None:
+        await slot.run(lease(tmp_path, TRAIN, name="a"))
+        await slot.run(lease(tmp_path, TRAIN, name="b"))
+
+    asyncio.run(two())
+    assert all(len(lane.ran) <= 1 for lane in lanes)
+
+
+def test_wiped_reuse_keeps_the_lane(tmp_path: Path) -> None:
+    slot, lanes = make_slot(tmp_path, reuse="wiped")
+
+    async def two() -> None:
+        await slot.run(lease(tmp_path, TRAIN, name="a"))
+        await slot.run(lease(tmp_path, TRAIN, name="b"))
+
+    asyncio.run(two())
+    assert [lane.ran for lane in lanes if lane.ran] == [["train", "train"]]
+
+
+def test_a_crashed_lane_is_replaced_within_the_lease(tmp_path: Path) -> None:
+    again = Step("again", "method", {}, {}, {}, 5)
+    slot, lanes = make_slot(tmp_path, lambda step: "crashed" if step.name == "train" else "ok")
+    result = asyncio.run(slot.run(lease(tmp_path, TRAIN, again, stop=False)))
+    assert [step.status for step in result.steps] == ["crashed", "ok"]
+    assert all(not lane.trusted for lane in lanes if lane.ran)
+
+
+def test_gpu_time_never_exceeds_the_reservation(tmp_path: Path) -> None:
+    slot, _ = make_slot(tmp_path, delay=0.4)
+    steps = [Step(f"s{n}", "method", {}, {}, {}, 5) for n in range(3)]
+    result = asyncio.run(slot.run(lease(tmp_path, *steps, seconds=0.5, gpus=0.5, stop=False)))
+    assert result.gpu_ms <= 250
+    assert result.steps[-1].status == "timeout"
+    assert result.status == "expired"
