@@ -83,6 +83,11 @@ class SlotActor:
         slot = await self._ready()
         return (await slot.run(Lease.from_dict(lease))).to_dict()
 
+    async def cancel(self, lease_id: str) -> None:
+        """End a running lease soon."""
+        if self._slot is not None:
+            await self._slot.cancel(lease_id)
+
     async def status(self) -> dict[str, Any]:
         """What runs here now."""
         return self._slot.status() if self._slot is not None else {"name": self._name, "running": [], "spares": 0}

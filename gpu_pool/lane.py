@@ -41,6 +41,7 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+_ABORT: dict[str, Any] = {}
 Progress = Callable[[dict[str, Any]], None]
 
 
@@ -232,6 +233,8 @@ class Lane:
         self, order: dict[str, Any], step: Step, began: float, seconds: float, progress: Progress
     ) -> tuple[StepStatus, str, float | None, dict[str, Any]]:
         """Hand the step over and follow it to its end: status, error, first-line time, metrics."""
+        while not self._frames.empty() and self.alive:
+            self._frames.get_nowait()
         if not self._send(order):
             return "crashed", "the sandbox was gone", None, {}
         first_ms: float | None = None
@@ -268,6 +271,9 @@ class Lane:
                 progress(data)
             elif message.get("event") == "done":
                 return self._ended(message, first_ms)
+            elif message is _ABORT:
+                await self._cancel()
+                return "skipped", "the lease was cancelled", first_ms, {}
 
     def _memory_text(self) -> str:
         return f"it needed more than {self._limits.memory_bytes >> 20} MiB of memory"
@@ -316,6 +322,10 @@ class Lane:
                             break
                         return
         await self._drop()
+
+    def abort(self) -> None:
+        """End the running step soon, as skipped."""
+        self._frames.put_nowait(_ABORT)
 
     def _mark_dead(self) -> None:
         if self._box is not None:

@@ -56,6 +56,8 @@ class _Running:
     done: asyncio.Future[LeaseResult]
     note: str = "starting"
     progress: dict[str, Any] | None = None
+    lane: Lane | None = None
+    cancelled: bool = False
 
 
 class Slot:
@@ -96,6 +98,14 @@ class Slot:
             task.add_done_callback(self._finished)
         return await asyncio.shield(running.done)
 
+    async def cancel(self, lease_id: str) -> None:
+        """End a running lease soon; its `run` then answers "cancelled" with what was used."""
+        running = self._running.get(lease_id)
+        if running is not None:
+            running.cancelled = True
+            if running.lane is not None:
+                running.lane.abort()
+
     def _finished(self, task: asyncio.Task[LeaseResult]) -> None:
         self._tasks.discard(task)
 
@@ -128,6 +138,10 @@ class Slot:
         started: int | None = None
         try:
             for step in lease.request.job.steps:
+                if running.cancelled:
+                    status = "cancelled"
+                    done[step.name] = StepResult(step.name, "skipped", "the lease was cancelled", 0.0, None, {}, "")
+                    continue
                 if self._must_skip(step, done, lease.request.job.stop_on_error):
                     done[step.name] = StepResult(step.name, "skipped", "an earlier step failed", 0.0, None, {}, "")
                     continue
@@ -148,6 +162,8 @@ class Slot:
                 )
         finally:
             await self._give_back(method_lane)
+        if running.cancelled:
+            status = "cancelled"
         ended = now_us()
         began = started or ended
         used = gpu_ms(lease.request.gpus, min((ended - began) // 1000, int(lease.request.seconds * 1000)))
@@ -178,12 +194,17 @@ class Slot:
         def note(data: dict[str, Any]) -> None:
             running.progress = data
 
-        if lane is not None:
-            lane.dirty = True
-            return await lane.run(step, inputs, seconds, lease.threads, into, note)
-        async with self._trusted_turn:
-            trusted = await self._trusted_lane(locked=True)
-            return await trusted.run(step, inputs, seconds, lease.threads, into, note)
+        async with contextlib.AsyncExitStack() as stack:
+            if lane is None:
+                await stack.enter_async_context(self._trusted_turn)
+                lane = await self._trusted_lane(locked=True)
+            else:
+                lane.dirty = True
+            running.lane = lane
+            try:
+                return await lane.run(step, inputs, seconds, lease.threads, into, note)
+            finally:
+                running.lane = None
 
     async def _trusted_lane(self, locked: bool = False) -> Lane:
         async with contextlib.AsyncExitStack() as stack:

@@ -182,6 +182,15 @@ def test_a_child_cannot_read_the_warm_process(bench: Bench) -> None:
     assert "got []" in bench.run(look).error
 
 
+def test_an_aborted_step_ends_soon(bench: Bench) -> None:
+    lane = bench.do(bench.ready())
+    bench.loop.call_later(0.5, lane.abort)
+    result = bench.run("import time\ntime.sleep(60)", seconds=60)
+    assert result.status == "skipped"
+    assert result.seconds < 5
+    assert "train" in bench.run("x = 1\n").error
+
+
 def test_a_stopped_zygote_is_noticed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpu_pool.lane.HEARTBEAT_S", 2.5)
     result = bench.run("import os, signal, time\nos.kill(os.getppid(), signal.SIGSTOP)\ntime.sleep(60)", seconds=30)

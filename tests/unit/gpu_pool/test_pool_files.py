@@ -95,10 +95,14 @@ def test_directory_bytes_stops_counting_at_many_entries(tmp_path: Path) -> None:
 def test_a_cache_entry_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     cache = NodeCache(tmp_path)
     cache.models.mkdir()
-    building = cache.building("key")
-    (building.__enter__() / "half").write_text("x")
+
+    def fail() -> None:
+        with cache.building("key") as directory:
+            (directory / "half").write_text("x")
+            raise RuntimeError("killed")
+
     with pytest.raises(RuntimeError):
-        building.__exit__(RuntimeError, RuntimeError("killed"), None)
+        fail()
     assert not cache.has("key")
     assert list(cache.models.iterdir()) == []
     with cache.building("key") as directory:

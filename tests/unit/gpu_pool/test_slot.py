@@ -44,6 +44,9 @@ class FakeLane(Lane):
         outputs = {name: str(into / name) for name in step.outputs} if status == "ok" else {}
         return StepResult(step.name, status, "", self.delay, 1.0, outputs, "")
 
+    def abort(self) -> None:
+        pass
+
     async def close(self) -> None:
         self.up = False
 
@@ -157,3 +160,20 @@ def test_gpu_time_never_exceeds_the_reservation(tmp_path: Path) -> None:
     assert result.gpu_ms <= 250
     assert result.steps[-1].status == "timeout"
     assert result.status == "expired"
+
+
+def test_a_cancelled_lease_ends_and_pays_for_what_it_used(tmp_path: Path) -> None:
+    slot, _ = make_slot(tmp_path, delay=0.2)
+    steps = [Step(f"s{n}", "method", {}, {}, {}, 5) for n in range(3)]
+    one = lease(tmp_path, *steps)
+
+    async def go() -> LeaseResult:
+        running = asyncio.ensure_future(slot.run(one))
+        await asyncio.sleep(0.05)
+        await slot.cancel(one.id)
+        return await running
+
+    result = asyncio.run(go())
+    assert result.status == "cancelled"
+    assert [step.status for step in result.steps][1:] == ["skipped", "skipped"]
+    assert 0 < result.gpu_ms < 10_000

@@ -1,0 +1,60 @@
+"""The Ray shell of the director."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from actors.director.director import Director, Offices
+from cluster.config import validate
+from cluster.metrics import Metrics
+from cluster.names import RunPaths, actor_name
+from cluster.remote import Remote
+from cluster.store import Store
+
+
+@ray.remote(max_restarts=-1, max_task_retries=-1)
+class DirectorActor:
+    """One campaign's director. `run` is called once by the driver and again by Ray after a restart."""
+
+    def __init__(self, run_dir: str, config: dict[str, Any], slots: list[str]) -> None:
+        paths, campaign = RunPaths(Path(run_dir)), validate(config)
+        name = paths.root.name
+        self._name, self._slots = name, slots
+        self._scheduler = Remote(actor_name(name, "scheduler"))
+        offices = Offices(
+            scheduler=self._scheduler,
+            evaluator=Remote(actor_name(name, "evaluator"), patience_s=600),
+            researchers={r: Remote(actor_name(name, r)) for r in campaign.researcher_ids()},
+        )
+        self._metrics = Metrics(name)
+        self._director = Director(paths, Store(paths.director_db), campaign, offices)
+        self._registered = False
+
+    def __repr__(self) -> str:
+        return f"Director({self._name})"
+
+    async def run(self) -> dict[str, Any]:
+        """Register the slots that there are now, retire those of an earlier start, carry the campaign to its end."""
+        names = await asyncio.gather(*(self._register(slot) for slot in self._slots))
+        for slot in (await self._scheduler.status())["slots"]:
+            if slot["name"] not in names:
+                await self._scheduler.retire_slot(slot["name"])
+        self._registered = True
+        return await self._director.run()
+
+    async def _register(self, slot: str) -> str:
+        info = await Remote(slot, patience_s=600).info()
+        await self._scheduler.register_slot(info, slot)
+        return str(info["name"])
+
+    async def status(self) -> dict[str, Any]:
+        """Everything that a live page shows."""
+        status = await self._director.status()
+        totals = status["scheduler"].get("totals", {})
+        self._metrics.set("usd_spent", float(totals.get("usd", 0)) / 1e6, account="campaign")
+        self._metrics.set("gpu_seconds", float(totals.get("gpu_ms", 0)) / 1e3, account="campaign")
+        return {**status, "registered": self._registered}

@@ -1,0 +1,77 @@
+"""Bringing the actors of a campaign up, and taking them down.
+
+The driver owns the actors: when it dies, however it dies, they die with it and free what they hold; `--resume` starts
+new ones on the same directory. An actor that dies alone is restarted by Ray and reads its state back from disk.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from actors.director.actor import DirectorActor
+from actors.evaluator.actor import EvaluatorActor
+from actors.researcher.actor import ResearcherActor
+from actors.scheduler.actor import SchedulerActor
+from cluster.config import CampaignConfig
+from cluster.connection import Connection
+from cluster.names import NAMESPACE, actor_name
+from forum_actor.actor import ForumActor
+from gpu_pool.actor import SlotActor
+
+HEAD = "node:__internal_head__"
+NAME_FREE_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Campaign:
+    """The handles of a campaign's actors."""
+
+    director: Any
+    others: tuple[Any, ...]
+
+    def take_down(self) -> None:
+        """End every actor; their state is on disk."""
+        for handle in (self.director, *self.others):
+            ray.kill(handle)
+
+
+def slot_count(config: CampaignConfig, connection: Connection) -> tuple[int, bool]:
+    """How many slots there are and whether they are real GPUs."""
+    if config.pool.logical_gpus is not None:
+        return config.pool.logical_gpus, False
+    if connection.gpus:
+        return connection.gpus, True
+    return max(1, connection.cpus // config.pool.threads_per_slot), False
+
+
+def bring_up(run_dir: Path, config: CampaignConfig, connection: Connection) -> Campaign:
+    """Start the slots, the offices, the researchers and the director of a campaign."""
+    name, data = run_dir.name, config.model_dump(mode="json")
+    count, real = slot_count(config, connection)
+    slots = [actor_name(name, f"slot-{n}") for n in range(count)]
+    device = {"num_gpus": 1, "num_cpus": 0} if real else {"num_gpus": 0, "num_cpus": 0}
+    others = [_start(SlotActor, slot, (f"slot-{n}", n, data), device) for n, slot in enumerate(slots)]
+    office = {"num_cpus": 0, "resources": {HEAD: 0.001}}
+    for kind, label in ((SchedulerActor, "scheduler"), (ForumActor, "forum"), (EvaluatorActor, "evaluator")):
+        others.append(_start(kind, actor_name(name, label), (str(run_dir), data), office))
+    for researcher in config.researcher_ids():
+        others.append(_start(ResearcherActor, actor_name(name, researcher), (str(run_dir), data, researcher), office))
+    director = _start(DirectorActor, actor_name(name, "director"), (str(run_dir), data, slots), office)
+    return Campaign(director, tuple(others))
+
+
+def _start(kind: Any, name: str, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """A named actor; waits for the name of a predecessor that is still dying."""
+    deadline = time.monotonic() + NAME_FREE_S
+    while True:
+        try:
+            return kind.options(name=name, namespace=NAMESPACE, **options).remote(*args)
+        except ValueError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)

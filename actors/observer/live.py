@@ -1,0 +1,76 @@
+"""The live view of a campaign in a terminal: phase, researchers, leases, best score, money, time left."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from cluster.money import format_usd
+
+_COUNTS = ("turn", "pilots", "submissions", "posts")
+
+
+def render(name: str, status: dict[str, Any]) -> RenderableType:
+    """The view of one `Director.status()`."""
+    return Group(_head(name, status), _researchers(status), _slots(status))
+
+
+def one_line(name: str, status: dict[str, Any]) -> str:
+    """The same in one line, for a log."""
+    return _head(name, status).plain
+
+
+def _head(name: str, status: dict[str, Any]) -> Text:
+    scheduler, evaluator = status.get("scheduler", {}), status.get("evaluator", {})
+    totals = scheduler.get("totals", {})
+    parts = [
+        f"{name}",
+        f"phase {status.get('phase', '?')}",
+        f"{status.get('wall_seconds', 0):.0f} s",
+        f"{format_usd(int(totals.get('usd', 0)))} spent",
+        f"{int(totals.get('gpu_ms', 0)) / 1000:.0f} GPU-s",
+        f"{len(scheduler.get('running', []))} running",
+        f"{len(scheduler.get('waiting', []))} waiting",
+    ]
+    if evaluator.get("note"):
+        parts.append(str(evaluator["note"]))
+    if evaluator.get("best"):
+        parts.append(f"best {evaluator['best']}")
+    if status.get("research_left_s"):
+        parts.append(f"{status['research_left_s']:.0f} s of research left")
+    return Text(" · ".join(parts), style="bold")
+
+
+def _researchers(status: dict[str, Any]) -> RenderableType:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("researcher", "state", "turn", "pilots", "submissions", "posts", "spent", "doing"):
+        table.add_column(
+            column, justify="right" if column in ("turn", "pilots", "submissions", "posts", "spent") else "left"
+        )
+    accounts = status.get("scheduler", {}).get("accounts", {})
+    for name, state in status.get("researchers", {}).items():
+        account = accounts.get(f"campaign/researcher/{name}", {})
+        spent = int((account.get("spent") or {}).get("usd", 0))
+        counts = [str(state.get(key, 0)) for key in ("turn", "pilots", "submissions", "posts")]
+        table.add_row(
+            name, str(state.get("state", "?")), *counts, format_usd(spent), str(state.get("last_action", ""))[:40]
+        )
+    return table
+
+
+def _slots(status: dict[str, Any]) -> RenderableType:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("slot", "share", "kind", "run", "for"):
+        table.add_column(column)
+    for lease in status.get("scheduler", {}).get("running", []):
+        table.add_row(
+            str(lease.get("slot")),
+            str(lease.get("gpus", "")),
+            str(lease.get("kind")),
+            str(lease.get("label"))[:50],
+            f"{float(lease.get('age_seconds', 0)):.0f} s",
+        )
+    return table
