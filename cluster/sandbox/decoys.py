@@ -1,7 +1,7 @@
 """Decoys for the probe: things that a sandbox must not reach, made fresh, holding a secret that exists nowhere else.
 
 Everything belongs to the uid of the sandbox where the caller may arrange that, so that file modes and uids cannot hide
-a hole in the namespaces. The process that serves and holds the decoys is this file run as a program.
+a hole in the namespaces.
 """
 
 from __future__ import annotations
@@ -12,71 +12,20 @@ import json
 import os
 import secrets
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import sysconfig
 import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cluster.sandbox.errors import SandboxError
+
+_PROGRAM = str(Path(__file__).with_name("decoy_process.py"))
 _SYS_ADD_KEY = {"x86_64": 248, "aarch64": 217}
 _SYS_KEYCTL = {"x86_64": 250, "aarch64": 219}
 _SESSION, _KEYCTL_INVALIDATE = -3, 21
-_PR_SET_DUMPABLE = 4
-
-
-def _serve(listener: socket.socket, secret: bytes) -> None:
-    while True:
-        try:
-            client, _ = listener.accept()
-        except OSError:
-            return
-        with client, contextlib.suppress(OSError):
-            client.sendall(secret)
-
-
-def _become(uid: int) -> None:
-    """Take the sandbox's uid and stay as open to inspection as an ordinary process."""
-    if os.geteuid() == 0:
-        os.setgroups([])
-        os.setresgid(uid, uid, uid)
-        os.setresuid(uid, uid, uid)
-    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
-
-
-def main() -> None:
-    """Hold the decoys until stdin closes. Arguments: folder, uid, marker; the secret is in the environment."""
-    folder, uid, marker = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-    secret = os.environ["DECOY_SECRET"].encode()
-    _become(uid)
-    victim = os.fork()
-    if victim == 0:
-        signal.pause()
-        os._exit(0)
-    memory = ctypes.create_string_buffer(secret)
-    (folder / "sockets").mkdir()
-    addresses: list[Any] = [str(folder / "unix"), str(folder / "sockets/plasma_store"), f"\0{marker}", ("127.0.0.1", 0)]
-    listeners = []
-    for address in addresses:
-        listener = socket.socket(socket.AF_INET if isinstance(address, tuple) else socket.AF_UNIX)
-        listener.bind(address)
-        listener.listen()
-        listeners.append(listener)
-        threading.Thread(target=_serve, args=(listener, secret), daemon=True).start()
-    descriptor = os.open(folder / "secret", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    os.write(descriptor, secret)
-    answer = {
-        "pid": os.getpid(), "victim": victim, "address": ctypes.addressof(memory), "file": str(folder / "secret"),
-        "unix": addresses[0], "ray": addresses[1], "abstract": addresses[2], "port": listeners[-1].getsockname()[1],
-    }  # fmt: skip
-    sys.stdout.write(json.dumps(answer) + "\n")
-    sys.stdout.flush()
-    sys.stdin.read()
-    os.kill(victim, signal.SIGKILL)
 
 
 def _add_key(name: str, secret: str) -> int:
@@ -129,10 +78,12 @@ def decoys(uid: int) -> Iterator[dict[str, Any]]:
         if os.geteuid() == 0:
             os.chown(folder, uid, uid)
             os.chown(shm, uid, uid)
-        command = [sys.executable, "-I", "-S", "-B", __file__, str(folder), str(uid), marker]
+        command = [sys.executable, "-I", "-S", "-B", _PROGRAM, str(folder), str(uid), marker]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={"DECOY_SECRET": secret})
-        assert process.stdout is not None
-        description = json.loads(process.stdout.readline())
+        line = process.stdout.readline() if process.stdout is not None else b""
+        if not line:
+            raise SandboxError("the process that holds the decoys did not start")
+        description = json.loads(line)
         yield {
             **description, "secret": secret, "marker": marker, "daemon": f"{marker}-daemon", "fd": inherited,
             "shm": str(shm), "key_serial": serial, "key_name": marker, "venv": sysconfig.get_path("purelib"),
@@ -144,7 +95,3 @@ def decoys(uid: int) -> Iterator[dict[str, Any]]:
         _remove_key(serial)
         shm.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -20,6 +20,7 @@ import platform
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,7 +120,19 @@ def _kill_daemons(marker: str) -> bool:
     for pid in found:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    if found:
+        _dies(lambda: bool(processes_with(marker)), _SECONDS)
     return bool(found)
+
+
+def _dies(alive: Callable[[], bool], seconds: float) -> bool:
+    """Whether `alive` turns False in time; a signal takes effect a moment after it was sent."""
+    deadline = time.monotonic() + seconds
+    while alive():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    return True
 
 
 def _try_escapes(spec: SandboxSpec, description: Mapping[str, Any]) -> dict[str, bool]:
@@ -134,7 +147,7 @@ def _try_escapes(spec: SandboxSpec, description: Mapping[str, Any]) -> dict[str,
     if not answers:
         raise SandboxError(f"the probe gave no answer: {err.decode(errors='replace').strip()[-500:]}")
     rows = {name: not escaped for name, escaped in answers[0]["escaped"].items()}
-    rows["signal"] = victim_alive(description["victim"])
+    rows["signal"] = not _dies(lambda: victim_alive(description["victim"]), 0.1)
     rows["daemon"] = not _kill_daemons(description["daemon"])
     rows["host_uid"] = uid != 0
     return rows
@@ -148,7 +161,7 @@ def _control(description: Mapping[str, Any]) -> dict[str, bool]:
     except (OSError, subprocess.SubprocessError) as error:
         raise SandboxError(f"the control run of the probe failed: {error}") from error
     rows: dict[str, bool] = {name: bool(escaped) for name, escaped in _answers(done.stdout)[0]["escaped"].items()}
-    rows["signal"] = not victim_alive(description["victim"])
+    rows["signal"] = _dies(lambda: victim_alive(description["victim"]), 2.0)
     rows["daemon"] = _kill_daemons(description["daemon"])
     return rows
 
@@ -196,6 +209,15 @@ def _cached_control(cache: Path | None) -> dict[str, bool] | None:
     return {str(name): bool(value) for name, value in data["control"].items()}
 
 
+def _keep_control(cache: Path | None, control: Mapping[str, bool]) -> None:
+    """Write the cache whole; one that cannot be written only costs time."""
+    if cache is not None:
+        part = cache.with_name(f".{cache.name}.{os.getpid()}")
+        with contextlib.suppress(OSError):
+            part.write_text(json.dumps({"key": _cache_key(), "control": control}))
+            part.replace(cache)
+
+
 def _letter(rows: Mapping[str, bool], control: Mapping[str, bool]) -> tuple[Literal["A", "B", "C"], str]:
     """The grade that these rows deserve, and why it is not better."""
     broken = [name for name in _MUST_ESCAPE if not control.get(name, False)]
@@ -222,8 +244,7 @@ def grade(spec_factory: SpecFactory, cache: Path | None = None) -> Grade:
             rows = _try_escapes(spec, description)
             if control is None:
                 control = _control(description)
-                if cache is not None:
-                    cache.write_text(json.dumps({"key": _cache_key(), "control": control}))
+                _keep_control(cache, control)
         rows |= _try_limits(spec)
         letter, reason = _letter(rows, control)
     except (SandboxError, OSError, subprocess.SubprocessError) as error:

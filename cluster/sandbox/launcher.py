@@ -58,14 +58,22 @@ def _mount(source: str, target: str, kind: str | None, flags: int, data: str | N
 
 
 def _open_source(path: str, writable: bool, uid: int | None) -> int:
-    """A descriptor of a bind source; a read-write one must be a directory, not a link, and is handed to the uid."""
+    """A descriptor of a bind source that the uid may use.
+
+    A read-write one must be a directory, not a link, and is handed to the uid.
+    """
     flags = os.O_PATH | os.O_CLOEXEC | ((os.O_NOFOLLOW | os.O_DIRECTORY) if writable else 0)
     try:
         descriptor = os.open(path, flags)
-        if writable and uid is not None and os.fstat(descriptor).st_uid != uid:
+        found = os.fstat(descriptor)
+        if writable and uid is not None and found.st_uid != uid:
             os.chown(f"/proc/self/fd/{descriptor}", uid, uid)
     except OSError as error:
         raise LaunchError(f"bind source {path}: {error.strerror}") from error
+    needed = stat.S_IXOTH if stat.S_ISDIR(found.st_mode) else stat.S_IROTH
+    if not writable and uid not in (None, found.st_uid) and not found.st_mode & needed:
+        use = "enter" if stat.S_ISDIR(found.st_mode) else "read"
+        raise LaunchError(f"bind source {path}: uid {uid} may not {use} it (mode {stat.S_IMODE(found.st_mode):04o})")
     return descriptor
 
 

@@ -22,7 +22,6 @@ from cluster.sandbox.spec import Limits
 
 _PREFIX = "aar-"
 _CPU_PERIOD_US = 100_000
-_SWEEP_AGE_S = 60.0
 _CONTROLLERS = ("memory", "pids", "cpu")
 
 
@@ -125,8 +124,7 @@ def _sweep(base: Path) -> None:
         owner = group.name.removeprefix(_PREFIX).split("-")[0]
         if owner.isdigit() and not Path(f"/proc/{owner}").exists():
             with contextlib.suppress(OSError):  # still populated, or swept by somebody else
-                if time.time() - group.stat().st_mtime > _SWEEP_AGE_S:
-                    group.rmdir()
+                group.rmdir()
 
 
 def search(proc: Path = Path("/proc")) -> tuple[Hierarchy, ...]:

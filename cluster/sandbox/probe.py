@@ -183,7 +183,11 @@ def _status(field: str) -> str:
 
 
 def _leave_daemon(decoys: dict[str, Any]) -> bool:
-    """Start a process that tries to outlive the run; whether it did is for the parent to see."""
+    """Start a process that tries to outlive the run; whether it did is for the parent to see.
+
+    Returns once the process is what it will be: the pipe closes when it executes its program.
+    """
+    read_end, write_end = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.setsid()
@@ -194,7 +198,10 @@ def _leave_daemon(decoys: dict[str, Any]) -> bool:
             program = "import time; time.sleep(60)"
             os.execv(sys.executable, [sys.executable, "-I", "-S", "-c", program, decoys["daemon"]])
         os._exit(0)
+    os.close(write_end)
     os.waitpid(pid, 0)
+    os.read(read_end, 1)
+    os.close(read_end)
     return False
 
 
@@ -218,6 +225,7 @@ def escape_rows(decoys: dict[str, Any]) -> dict[str, Callable[[], bool]]:
         "signal": lambda: _kill_victim(decoys),
         "processes_visible": lambda: _sees_process(decoys),
         "session_key": lambda: _key(decoys),
+        "host_etc": lambda: os.path.exists("/etc/passwd"),  # noqa: PTH110
         "sysctl_write": lambda: _opens_for_writing("/proc/sys/kernel/core_pattern"),
         "system_write": lambda: _creates(f"/usr/{decoys['marker']}"),
         "venv_write": lambda: _creates(f"{decoys['venv']}/{decoys['marker']}.pth"),

@@ -19,11 +19,11 @@ def tree(root: int) -> list[int]:
     while queue:
         pid = queue.pop()
         found.append(pid)
-        for children in Path(f"/proc/{pid}/task").glob("*/children"):
-            try:
-                queue += [int(word) for word in children.read_text().split()]
-            except (FileNotFoundError, ProcessLookupError):
-                continue
+        try:
+            for thread in Path(f"/proc/{pid}/task").iterdir():
+                queue += [int(word) for word in (thread / "children").read_text().split()]
+        except (FileNotFoundError, ProcessLookupError):  # ended meanwhile; its children are found at the next sample
+            continue
     return found
 
 
@@ -65,7 +65,5 @@ class MemoryWatch:
                 return
 
     def stop(self) -> None:
-        """End the sampling; the figures stay."""
+        """End the sampling; the figures stay. Does not wait: the thread may be waiting for the caller's lock."""
         self._stop.set()
-        if self._thread is not threading.current_thread():
-            self._thread.join(timeout=1.0)

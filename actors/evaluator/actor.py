@@ -1,0 +1,93 @@
+"""The evaluator's actor: a thin shell. State is in `runs/<campaign>/evaluator.db` and `judge/`; truth is in memory."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from actors.evaluator.judge import Judge
+from cluster.config import validate
+from cluster.journal import Journal
+from cluster.names import RunPaths, actor_name
+from cluster.remote import Remote
+from cluster.store import Store
+from gpu_pool.weak_to_strong.domains import Size, get_domain
+
+_PR_SET_DUMPABLE = 4
+_PATIENCE_S = 600.0
+_SIZES: dict[str, Size] = {"tiny": "quick", "quick": "quick", "full": "standard"}
+
+
+def close_process() -> None:
+    """No core dumps and no reading of this process by others of its user; new files are private."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    os.umask(0o077)
+
+
+@ray.remote(max_restarts=-1, max_task_retries=-1)
+class EvaluatorActor:
+    """The office of truth. No argument, return value or object of it is ever a label; answers are plain data."""
+
+    def __init__(self, run_dir: str, config: dict[str, Any]) -> None:
+        """`config` is the campaign's configuration as plain data."""
+        close_process()
+        paths, settings = RunPaths(Path(run_dir)), validate(config)
+        self._name = actor_name(paths.root.name, "evaluator")
+        scheduler = Remote(actor_name(paths.root.name, "scheduler"), patience_s=_PATIENCE_S)
+        store = Store(paths.evaluator_db)
+        task = settings.task
+        self._judge = Judge(
+            paths,
+            settings,
+            scheduler,
+            store,
+            Journal(store),
+            lambda name: get_domain(name, _SIZES[task.size], task.world_seed),
+        )
+
+    def __repr__(self) -> str:
+        return self._name
+
+    async def prepare(self) -> dict[str, Any]:
+        """See `Judge.prepare`."""
+        return await self._judge.prepare()
+
+    async def submit(self, key: str, researcher: str, snapshot: str, name: str, tier: str) -> dict[str, Any]:
+        """See `Judge.submit`."""
+        return await self._judge.submit(key, researcher, snapshot, name, tier)
+
+    async def seal(self) -> dict[str, Any]:
+        """See `Judge.seal`."""
+        return await self._judge.seal()
+
+    async def score(self, key: str, snapshot: str, name: str, tier: str, domain: str) -> dict[str, Any]:
+        """See `Judge.score`."""
+        return await self._judge.score(key, snapshot, name, tier, domain)
+
+    async def finalists(self) -> list[dict[str, Any]]:
+        """See `Judge.finalists`."""
+        return self._judge.finalists()
+
+    async def leaderboard(self) -> list[dict[str, Any]]:
+        """See `Judge.leaderboard`."""
+        return self._judge.leaderboard()
+
+    async def record_summaries(self, record_ids: list[str]) -> list[dict[str, Any]]:
+        """See `Judge.record_summaries`."""
+        return self._judge.record_summaries(record_ids)
+
+    async def record(self, record_id: str) -> dict[str, Any] | None:
+        """See `Judge.record`."""
+        return self._judge.record(record_id)
+
+    async def records(self) -> list[dict[str, Any]]:
+        """See `Judge.records`."""
+        return self._judge.records()
+
+    async def status(self) -> dict[str, Any]:
+        """See `Judge.status`."""
+        return self._judge.status()

@@ -1,0 +1,75 @@
+"""What leaves the evaluator towards researchers: answers and the public side of records. Pure.
+
+A record holds exact figures; a researcher sees them only for baselines and after SEAL. Of a DEV record it sees the
+noised mean that its answer showed, of a BOARD record the level if it was a new best. An answer is remade from its
+record, never from a run.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from actors.evaluator.records import Record
+from actors.evaluator.scoring import CAMPAIGN, Bench
+from actors.evaluator.secret import Secret
+from actors.evaluator.shelf import ScoredRun
+from actors.evaluator.tiers import dev_accuracy
+from cluster.config import Scoring
+from gpu_pool.weak_to_strong.pgr import pgr
+
+_SHOWN = ("record_id", "method", "researcher", "tier", "domain", "seeds", "n", "sandbox_grade", "code_hash", "snapshot")
+
+
+def rounded(value: float, digits: int) -> float | None:
+    """`value` rounded, or `None` when it is not finite."""
+    return round(value, digits) if math.isfinite(value) else None
+
+
+def dev_answer(
+    secret: Secret, scoring: Scoring, bench: Bench, run: ScoredRun, record: Record, used: int
+) -> dict[str, Any]:
+    """The answer to a DEV submission: accuracy and PGR from the noised mean, never exact."""
+    shown = dev_accuracy(secret, record.code_hash, record.domain, run.mean, scoring)
+    weak, ceiling = bench.weak.mean, bench.ceiling.mean
+    vanilla = bench.baselines["vanilla"][1].mean
+    return {
+        "tier": "dev",
+        "name": record.method,
+        "accuracy": shown,
+        "pgr": rounded(pgr(shown, weak, ceiling), 2),
+        "vanilla_pgr": rounded(pgr(vanilla, weak, ceiling), 2),
+        "seeds": len(run.hits),
+        "failed_seeds": len(run.failures),
+        "error": next(iter(run.failures.values()), ""),
+        "record_id": record.record_id,
+        "wear": {"used": used, "limit": scoring.dev_limit},
+    }
+
+
+def board_answer(record: Record, level: float | None, level_as_pgr: float | None) -> dict[str, Any]:
+    """The answer to a BOARD submission: a new best and its level, or no."""
+    return {
+        "tier": "board",
+        "name": record.method,
+        "new_best": level is not None,
+        "level": None if level is None else round(level, 4),
+        "pgr": level_as_pgr,
+        "record_id": record.record_id,
+    }
+
+
+def public_record(record: Record, answer: dict[str, Any] | None) -> dict[str, Any]:
+    """The side of a record that anyone may see; `answer` is what its submitter was told, if there was one."""
+    shown = {name: getattr(record, name) for name in _SHOWN}
+    if record.tier == "seal" or record.researcher == CAMPAIGN:
+        exact = {"accuracy": record.accuracy, "pgr": record.pgr, "interval": record.interval}
+        return {**shown, **exact, "status": record.status, "standing": record.standing}
+    if answer is None:
+        return {**shown, "accuracy": None, "pgr": None, "interval": None, "status": "not shown"}
+    if record.tier == "dev":
+        figures = {"accuracy": answer["accuracy"], "pgr": answer["pgr"], "status": "dev, noised"}
+    else:
+        word = "new best at its time" if answer["new_best"] else "no new best"
+        figures = {"accuracy": answer["level"], "pgr": answer["pgr"], "status": word}
+    return {**shown, **figures, "interval": None}

@@ -1,0 +1,101 @@
+"""The board: one Ladder for the whole campaign, durable, and the order in which methods become finalists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from actors.evaluator.records import Record
+from actors.evaluator.scoring import Bench
+from actors.evaluator.shelf import ScoredRun
+from actors.evaluator.statistics import compare
+from actors.evaluator.submissions import Submission
+from actors.evaluator.tiers import Ladder, ladder_step
+from cluster.clock import now_us
+from cluster.journal import Journal
+from cluster.store import Store
+from gpu_pool.weak_to_strong.pgr import pgr
+
+_DDL = """
+CREATE TABLE IF NOT EXISTS ladder (
+    rung INTEGER PRIMARY KEY,
+    level REAL NOT NULL,
+    holder TEXT NOT NULL,
+    step REAL NOT NULL,
+    record_id TEXT NOT NULL,
+    at_us INTEGER NOT NULL
+);
+"""
+
+
+class Board:
+    """The Ladder's rungs; the last one is its state."""
+
+    def __init__(self, store: Store, journal: Journal) -> None:
+        self._store = store
+        self._journal = journal
+        store.schema(_DDL)
+
+    def start(self, bench: Bench, limit: int) -> None:
+        """Put the best baseline on the first rung, once."""
+        holder, run = max(bench.baselines.values(), key=lambda entry: entry[1].mean)
+        with self._store.transaction():
+            if self.state() is None:
+                self._climb(Ladder(run.mean, holder.code_hash, ladder_step(limit, bench.items)), "")
+
+    def state(self) -> Ladder | None:
+        """The Ladder as it stands; `None` before the campaign is prepared."""
+        rows = self._store.query("SELECT * FROM ladder ORDER BY rung DESC LIMIT 1")
+        return Ladder(rows[0]["level"], rows[0]["holder"], rows[0]["step"]) if rows else None
+
+    def moved_us(self) -> int:
+        """When a method last took a rung; 0 if none did."""
+        return int(self._store.query("SELECT MAX(at_us) AS at FROM ladder WHERE record_id != ''")[0]["at"] or 0)
+
+    def rungs(self) -> list[tuple[str, float]]:
+        """Record ids and levels of methods that were a new best, oldest first."""
+        rows = self._store.query("SELECT record_id, level FROM ladder WHERE record_id != '' ORDER BY rung")
+        return [(row["record_id"], row["level"]) for row in rows]
+
+    def consider(self, bench: Bench, code_hash: str, run: ScoredRun, holder: ScoredRun, record_id: str) -> float | None:
+        """The new level when `run` is a new best against `holder`, else `None`. In the caller's transaction."""
+        ladder = self.state()
+        assert ladder is not None, "the board starts with the best baseline"
+        higher = ladder.consider(code_hash, run.mean, compare(run.hits, holder.hits, bench.groups).z)
+        if higher is None:
+            return None
+        self._climb(higher, record_id)
+        return higher.level
+
+    def _climb(self, ladder: Ladder, record_id: str) -> None:
+        with self._store.transaction() as db:
+            sql = "INSERT INTO ladder (level, holder, step, record_id, at_us) VALUES (?, ?, ?, ?, ?)"
+            db.execute(sql, (ladder.level, ladder.holder, ladder.step, record_id, now_us()))
+            payload = {"level": ladder.level, "holder": ladder.holder, "step": ladder.step, "record_id": record_id}
+            self._journal.append("ladder", payload)
+
+
+def level_pgr(bench: Bench, level: float) -> float | None:
+    """A level as PGR, to three decimals."""
+    value = pgr(level, bench.weak.mean, bench.ceiling.mean)
+    return None if value != value else round(value, 3)
+
+
+def rank_finalists(
+    submissions: Iterable[tuple[Submission, Record]], holders: list[str], excluded: set[str], most: int
+) -> list[Submission]:
+    """At most `most` methods for SEAL: those that were a new best, latest first, then by PGR on DEV, then on BOARD.
+
+    Distinct code hashes; neither baselines under another name (`excluded`) nor methods whose every seed failed.
+    """
+    best: dict[str, tuple[tuple[Any, ...], Submission]] = {}
+    for submission, record in submissions:
+        code_hash = submission.method.code_hash
+        if code_hash in excluded or len(record.failed_seeds) == record.seeds:
+            continue
+        held = holders.index(record.record_id) if record.record_id in holders else -1
+        rank = (held, submission.tier == "dev", record.accuracy, -submission.id)
+        if code_hash not in best or rank > best[code_hash][0]:
+            best[code_hash] = (rank, submission)
+    ordered = sorted(best.values(), key=lambda entry: entry[0], reverse=True)
+    return [submission for _, submission in ordered[:most]]

@@ -1,0 +1,123 @@
+"""The clerk: takes a submission from its first word to its answer.
+
+Order, each step durable before the next: written and counted, charged, run, scored and answered. Whatever step a killed
+evaluator stopped at, `carry_out` goes on from there and does nothing twice.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from actors.evaluator.answers import board_answer, dev_answer
+from actors.evaluator.board import Board, level_pgr
+from actors.evaluator.counted import Payer
+from actors.evaluator.desk import SchedulerApi
+from actors.evaluator.jobs import Sizes
+from actors.evaluator.records import Record, RecordBook
+from actors.evaluator.scoring import Bench, draft_record
+from actors.evaluator.sealing import standings
+from actors.evaluator.secret import Secret
+from actors.evaluator.shelf import ScoredRun
+from actors.evaluator.source import Method
+from actors.evaluator.statistics import holm
+from actors.evaluator.submissions import Submission, Submissions
+from actors.evaluator.tiers import Tier, seeds_of
+from actors.evaluator.workshop import Workshop
+from cluster.config import Scoring
+from cluster.errors import RefusedError
+from cluster.money import Amounts, gpu_cost, gpu_ms
+from cluster.store import Store
+
+
+class Clerk:
+    """Carries out submissions on one domain."""
+
+    def __init__(
+        self,
+        store: Store,
+        scheduler: SchedulerApi,
+        secret: Secret,
+        scoring: Scoring,
+        sizes: Sizes,
+        usd_per_gpu_hour: int,
+        workshop: Workshop,
+        submissions: Submissions,
+        board: Board,
+        book: RecordBook,
+    ) -> None:
+        self._store, self._scheduler, self._secret = store, scheduler, secret
+        self._scoring, self._sizes, self._price = scoring, sizes, usd_per_gpu_hour
+        self._workshop, self._submissions, self._board, self._book = workshop, submissions, board, book
+
+    async def evaluate(self, key: str, researcher: str, method: Method, tier: Tier) -> dict[str, Any]:
+        """Open a submission, or find the one of this code, and carry it out."""
+        limit = self._scoring.dev_limit if tier == "dev" else self._scoring.board_limit
+        return await self.carry_out(
+            self._submissions.begin(key, tier, self._workshop.domain, method, researcher, limit)
+        )
+
+    async def carry_out(self, submission: Submission) -> dict[str, Any]:
+        """The answer to a submission. Raises `RefusedError` when an account or the scheduler refuses."""
+        if submission.state == "answered":
+            return submission.answer
+        account = f"campaign/researcher/{submission.researcher}/evaluations"
+        try:
+            if submission.state == "open":
+                await self._charge(account, submission)
+            (run,) = await self._workshop.runs([submission.method], submission.tier, Payer(account, "full"))
+        except RefusedError as error:
+            self._submissions.refuse(submission, error)
+            raise
+        return self._answer(submission, run)
+
+    async def _charge(self, account: str, submission: Submission) -> None:
+        """Take one answer from the account, unless the runs behind it could not be paid for anyway."""
+        await self._check_means(account, submission.tier)
+        note = f"{submission.tier} answer for {submission.method.code_hash[:12]}"
+        key = f"evaluator/answer/{submission.id}"
+        await self._scheduler.spend(key, account, Amounts(answers=1).to_dict(), note)
+        self._submissions.charged(submission)
+
+    async def _check_means(self, account: str, tier: Tier) -> None:
+        chunks = self._sizes.chunks(range(seeds_of(tier, self._scoring)))
+        seconds = [self._sizes.lease_seconds(len(chunk)) for chunk in chunks]
+        worst = sum(gpu_ms(self._sizes.gpus, int(1000 * one)) for one in seconds)
+        asked = {"gpu_ms": worst, "usd": gpu_cost(worst, self._price)}
+        left = (await self._scheduler.balance(account))["left"]
+        for dimension, amount in asked.items():
+            room = left.get(dimension)
+            if room is not None and room < amount:
+                detail = {"account": account, "dimension": dimension, "left": room, "asked": amount}
+                message = f"a {tier} run may take {amount} {dimension}, {max(room, 0)} are left on {account}"
+                raise RefusedError("over_budget", message, detail)
+
+    def _answer(self, submission: Submission, run: ScoredRun) -> dict[str, Any]:
+        """Score, record and answer in one transaction."""
+        tier, method = submission.tier, submission.method
+        bench = self._workshop.known_bench(tier)
+        with self._store.transaction():
+            key = f"{tier}/{bench.domain}/method/{method.code_hash}"
+            record = record_method(self._book, key, bench, method, submission.researcher, run)
+            if tier == "dev":
+                used = self._submissions.used("dev")
+                answer = dev_answer(self._secret, self._scoring, bench, run, record, used)
+            else:
+                level = self._board.consider(bench, method.code_hash, run, self._holder(bench), record.record_id)
+                answer = board_answer(record, level, None if level is None else level_pgr(bench, level))
+            self._submissions.answer(submission, answer, record.record_id)
+        return answer
+
+    def _holder(self, bench: Bench) -> ScoredRun:
+        ladder = self._board.state()
+        assert ladder is not None, "the board starts when the campaign is prepared"
+        run = self._workshop.counted.found(ladder.holder, bench.tier)
+        assert run is not None, "the holder of the board was scored on it"
+        return run
+
+
+def record_method(book: RecordBook, key: str, bench: Bench, method: Method, researcher: str, run: ScoredRun) -> Record:
+    """Record one run by itself; its comparisons with the baselines are one family."""
+    compared = bench.against_baselines(run)
+    adjusted = dict(zip(compared, holm([c.p for c in compared.values()]), strict=True))
+    found = standings(bench, run, {name: (c, adjusted[name]) for name, c in compared.items()})
+    return book.add(key, draft_record(bench, method, researcher, run, found))

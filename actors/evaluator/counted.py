@@ -1,0 +1,160 @@
+"""Counted runs: a method is trained on weak labels with the evaluator's seeds, and its students answer hidden items.
+
+For each seed i: train in a sandbox on pools A and B with the labels of the tier's i-th teacher and a seed drawn from
+the secret; then apply the student, in a second sandbox without weak labels, to a sheet of its own. Only probabilities
+come back, and they are scored here. A seed that fails in any way counts as its teacher's answers (no gain), never as
+missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+from actors.evaluator.desk import Joiner, Order, WorkError, read_array, save_items
+from actors.evaluator.jobs import method_step, predict_step, protocol
+from actors.evaluator.shared import SharedWork, Tools
+from actors.evaluator.sheets import Sheet, SheetError, make_sheet
+from actors.evaluator.shelf import ScoredRun, Usage
+from actors.evaluator.source import Method
+from actors.evaluator.statistics.variance import Hits
+from actors.evaluator.tiers import Tier, training_seed
+from cluster.objects import ObjectStore
+from gpu_pool.leases import Job, LeaseKind, LeaseResult, Step
+
+_ERROR_CHARS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Payer:
+    """Who pays for a counted run, and as what kind of lease."""
+
+    account: str
+    kind: LeaseKind
+
+
+class CountedRuns:
+    """Counted runs of one domain, each (method, tier) once."""
+
+    def __init__(self, tools: Tools, shared: SharedWork, objects: ObjectStore) -> None:
+        self._t = tools
+        self._shared = shared
+        self._objects = objects
+        self._join = Joiner()
+
+    def key(self, code_hash: str, tier: Tier) -> str:
+        """Where the run stands on the shelf."""
+        return f"run/{self._t.domain}/{tier}/{code_hash}"
+
+    def found(self, code_hash: str, tier: Tier) -> ScoredRun | None:
+        """The run, if it is done."""
+        return self._t.shelf.run(self.key(code_hash, tier))
+
+    async def run(self, method: Method, tier: Tier, teachers: list[int], weak: ScoredRun, payer: Payer) -> ScoredRun:
+        """The method's run on `tier`, started if it is not known. `weak` holds the teachers' own hits, row by row.
+
+        Raises `RefusedError` when a lease is refused, `WorkError` when the cluster keeps losing it.
+        """
+        key = self.key(method.code_hash, tier)
+        return await self._join.once(key, lambda: self._run(key, method, tier, teachers, weak, payer))
+
+    async def _run(
+        self, key: str, method: Method, tier: Tier, teachers: list[int], weak: ScoredRun, payer: Payer
+    ) -> ScoredRun:
+        found = self._t.shelf.run(key)
+        if found is not None:
+            return found
+        model = await self._shared.models.model("strong")
+        chunks = self._t.sizes.chunks(range(len(teachers)))
+        runs = await asyncio.gather(*(self._chunk(key, method, tier, teachers, c, model, payer) for c in chunks))
+        hits, failures = weak.hits.copy(), dict[int, str]()
+        for _, rows, failed in runs:
+            failures |= failed
+            for index, row in rows.items():
+                hits[index] = row
+        results = [result for result, _, _ in runs]
+        run = ScoredRun(hits, dict(sorted(failures.items())), Usage.of(results))
+        self._t.shelf.put_run(key, run)
+        self._t.desk.discard(results)
+        return run
+
+    async def _chunk(
+        self,
+        key: str,
+        method: Method,
+        tier: Tier,
+        teachers: list[int],
+        seeds: list[int],
+        model: Path,
+        payer: Payer,
+    ) -> tuple[LeaseResult, dict[int, Hits], dict[int, str]]:
+        """One lease: hits by seed index, and errors by seed index."""
+        label = f"{tier}/{self._t.domain}/{method.name}/{method.code_hash[:12]}/{seeds[0]}-{seeds[-1]}"
+        split = self._t.vault.split(tier)
+        context = ("method", self._t.domain, tier, method.code_hash)
+        sheets = {i: make_sheet(self._t.secret, split, *context, i) for i in seeds}
+        sizes = self._t.sizes
+        with self._t.desk.files(f"{key}/{seeds[0]}") as folder:
+            steps = self._steps(method, tier, teachers, sheets, model, folder)
+            order = Order(
+                label=label,
+                account=payer.account,
+                kind=payer.kind,
+                gpus=sizes.gpus,
+                seconds=sizes.lease_seconds(len(seeds)),
+                memory_bytes=sizes.memory_bytes,
+                job=Job(tuple(steps), stop_on_error=False),
+                strict=False,
+            )
+            result = await self._t.desk.run(order)
+        rows: dict[int, Hits] = {}
+        failures: dict[int, str] = {}
+        for i, sheet in sheets.items():
+            try:
+                answers = read_array(result.step(f"seed-{i}-predict"), "probs.safetensors", "probs")
+                rows[i] = sheet.hits(answers, split)
+            except (WorkError, SheetError, KeyError):
+                failures[i] = _reason(result, i)
+        return result, rows, failures
+
+    def _steps(
+        self, method: Method, tier: Tier, teachers: list[int], sheets: dict[int, Sheet], model: Path, folder: Path
+    ) -> list[Step]:
+        code = folder / "code"
+        for path, data in self._objects.get_tree(method.snapshot).items():
+            target = code / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+        spec, seconds, steps = self._t.vault.domain.spec.student, self._t.sizes.seed_seconds, list[Step]()
+        for i, sheet in sheets.items():
+            sheet_file = folder / f"sheet-{i}.arrow"
+            save_items(sheet.items, sheet_file)
+            inputs = {
+                "code": code,
+                "items.arrow": self._shared.items_file,
+                "weak.safetensors": self._shared.weak_file(teachers[i]),
+                "features.safetensors": self._shared.features_file,
+                "prior.safetensors": self._shared.prior_file,
+                "strong": model,
+            }
+            seed = training_seed(self._t.secret, method.code_hash, tier, self._t.domain, i)
+            steps.append(method_step(f"seed-{i}-train", inputs, protocol(spec, seed, seconds), seconds))
+            steps.append(predict_step(f"seed-{i}-predict", f"seed-{i}-train", model, sheet_file))
+        return steps
+
+
+def _reason(result: LeaseResult, index: int) -> str:
+    """Why a seed failed, for the submitter.
+
+    One line of the training step's own error, cut short: that step saw pool B, which researchers may not see. Of the
+    step that saw scored items, nothing.
+    """
+    try:
+        trained = result.step(f"seed-{index}-train")
+    except KeyError:
+        return "not reached before the lease ended"
+    if trained.ok:
+        return "the student could not be applied to the items, or gave no finite probabilities"
+    line = next((line for line in trained.error.splitlines() if line.strip()), "")
+    return f"{trained.status}: {line.strip()}"[:_ERROR_CHARS]

@@ -1,0 +1,107 @@
+"""The jobs of the evaluator's leases, as plain steps. Names of files and parameters are those of the library's entries.
+
+Truth reaches two entries only, `teacher` and `ceiling`, as the path of a private file; `method` gets unlabelled items
+and weak labels; `predict` gets scored items and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from cluster.config import CampaignConfig
+from gpu_pool.leases import Step
+from gpu_pool.weak_to_strong.domains import FinetuneSpec
+
+STUDENT_BYTES = 64 << 20
+PROBS_BYTES = 8 << 20
+MODEL_BYTES = 64 << 20
+FEATURE_BYTES = 256 << 20
+PREDICT_SECONDS = 60.0
+DEADLINE_SHARE = 0.9
+LEASE_SLACK_SECONDS = 30.0
+"""Applying students and moving files, beside the training that a counted lease is for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What the configuration grants to counted work. Seconds of wall time, bytes, fraction of a GPU."""
+
+    gpus: float
+    memory_bytes: int
+    seed_seconds: float
+    pretrain_seconds: float
+    seeds_per_lease: int
+
+    @classmethod
+    def of(cls, config: CampaignConfig) -> Sizes:
+        """The sizes of a campaign."""
+        return cls(
+            gpus=config.runs.full_gpus,
+            memory_bytes=int(config.pool.memory_gb * 2**30),
+            seed_seconds=config.runs.seed_seconds,
+            pretrain_seconds=config.runs.pretrain_seconds,
+            seeds_per_lease=config.scoring.seeds_per_lease,
+        )
+
+    def lease_seconds(self, seeds: int) -> float:
+        """The wall limit of a lease that trains `seeds` students."""
+        return seeds * self.seed_seconds + LEASE_SLACK_SECONDS
+
+    def chunks(self, numbers: Sequence[int]) -> list[list[int]]:
+        """`numbers` in groups of one lease each."""
+        size = self.seeds_per_lease
+        return [list(numbers[start : start + size]) for start in range(0, len(numbers), size)]
+
+
+def protocol(spec: FinetuneSpec, seed: int, seconds: float) -> dict[str, Any]:
+    """Parameters of a training step: the task's fixed protocol, the evaluator's seed, a deadline before the limit."""
+    return {
+        "seed": seed,
+        "epochs": spec.epochs,
+        "lr": spec.lr,
+        "batch": spec.batch,
+        "members": spec.members,
+        "seconds": DEADLINE_SHARE * seconds,
+    }
+
+
+def pretrain_step(folder: Path, params: dict[str, Any], seconds: float) -> Step:
+    """Pretrain a model from the files in `folder`."""
+    names = ("corpus.safetensors", "model_config.json", "tokenizer.json", "prompt.json")
+    inputs = {name: str(folder / name) for name in names}
+    outputs = {"model.safetensors": MODEL_BYTES, "config.json": 1 << 20}
+    return Step("pretrain", "pretrain", inputs, {**params, "seconds": DEADLINE_SHARE * seconds}, outputs, seconds)
+
+
+def features_step(model: Path, items: Path) -> Step:
+    """Hidden states and zero-shot prior of the strong model on the unlabelled items."""
+    inputs = {"model": str(model), "items.arrow": str(items)}
+    outputs = {"features.safetensors": FEATURE_BYTES, "prior.safetensors": PROBS_BYTES}
+    return Step("features", "features", inputs, {}, outputs, PREDICT_SECONDS)
+
+
+def truth_step(
+    name: str, entry: Literal["teacher", "ceiling"], inputs: dict[str, Path], params: dict[str, Any], seconds: float
+) -> Step:
+    """Train a teacher or a ceiling; `inputs` are `model`, `items.arrow` and `labels.safetensors`."""
+    paths = {key: str(path) for key, path in inputs.items()}
+    return Step(name, entry, paths, params, {"student.safetensors": STUDENT_BYTES}, seconds)
+
+
+def method_step(name: str, inputs: dict[str, Path], params: dict[str, Any], seconds: float) -> Step:
+    """Train a student by a method; `inputs` are `code`, `strong`, the unlabelled items, weak labels and shared work."""
+    paths = {key: str(path) for key, path in inputs.items()}
+    return Step(name, "method", paths, params, {"student.safetensors": STUDENT_BYTES}, seconds)
+
+
+def predict_step(name: str, trained: str, model: Path, items: Path) -> Step:
+    """Apply the student of step `trained` to an item file."""
+    inputs = {
+        "student.safetensors": f"@{trained}/student.safetensors",
+        "model": str(model),
+        "items.arrow": str(items),
+    }
+    return Step(name, "predict", inputs, {}, {"probs.safetensors": PROBS_BYTES}, PREDICT_SECONDS)

@@ -1,0 +1,353 @@
+"""The judge: prepares the task, answers submissions, seals, and keeps the books. Knows nothing of Ray.
+
+Promises:
+- A method is scored, never predictions: nothing that a caller passes is counted as an answer to an item.
+- A submission is journaled and paid for before anything runs; failures count; the same code gets the same answer.
+- After a restart at any point the next call goes on with what is missing: no lease is asked for under a new key, no
+  answer is charged twice, no record is written twice.
+- Truth stays in this process's memory, but for the files that a teacher's or ceiling's lease reads while it runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
+
+from actors.evaluator.answers import public_record
+from actors.evaluator.board import Board, level_pgr, rank_finalists
+from actors.evaluator.clerk import Clerk, record_method
+from actors.evaluator.counted import Payer
+from actors.evaluator.desk import Desk, Joiner, SchedulerApi
+from actors.evaluator.jobs import Sizes
+from actors.evaluator.pretrained import Pretrained, cache_root
+from actors.evaluator.records import Record, RecordBook, Signer
+from actors.evaluator.scoring import CAMPAIGN, gap_figures
+from actors.evaluator.sealing import (
+    Finalist,
+    declared,
+    record_finalists,
+    record_references,
+    run_domain,
+)
+from actors.evaluator.secret import Secret
+from actors.evaluator.shared import BASELINES_ACCOUNT, Tools
+from actors.evaluator.shelf import Shelf
+from actors.evaluator.source import Method, read_method
+from actors.evaluator.submissions import Submissions
+from actors.evaluator.tiers import TIERS, Tier
+from actors.evaluator.truth import TASK_VERSION, TruthError, Vault
+from actors.evaluator.workshop import Workshop
+from cluster.config import CampaignConfig
+from cluster.errors import RefusedError
+from cluster.journal import Journal
+from cluster.money import Caps, usd_from_decimal
+from cluster.names import RunPaths
+from cluster.objects import ObjectStore
+from cluster.store import Store
+from gpu_pool.weak_to_strong.domains import Domain
+from gpu_pool.weak_to_strong.methods import BASELINES, path_of
+
+DomainSource = Callable[[str], Domain]
+SCORE_ACCOUNT = "campaign/score"
+
+
+class Judge:
+    """The evaluator of one campaign."""
+
+    def __init__(
+        self,
+        paths: RunPaths,
+        config: CampaignConfig,
+        scheduler: SchedulerApi,
+        store: Store,
+        journal: Journal,
+        domains: DomainSource,
+    ) -> None:
+        """Re-reads everything from disk; draws the pools (a second at most)."""
+        self._paths, self._config, self._scheduler = paths, config, scheduler
+        self._store, self._journal = store, journal
+        paths.judge.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._secret = Secret.load_or_create(paths.judge / "secret.bin")
+        signer = Signer.load_or_create(paths.judge / "signing.key")
+        self._objects = ObjectStore(paths.objects)
+        self._shelf = Shelf(store, journal, self._secret)
+        self._desk = Desk(scheduler, store, paths.judge / "leases", paths.leases)
+        self._book = RecordBook(store, journal, signer)
+        self._submissions = Submissions(store, journal)
+        self._board = Board(store, journal)
+        self._join = Joiner()
+        self._price = usd_from_decimal(config.pool.usd_per_gpu_hour)
+        pinned: dict[str, str] = store.once("baselines", lambda _: self._pin_baselines())
+        self._baselines = {n: read_method(self._objects, sha, n, TASK_VERSION) for n, sha in pinned.items()}
+        self._domains = domains
+        self._workshops = {name: self._workshop(name) for name in config.task.domains}
+        for workshop in self._workshops.values():
+            self._check_data(workshop)
+        self._primary = self._workshops[config.task.domains[0]]
+        self._clerk = Clerk(
+            store,
+            scheduler,
+            self._secret,
+            config.scoring,
+            Sizes.of(config),
+            self._price,
+            self._primary,
+            self._submissions,
+            self._board,
+            self._book,
+        )
+        self._resumed = False
+        self._note = ""
+        (paths.root / "evaluator.pub").write_text(signer.public_hex + "\n", encoding="ascii")
+        store.once("started", lambda _: self._journal_start(signer.public_hex))
+
+    def _journal_start(self, public_key: str) -> bool:
+        commitment = {"secret_commitment": self._secret.commitment(), "public_key": public_key}
+        self._journal.append("evaluator_started", {**commitment, "task_version": TASK_VERSION})
+        return True
+
+    def _pin_baselines(self) -> dict[str, str]:
+        """Snapshots of the baselines; a campaign keeps those that it began with."""
+        return {name: self._objects.put_tree({"method.py": path_of(name).read_bytes()}) for name in BASELINES}
+
+    def _check_data(self, workshop: Workshop) -> None:
+        """The pools are those that the campaign began with. Raises `TruthError` when the library draws others now."""
+        begun = self._store.once(f"data/{workshop.domain}", lambda _: workshop.data_version)
+        if begun != workshop.data_version:
+            raise TruthError(
+                f"{workshop.domain}: the pools are not those that this campaign began with (data version {begun}, now "
+                f"{workshop.data_version}); resume it with the version of the library that began it"
+            )
+
+    def _workshop(self, name: str) -> Workshop:
+        domain = self._domains(name)
+        vault = Vault(self._secret, domain)
+        sizes = Sizes.of(self._config)
+        tools = Tools(vault, self._secret, self._desk, self._shelf, sizes, self._paths.judge / name)
+        cache = cache_root(self._config.pool.cache_dir)
+        models = Pretrained(domain, self._config.task.world_seed, cache, self._desk, self._shelf, sizes)
+        return Workshop(tools, models, self._objects, self._config.scoring, self._baselines, self._price)
+
+    # ---- prepare
+
+    async def prepare(self) -> dict[str, Any]:
+        """Models, teachers, ceilings and baselines of every tier that research needs; then the public files."""
+        return await self._join.once("prepare", self._prepare)
+
+    async def _prepare(self) -> dict[str, Any]:
+        if not self._prepared():
+            self._note = "preparing models, teachers and baselines"
+            first, *others = self._workshops.values()
+            payer = Payer(BASELINES_ACCOUNT, "baseline")
+            (dev, board), _ = await asyncio.gather(
+                asyncio.gather(first.bench("dev", payer), first.bench("board", payer)),
+                asyncio.gather(*(workshop.ready_models() for workshop in (first, *others))),
+            )
+            first.publish(self._paths.public)
+            with self._store.transaction():
+                for bench in (dev, board):
+                    record_references(self._book, bench)
+                self._board.start(board, self._config.scoring.board_limit)
+                figures = {"dev": gap_figures(dev), "board": gap_figures(board)}
+                event = {"domain": first.domain, "data_version": board.data_version, "figures": figures}
+                self._shelf.put("prepared", event, event)
+            self._note = ""
+            self._desk.sweep()
+        self._resume()
+        return {"prepared": True, "task": self._task()}
+
+    def _prepared(self) -> bool:
+        return self._shelf.get("prepared") is not None
+
+    def _resume(self) -> None:
+        """Go on with submissions that a predecessor left open, once."""
+        if self._resumed:
+            return
+        self._resumed = True
+        for submission in self._submissions.open_ones():
+            carry_out = partial(self._clerk.carry_out, submission)
+            work = self._join.once(_join_key(submission.tier, submission.method), carry_out)
+            task = asyncio.ensure_future(work)
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    # ---- submissions
+
+    async def submit(self, key: str, researcher: str, snapshot: str, name: str, tier: str) -> dict[str, Any]:
+        """Score a snapshot on `dev` or `board` and wait for the answer (see `answers`).
+
+        Raises `RefusedError`: bad_tier, unknown_snapshot, too_large, bad_method, closed (finalists are frozen),
+        tier_exhausted, over_budget, and whatever else the scheduler refuses with. Nothing is charged by a refusal of
+        this module; one answer is, from the moment that the scheduler takes it, whatever becomes of the run.
+        """
+        if tier not in ("dev", "board"):
+            raise RefusedError("bad_tier", f"tier {tier!r} takes no submissions; expected dev or board")
+        earlier = self._submissions.by_key(key)
+        if earlier is not None and earlier.state == "refused":
+            raise earlier.refusal()
+        method = read_method(self._objects, snapshot, name, TASK_VERSION)
+        chosen = cast(Tier, tier)
+        known = self._submissions.of_code(chosen, self._primary.domain, method.code_hash)
+        if known is not None and known.state == "answered":
+            return known.answer
+        if known is None and self._frozen() is not None:
+            raise RefusedError("closed", "the finalists are frozen: no more submissions in this campaign")
+        await self.prepare()
+        return await self._join.once(
+            _join_key(chosen, method), lambda: self._clerk.evaluate(key, researcher, method, chosen)
+        )
+
+    # ---- seal
+
+    def finalists(self) -> list[dict[str, Any]]:
+        """The frozen finalists, or those that would be frozen now."""
+        frozen = self._frozen()
+        return [finalist.to_dict() for finalist in (self._candidates() if frozen is None else frozen)]
+
+    def _candidates(self) -> list[Finalist]:
+        pairs = [
+            (s, self._book.get(s.record_id)) for tier in ("dev", "board") for s in self._submissions.answered(tier)
+        ]
+        scored = [(submission, record) for submission, record in pairs if record is not None]
+        holders = [record_id for record_id, _ in self._board.rungs()]
+        excluded = {method.code_hash for method in self._baselines.values()}
+        chosen = rank_finalists(scored, holders, excluded, self._config.scoring.finalists)
+        return [Finalist(submission.method, submission.researcher) for submission in chosen]
+
+    def _frozen(self) -> list[Finalist] | None:
+        body = self._shelf.get("finalists")
+        return None if body is None else [Finalist.from_dict(data) for data in body["finalists"]]
+
+    def _freeze(self) -> list[Finalist]:
+        with self._store.transaction():
+            frozen = self._frozen()
+            if frozen is None:
+                frozen = self._candidates()
+                tests = declared(frozen, sorted(self._baselines), sorted(self._workshops))
+                body = {"finalists": [finalist.to_dict() for finalist in frozen], "comparisons": tests}
+                self._journal.append("finalists_frozen", body)
+                self._shelf.put("finalists", body, {})
+        return frozen
+
+    async def seal(self) -> dict[str, Any]:
+        """Freeze the finalists, score them and the baselines on the sealed items of every domain, once."""
+        return await self._join.once("seal", self._seal)
+
+    async def _seal(self) -> dict[str, Any]:
+        stored = self._shelf.get("sealed")
+        if stored is not None:
+            return stored
+        await self.prepare()
+        finalists = self._freeze()
+        self._note = f"sealing {len(finalists)} finalists"
+        domains = await asyncio.gather(*(run_domain(w, finalists) for w in self._workshops.values()))
+        with self._store.transaction():
+            for sealed in domains:
+                record_references(self._book, sealed.bench)
+            records = record_finalists(self._book, domains, finalists)
+            task = {sealed.bench.domain: gap_figures(sealed.bench) for sealed in domains}
+            body = {"records": [r.record_id for r in records], "rows": self._rows(), "task": task}
+            self._journal.append("sealed", {"records": body["records"], "task": task})
+            self._shelf.put("sealed", body, {})
+        self._note = ""
+        self._desk.sweep()
+        return body
+
+    # ---- one method, for a person
+
+    async def score(self, key: str, snapshot: str, name: str, tier: str, domain: str) -> dict[str, Any]:
+        """Score one method on one tier of one domain, exactly, against its baselines; the record as plain data.
+
+        For a run directory without researchers: exact figures of a tier that a campaign still answers from would
+        wear it out. Raises `RefusedError`: bad_tier, unknown_domain, campaign_running, and those of a snapshot.
+        """
+        if tier not in TIERS:
+            raise RefusedError("bad_tier", f"tier {tier!r} is unknown; expected one of {', '.join(TIERS)}")
+        if domain not in self._workshops:
+            known = ", ".join(self._workshops)
+            raise RefusedError("unknown_domain", f"domain {domain!r} is not in this run; expected one of {known}")
+        if self._shelf.get("sealed") is None and any(self._submissions.used(t) for t in ("dev", "board")):
+            raise RefusedError("campaign_running", "this run still answers researchers; score in a run of its own")
+        method = read_method(self._objects, snapshot, name, TASK_VERSION)
+        chosen: Tier = tier
+        record_key = f"{tier}/{domain}/score/{method.code_hash}"
+        found = self._book.by_key(record_key)
+        if found is None:
+            for account in (BASELINES_ACCOUNT, SCORE_ACCOUNT):
+                await self._scheduler.open_account(f"evaluator/{account}", account, "campaign", Caps().to_dict())
+            workshop, payer = self._workshops[domain], Payer(SCORE_ACCOUNT, "full")
+            bench, (run,) = await asyncio.gather(
+                workshop.bench(chosen, Payer(SCORE_ACCOUNT, "baseline")), workshop.runs([method], chosen, payer)
+            )
+            with self._store.transaction():
+                record_references(self._book, bench)
+                found = record_method(self._book, record_key, bench, method, "", run)
+        return found.to_dict()
+
+    # ---- reading
+
+    def leaderboard(self) -> list[dict[str, Any]]:
+        """Public rows: after SEAL the sealed records by lower bound, before it baselines and holders of the board."""
+        sealed = self._shelf.get("sealed")
+        return self._rows() if sealed is None else cast(list[dict[str, Any]], sealed["rows"])
+
+    def _rows(self) -> list[dict[str, Any]]:
+        shown = [r for r in self._book.all() if r.tier in ("board", "seal")]
+        if any(record.tier == "seal" for record in shown):
+            shown = [record for record in shown if record.tier == "seal"]
+        holders = {record_id for record_id, _ in self._board.rungs()}
+        rows = [r for r in shown if r.tier == "seal" or r.researcher == CAMPAIGN or r.record_id in holders]
+        first = self._primary.domain
+        return sorted(self._public(rows), key=lambda row: (row["domain"] != first, row["domain"], -_lower(row)))
+
+    def record_summaries(self, record_ids: list[str]) -> list[dict[str, Any]]:
+        """The public side of records, for posts."""
+        return self._public(self._book.some(record_ids))
+
+    def _public(self, records: list[Record]) -> list[dict[str, Any]]:
+        answers = {s.record_id: s.answer for t in TIERS for s in self._submissions.answered(t)}
+        return [public_record(record, answers.get(record.record_id)) for record in records]
+
+    def record(self, record_id: str) -> dict[str, Any] | None:
+        """A whole record, exact figures included: for people and reports, not for researchers."""
+        found = self._book.get(record_id)
+        return None if found is None else found.to_dict()
+
+    def records(self) -> list[dict[str, Any]]:
+        """All whole records, oldest first: for people and reports, not for researchers."""
+        return [record.to_dict() for record in self._book.all()]
+
+    def _task(self) -> dict[str, Any]:
+        sealed, prepared = self._shelf.get("sealed"), self._shelf.get("prepared")
+        if sealed is not None:
+            return cast(dict[str, Any], sealed["task"])
+        return {} if prepared is None else {prepared["domain"]: prepared["figures"]["board"]}
+
+    def status(self) -> dict[str, Any]:
+        """Progress, wear of the tiers, the board's level, the task's gap. Nothing that a researcher may not know."""
+        scoring, ladder = self._config.scoring, self._board.state()
+        limits: dict[Tier, int] = {"dev": scoring.dev_limit, "board": scoring.board_limit}
+        level = None if ladder is None else level_pgr(self._primary.known_bench("board"), ladder.level)
+        return {
+            "note": self._note,
+            "prepared": self._prepared(),
+            "frozen": self._frozen() is not None,
+            "sealed": self._shelf.get("sealed") is not None,
+            "wear": {t: {"used": self._submissions.used(t), "limit": most} for t, most in limits.items()},
+            "open": len(self._submissions.open_ones()),
+            "best": None if level is None else f"PGR {level:.2f}",
+            "board": {"level": None if ladder is None else round(ladder.level, 4), "pgr": level},
+            "board_moved_us": self._board.moved_us(),
+            "task": self._task(),
+        }
+
+
+def _join_key(tier: Tier, method: Method) -> str:
+    return f"submission/{tier}/{method.code_hash}"
+
+
+def _lower(row: dict[str, Any]) -> float:
+    if row["interval"] is not None:
+        return float(row["interval"][0])
+    return -1e9 if row["pgr"] is None else float(row["pgr"])

@@ -1,0 +1,115 @@
+"""Pretrained models of a domain, in the node cache that all campaigns of a machine share.
+
+A model depends on the domain, its size, the public world seed and the library's source; that is its folder's name, so
+that a changed library never finds an old model. No secret and no truth is in it. Folders appear in full or not at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+import gpu_pool.weak_to_strong
+from actors.evaluator.desk import Desk, Joiner, Order
+from actors.evaluator.jobs import LEASE_SLACK_SECONDS, Sizes, pretrain_step
+from actors.evaluator.shelf import Shelf, Usage
+from gpu_pool.leases import Job
+from gpu_pool.weak_to_strong.domains import Domain, prepare_corpus, write_pretrain_inputs
+
+Which = Literal["strong", "weak"]
+_FILES = ("config.json", "model.safetensors", "tokenizer.json", "prompt.json")
+
+
+def library_version() -> str:
+    """A hash of the weak-to-strong library's source."""
+    root = Path(gpu_pool.weak_to_strong.__file__ or "").parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
+
+
+def cache_root(configured: str | None) -> Path:
+    """The node cache; by default under the user's cache directory."""
+    return Path(configured).expanduser() if configured else Path.home() / ".cache" / "aar-cluster"
+
+
+class Pretrained:
+    """The strong and the weak model of one domain."""
+
+    def __init__(self, domain: Domain, world_seed: int, cache: Path, desk: Desk, shelf: Shelf, sizes: Sizes) -> None:
+        self._domain = domain
+        self._home = cache / f"{domain.name}-{domain.spec.size}-{world_seed}-{library_version()}"
+        self._desk = desk
+        self._shelf = shelf
+        self._sizes = sizes
+        self._join = Joiner()
+        self._corpus_lock = asyncio.Lock()
+        self._corpus: Any = None
+
+    def folder(self, which: Which) -> Path:
+        """Where the model lies once it is there."""
+        return self._home / which
+
+    async def model(self, which: Which) -> Path:
+        """The model's folder, pretrained if the cache lacks it. Raises `WorkError`, `RefusedError`."""
+        return await self._join.once(which, lambda: self._model(which))
+
+    async def _model(self, which: Which) -> Path:
+        target = self.folder(which)
+        key = f"model/{self._home.name}/{which}"
+        cached = all((target / name).is_file() for name in _FILES)
+        usage = Usage((), 0, "A", "") if cached else await self._pretrain(which, key, target)
+        digest = hashlib.sha256((target / "model.safetensors").read_bytes()).hexdigest()
+        body = {"sha256": digest, "folder": str(target), "cached": cached, **usage.to_dict()}
+        self._shelf.put(key, body, body)
+        return target
+
+    async def _pretrain(self, which: Which, key: str, target: Path) -> Usage:
+        with self._desk.files(key) as folder:
+            params = await self._inputs(which, folder)
+            seconds = self._sizes.pretrain_seconds
+            order = Order(
+                label=key,
+                account="campaign/baselines",
+                kind="baseline",
+                gpus=self._sizes.gpus,
+                seconds=seconds + LEASE_SLACK_SECONDS,
+                memory_bytes=self._sizes.memory_bytes,
+                job=Job((pretrain_step(folder, params, seconds),)),
+            )
+            result = await self._desk.run(order)
+            outputs = result.step("pretrain").outputs
+            sources = {name: Path(outputs.get(name, folder / name)) for name in _FILES}
+            _install(sources, target)
+        return Usage.of([result])
+
+    async def _inputs(self, which: Which, folder: Path) -> dict[str, Any]:
+        """Write what pretraining reads; the corpus is generated once for both models."""
+        async with self._corpus_lock:
+            if self._corpus is None:
+                self._corpus = (await asyncio.to_thread(prepare_corpus, self._domain))["tokens"]
+        return await asyncio.to_thread(write_pretrain_inputs, self._domain, which, folder, self._corpus)
+
+
+def _install(sources: dict[str, Path], target: Path) -> None:
+    """Copy a finished model into the cache in one step; whoever came first wins."""
+    for folder in (target.parent.parent, target.parent):
+        if not folder.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o755)  # sandboxes read models through a bind of the cache, as another user
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
+    temporary.chmod(0o755)
+    for name, source in sources.items():
+        shutil.copyfile(source, temporary / name)
+        (temporary / name).chmod(0o644)
+    try:
+        temporary.rename(target)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if not all((target / name).is_file() for name in _FILES):
+            raise

@@ -1,0 +1,143 @@
+"""From runs to what may be said of a method: accuracy, PGR, comparisons, and the word for its standing.
+
+"beats X on D" is said only of sealed runs in a verified sandbox, with enough seeds and items, after Holm's correction
+over every comparison that was declared before the seal was broken. Everything else is a lesser word.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from actors.evaluator.records import Record, bounds, finite
+from actors.evaluator.shelf import ScoredRun
+from actors.evaluator.source import Method
+from actors.evaluator.statistics import Comparison, accuracy, compare, estimate_pgr
+from actors.evaluator.statistics.variance import Groups
+from actors.evaluator.tiers import Tier
+from cluster.money import gpu_cost
+
+BASELINE, REFERENCE = "baseline", "reference"
+AHEAD, TIED, BEHIND, UNVERIFIED = "ahead (not established)", "tied", "behind", "unverified"
+REFERENCE_BASELINE = "vanilla"
+CAMPAIGN = "campaign"
+ALPHA = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """Everything that a run on one tier of one domain is measured against; all share its items."""
+
+    domain: str
+    tier: Tier
+    groups: Groups
+    weak: ScoredRun
+    ceiling: ScoredRun
+    baselines: Mapping[str, tuple[Method, ScoredRun]]
+    data_version: str
+    usd_per_gpu_hour: int
+
+    @property
+    def items(self) -> int:
+        """Items of the tier."""
+        return int(self.weak.hits.shape[1])
+
+    def against_baselines(self, run: ScoredRun) -> dict[str, Comparison]:
+        """The run compared to each baseline, paired by item and teacher."""
+        return {name: compare(run.hits, other.hits, self.groups) for name, (_, other) in self.baselines.items()}
+
+    def above_ceiling(self, run: ScoredRun) -> bool:
+        """Whether the run is more than three standard errors above the ceiling: too good to pass without an audit."""
+        own, top = accuracy(run.hits, self.groups), accuracy(self.ceiling.hits, self.groups)
+        return own.value - top.value > 3 * math.hypot(own.se, top.se)
+
+
+def enough(seeds: int, items: int) -> bool:
+    """Whether a sealed run is large enough for a claim."""
+    return seeds >= 16 or (seeds >= 10 and items >= 1200)
+
+
+def standing(bench: Bench, run: ScoredRun, versus: str, comparison: Comparison, p: float) -> dict[str, Any]:
+    """The word for a comparison, with the numbers it rests on; `p` is adjusted for all comparisons of its family."""
+    interval = bounds(comparison.low, comparison.high)
+    above = interval is not None and interval[0] > 0
+    reason = ""
+    if run.usage.sandbox_grade != "A":
+        word, reason = UNVERIFIED, f"sandbox grade {run.usage.sandbox_grade}"
+    elif bench.above_ceiling(run):
+        word, reason = UNVERIFIED, "above the ceiling: to be audited"
+    elif bench.tier == "seal" and enough(*run.hits.shape) and p < ALPHA and above:
+        word = f"beats {versus} on {bench.domain}"
+    elif above:
+        word = AHEAD
+    else:
+        word = BEHIND if interval is not None and interval[1] < 0 else TIED
+    numbers = {"p": finite(p), "diff": comparison.difference, "interval": interval}
+    return {"word": word, "versus": versus, **numbers, "reason": reason}
+
+
+def fixed(word: str) -> dict[str, Any]:
+    """The standing of what others are measured against."""
+    return {"word": word, "versus": None, "p": None, "diff": None, "interval": None, "reason": ""}
+
+
+def draft_record(
+    bench: Bench, method: Method, researcher: str, run: ScoredRun, standings: list[dict[str, Any]]
+) -> Record:
+    """A record without number and signature; the first of `standings` gives its status."""
+    mean = accuracy(run.hits, bench.groups)
+    pgr, interval, how = _pgr(bench, method.name if standings[0]["word"] == REFERENCE else "", run)
+    usage = run.usage
+    return Record(
+        method=method.name,
+        researcher=researcher,
+        tier=bench.tier,
+        domain=bench.domain,
+        snapshot=method.snapshot,
+        code_hash=method.code_hash,
+        accuracy=mean.value,
+        accuracy_interval=bounds(mean.low, mean.high),
+        pgr=pgr,
+        interval=interval,
+        interval_method=how,
+        weak_accuracy=bench.weak.mean,
+        ceiling_accuracy=bench.ceiling.mean,
+        seeds=len(run.hits),
+        n=bench.items,
+        per_seed=run.per_seed,
+        failed_seeds=sorted(run.failures),
+        status=standings[0]["word"],
+        standing=standings[0],
+        comparisons=standings,
+        sandbox_grade=usage.sandbox_grade,
+        probe_hash=usage.probe_hash,
+        lease_ids=list(usage.lease_ids),
+        gpu_ms=usage.gpu_ms,
+        cost=gpu_cost(usage.gpu_ms, bench.usd_per_gpu_hour),
+        data_version=bench.data_version,
+    )
+
+
+def _pgr(bench: Bench, reference: str, run: ScoredRun) -> tuple[float | None, list[float] | None, str]:
+    """PGR, interval and its method; of weak and ceiling 0 and 1 by definition, where there is a gap."""
+    if reference:
+        gap = bench.ceiling.mean > bench.weak.mean
+        return (1.0 if reference == "ceiling" else 0.0) if gap else None, None, "by definition"
+    found = estimate_pgr(run.hits, bench.weak.hits, bench.ceiling.hits, bench.groups)
+    return finite(found.value) if found.defined else None, bounds(found.low, found.high), found.method
+
+
+def gap_figures(bench: Bench) -> dict[str, Any]:
+    """Weak and ceiling accuracy and their gap, each with seeds, n and interval, for people."""
+    weak, ceiling = accuracy(bench.weak.hits, bench.groups), accuracy(bench.ceiling.hits, bench.groups)
+    half = math.hypot(*(side.high - side.value for side in (weak, ceiling)))
+    gap = ceiling.value - weak.value
+    rows = {"weak": (weak.value, bounds(weak.low, weak.high), len(bench.weak.hits))}
+    rows["ceiling"] = (ceiling.value, bounds(ceiling.low, ceiling.high), len(bench.ceiling.hits))
+    rows["gap"] = (gap, bounds(gap - half, gap + half), min(len(bench.weak.hits), len(bench.ceiling.hits)))
+    return {
+        name: {"value": value, "interval": interval, "n": bench.items, "seeds": seeds}
+        for name, (value, interval, seeds) in rows.items()
+    }

@@ -1,0 +1,117 @@
+"""SEAL: the claim. Finalists are frozen first, then everything runs once on fresh teachers, seeds and items.
+
+Promises: the finalists and every comparison that will be tested stand in the journal before the first sealed run;
+Holm's correction is over all of them, in all domains; the result is computed once and then only read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from actors.evaluator.counted import Payer
+from actors.evaluator.records import Record, RecordBook
+from actors.evaluator.scoring import (
+    BASELINE,
+    CAMPAIGN,
+    REFERENCE,
+    REFERENCE_BASELINE,
+    Bench,
+    draft_record,
+    fixed,
+    standing,
+)
+from actors.evaluator.shelf import ScoredRun
+from actors.evaluator.source import Method
+from actors.evaluator.statistics import Comparison, holm
+from actors.evaluator.workshop import Workshop
+
+SEAL_ACCOUNT = "campaign/seal"
+BASELINE_PAYER = Payer(SEAL_ACCOUNT, "baseline")
+FINALIST_PAYER = Payer(SEAL_ACCOUNT, "full")
+
+
+@dataclass(frozen=True, slots=True)
+class Finalist:
+    """A frozen method and who submitted it."""
+
+    method: Method
+    researcher: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "code_hash": self.method.code_hash,
+            "snapshot": self.method.snapshot,
+            "name": self.method.name,
+            "researcher": self.researcher,
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Finalist:
+        """The inverse of `to_dict`."""
+        return cls(Method(data["snapshot"], data["code_hash"], data["name"]), data["researcher"])
+
+
+@dataclass(frozen=True, slots=True)
+class SealedDomain:
+    """The sealed runs of one domain, finalists in their frozen order."""
+
+    bench: Bench
+    runs: list[ScoredRun]
+
+
+def declared(finalists: Sequence[Finalist], baselines: Sequence[str], domains: Sequence[str]) -> list[list[str]]:
+    """Every comparison that SEAL will test: (code hash, baseline, domain)."""
+    return [[f.method.code_hash, name, domain] for domain in domains for f in finalists for name in baselines]
+
+
+async def run_domain(workshop: Workshop, finalists: Sequence[Finalist]) -> SealedDomain:
+    """Run baselines and finalists on the sealed items of one domain."""
+    methods = [finalist.method for finalist in finalists]
+    bench, runs = await asyncio.gather(
+        workshop.bench("seal", BASELINE_PAYER), workshop.runs(methods, "seal", FINALIST_PAYER)
+    )
+    return SealedDomain(bench, runs)
+
+
+def record_references(book: RecordBook, bench: Bench) -> list[Record]:
+    """Records of weak, ceiling and the baselines on a bench, written once."""
+    records = []
+    for name, run in (("weak", bench.weak), ("ceiling", bench.ceiling)):
+        draft = draft_record(bench, Method("", "", name), CAMPAIGN, run, [fixed(REFERENCE)])
+        records.append(book.add(f"{bench.tier}/{bench.domain}/reference/{name}", draft))
+    for name, (method, run) in bench.baselines.items():
+        draft = draft_record(bench, method, CAMPAIGN, run, [fixed(BASELINE)])
+        records.append(book.add(f"{bench.tier}/{bench.domain}/baseline/{name}", draft))
+    return records
+
+
+def standings(bench: Bench, run: ScoredRun, compared: dict[str, tuple[Comparison, float]]) -> list[dict[str, Any]]:
+    """The standing against each baseline, vanilla first; `compared` holds comparisons with their adjusted p."""
+    names = sorted(compared, key=lambda name: (name != REFERENCE_BASELINE, name))
+    return [standing(bench, run, name, *compared[name]) for name in names]
+
+
+def record_finalists(book: RecordBook, domains: Sequence[SealedDomain], finalists: Sequence[Finalist]) -> list[Record]:
+    """Records of all finalists in all domains, with one Holm correction over every declared comparison."""
+    tested = [
+        (number, index, name, comparison)
+        for number, sealed in enumerate(domains)
+        for index, run in enumerate(sealed.runs)
+        for name, comparison in sealed.bench.against_baselines(run).items()
+    ]
+    adjusted = holm([comparison.p for *_, comparison in tested])
+    compared: dict[tuple[int, int], dict[str, tuple[Comparison, float]]] = {}
+    for (number, index, name, comparison), p in zip(tested, adjusted, strict=True):
+        compared.setdefault((number, index), {})[name] = (comparison, p)
+    records = []
+    for number, sealed in enumerate(domains):
+        for index, (finalist, run) in enumerate(zip(finalists, sealed.runs, strict=True)):
+            found = standings(sealed.bench, run, compared[number, index])
+            draft = draft_record(sealed.bench, finalist.method, finalist.researcher, run, found)
+            key = f"seal/{sealed.bench.domain}/finalist/{finalist.method.code_hash}"
+            records.append(book.add(key, draft))
+    return records

@@ -1,0 +1,210 @@
+"""Shared work of one domain: what every method is measured with, done once and paid by the campaign.
+
+Features and prior of the unlabelled items, weak teachers with their labels, ceilings. Teachers are numbered by tier and
+serve all methods of that tier. Each piece is on the shelf when it is complete; what runs at the same time is only
+limited by what it needs: teachers need the weak model, features and ceilings the strong one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from actors.evaluator.desk import Desk, Joiner, Order, read_array, save_arrays, save_items
+from actors.evaluator.jobs import PREDICT_SECONDS, Sizes, features_step, predict_step, protocol, truth_step
+from actors.evaluator.pretrained import Pretrained
+from actors.evaluator.secret import Secret
+from actors.evaluator.sheets import Sheet, make_sheet
+from actors.evaluator.shelf import ScoredRun, Shelf, Usage
+from actors.evaluator.statistics.variance import Hits
+from actors.evaluator.tiers import Tier
+from actors.evaluator.truth import Vault
+from gpu_pool.leases import Job, LeaseResult, Step
+
+BASELINES_ACCOUNT = "campaign/baselines"
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What all work of a domain needs at hand."""
+
+    vault: Vault
+    secret: Secret
+    desk: Desk
+    shelf: Shelf
+    sizes: Sizes
+    folder: Path
+    """Private files that live as long as the campaign: unlabelled items, features, weak labels. No truth."""
+
+    @property
+    def domain(self) -> str:
+        """The domain's name."""
+        return self.vault.domain.name
+
+
+class SharedWork:
+    """Features, teachers and ceilings of one domain."""
+
+    def __init__(self, tools: Tools, models: Pretrained) -> None:
+        self._t = tools
+        self.models = models
+        self._join = Joiner()
+
+    @property
+    def items_file(self) -> Path:
+        """The unlabelled items (pool A, then pool B)."""
+        return self._t.folder / "items.arrow"
+
+    def weak_file(self, teacher: int) -> Path:
+        """A teacher's labels of the unlabelled items: `probs` (n, 2)."""
+        return self._t.folder / f"weak-{teacher}.safetensors"
+
+    @property
+    def features_file(self) -> Path:
+        """The strong model's hidden states of the unlabelled items."""
+        return self._t.folder / "features.safetensors"
+
+    @property
+    def prior_file(self) -> Path:
+        """The strong model's zero-shot opinion of the unlabelled items."""
+        return self._t.folder / "prior.safetensors"
+
+    def write_items(self) -> None:
+        """Write the unlabelled items; called before anything else, and the same every time."""
+        self._t.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not self.items_file.exists():
+            partial = self.items_file.with_suffix(".partial")
+            save_items(self._t.vault.unlabelled().items, partial)
+            partial.rename(self.items_file)
+
+    async def features(self) -> None:
+        """Have `features_file` and `prior_file` made."""
+        await self._join.once("features", self._features)
+
+    async def _features(self) -> None:
+        key = f"features/{self._t.domain}"
+        if self._t.shelf.get(key) is not None:
+            return
+        self.write_items()
+        step = features_step(await self.models.model("strong"), self.items_file)
+        result = await self._t.desk.run(self._order(key, BASELINES_ACCOUNT, PREDICT_SECONDS, (step,)))
+        for target in (self.features_file, self.prior_file):
+            partial = target.with_suffix(".partial")
+            shutil.copyfile(result.step("features").outputs[target.name], partial)
+            partial.chmod(0o600)
+            partial.rename(target)
+        usage = Usage.of([result]).to_dict()
+        self._t.shelf.put(key, usage, usage)
+        self._t.desk.discard([result])
+
+    async def teachers(self, tier: Tier, numbers: Sequence[int]) -> ScoredRun:
+        """Train the teachers of `tier` and score them on its items (one row each)."""
+        key = f"weak/{self._t.domain}/{tier}"
+        return await self._join.once(key, lambda: self._teachers(key, tier, list(numbers)))
+
+    async def _teachers(self, key: str, tier: Tier, numbers: list[int]) -> ScoredRun:
+        found = self._t.shelf.run(key)
+        if found is not None:
+            return found
+        self.write_items()
+        model = await self.models.model("weak")
+        chunks = self._t.sizes.chunks(numbers)
+        done = await asyncio.gather(*(self._teach(key, model, tier, chunk) for chunk in chunks))
+        results = [result for result, _ in done]
+        run = ScoredRun(np.concatenate([rows for _, rows in done]), {}, Usage.of(results))
+        self._t.shelf.put_run(key, run)
+        self._t.desk.discard(results)
+        return run
+
+    async def _teach(self, key: str, model: Path, tier: Tier, numbers: list[int]) -> tuple[LeaseResult, Hits]:
+        label = f"{key}/{numbers[0]}-{numbers[-1]}"
+        truth, split = self._t.vault.split("train_label"), self._t.vault.split(tier)
+        spec, seconds = self._t.vault.domain.spec.teacher, self._t.sizes.seed_seconds
+        sheets = {n: make_sheet(self._t.secret, split, "teacher", self._t.domain, tier, n) for n in numbers}
+        with self._t.desk.files(label) as folder:
+            save_items(truth.items, folder / "train.arrow")
+            save_arrays({"labels": truth.labels}, folder / "labels.safetensors")
+            inputs = {
+                "model": model,
+                "items.arrow": folder / "train.arrow",
+                "labels.safetensors": folder / "labels.safetensors",
+            }
+            steps: list[Step] = []
+            for n, sheet in sheets.items():
+                save_items(sheet.items, folder / f"sheet-{n}.arrow")
+                params = protocol(spec, self._t.secret.seed("teacher", self._t.domain, n), seconds)
+                steps.append(truth_step(f"teacher-{n}-train", "teacher", inputs, params, seconds))
+                steps.append(predict_step(f"teacher-{n}-pool", steps[-1].name, model, self.items_file))
+                steps.append(
+                    predict_step(f"teacher-{n}-sheet", f"teacher-{n}-train", model, folder / f"sheet-{n}.arrow")
+                )
+            order = self._order(label, BASELINES_ACCOUNT, self._t.sizes.lease_seconds(len(numbers)), tuple(steps))
+            result = await self._t.desk.run(order)
+        rows = []
+        for n, sheet in sheets.items():
+            probs = read_array(result.step(f"teacher-{n}-pool"), "probs.safetensors", "probs").astype(np.float32)
+            save_arrays({"probs": probs}, self.weak_file(n))
+            answers = read_array(result.step(f"teacher-{n}-sheet"), "probs.safetensors", "probs")
+            rows.append(sheet.hits(answers, split))
+        return result, np.stack(rows)
+
+    async def ceilings(self, numbers: Sequence[int], tiers: Sequence[Tier], account: str) -> None:
+        """Train ceilings on the truth of the unlabelled items and score them on the items of each of `tiers`."""
+        key = f"ceiling/{self._t.domain}/{'+'.join(tiers)}"
+        await self._join.once(key, lambda: self._ceilings(key, list(numbers), list(tiers), account))
+
+    async def _ceilings(self, key: str, numbers: list[int], tiers: list[Tier], account: str) -> None:
+        if all(self.ceiling(tier) is not None for tier in tiers):
+            return
+        self.write_items()
+        model = await self.models.model("strong")
+        chunks = self._t.sizes.chunks(numbers)
+        done = await asyncio.gather(*(self._ceil(key, model, tiers, chunk, account) for chunk in chunks))
+        results = [result for result, _ in done]
+        for tier in tiers:
+            hits = np.concatenate([rows[tier] for _, rows in done])
+            self._t.shelf.put_run(f"ceiling/{self._t.domain}/{tier}", ScoredRun(hits, {}, Usage.of(results)))
+        self._t.desk.discard(results)
+
+    def ceiling(self, tier: Tier) -> ScoredRun | None:
+        """The ceilings' score on a tier, if it is known."""
+        return self._t.shelf.run(f"ceiling/{self._t.domain}/{tier}")
+
+    async def _ceil(
+        self, key: str, model: Path, tiers: list[Tier], numbers: list[int], account: str
+    ) -> tuple[LeaseResult, dict[Tier, Hits]]:
+        label = f"{key}/{numbers[0]}-{numbers[-1]}"
+        truth, spec, seconds = self._t.vault.unlabelled(), self._t.vault.domain.spec.student, self._t.sizes.seed_seconds
+        sheets: dict[tuple[int, Tier], Sheet] = {
+            (n, tier): make_sheet(self._t.secret, self._t.vault.split(tier), "ceiling", self._t.domain, tier, n)
+            for n in numbers
+            for tier in tiers
+        }
+        with self._t.desk.files(label) as folder:
+            save_arrays({"labels": truth.labels}, folder / "labels.safetensors")
+            inputs = {"model": model, "items.arrow": self.items_file}
+            inputs["labels.safetensors"] = folder / "labels.safetensors"
+            steps: list[Step] = []
+            for n in numbers:
+                params = protocol(spec, self._t.secret.seed("ceiling", self._t.domain, n), seconds)
+                steps.append(truth_step(f"ceiling-{n}-train", "ceiling", inputs, params, seconds))
+                for tier in tiers:
+                    file = folder / f"sheet-{n}-{tier}.arrow"
+                    save_items(sheets[n, tier].items, file)
+                    steps.append(predict_step(f"ceiling-{n}-{tier}", f"ceiling-{n}-train", model, file))
+            order = self._order(label, account, self._t.sizes.lease_seconds(len(numbers)), tuple(steps))
+            result = await self._t.desk.run(order)
+        rows: dict[Tier, list[Hits]] = {tier: [] for tier in tiers}
+        for (n, tier), sheet in sheets.items():
+            answers = read_array(result.step(f"ceiling-{n}-{tier}"), "probs.safetensors", "probs")
+            rows[tier].append(sheet.hits(answers, self._t.vault.split(tier)))
+        return result, {tier: np.stack(found) for tier, found in rows.items()}
+
+    def _order(self, label: str, account: str, seconds: float, steps: tuple[Step, ...]) -> Order:
+        sizes = self._t.sizes
+        return Order(label, account, "baseline", sizes.gpus, seconds, sizes.memory_bytes, Job(steps))

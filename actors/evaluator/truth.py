@@ -1,0 +1,140 @@
+"""The vault: the pools of one domain, drawn from the secret, with their labels in memory and nowhere else.
+
+Promises: the same secret and world always give the same pools; no prompt occurs in two splits; no item occurs twice;
+the text of a vault or a split shows no label. Labels leave only through `Split.labels`, which the judge's own modules
+read to score, and to write the short-lived files that teachers and ceilings train on.
+
+    train_label   truth of the weak teachers
+    pool_a        unlabelled, shown to researchers
+    pool_b        unlabelled, never shown; counted runs train on both
+    dev, board, seal   scored items of the three tiers; only the predict step ever reads them
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from actors.evaluator.secret import Secret
+from actors.evaluator.statistics.variance import Groups
+from cluster.errors import AarError
+from cluster.wire import pack
+from gpu_pool.weak_to_strong.domains import Domain
+from gpu_pool.weak_to_strong.items import ItemSet
+
+Labels = npt.NDArray[np.int8]
+SPLITS = ("train_label", "pool_a", "pool_b", "dev", "board", "seal")
+TASK_VERSION = "weak-to-strong-1"
+_ROUNDS = 20
+
+
+class TruthError(AarError):
+    """A domain cannot give enough distinct items."""
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Items (n), their labels (n,) 0 or 1, and a group number (n,) shared by items with the same prompt."""
+
+    name: str
+    items: ItemSet = field(repr=False)
+    labels: Labels = field(repr=False)
+    groups: Groups = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+class Vault:
+    """All pools of one domain."""
+
+    def __init__(self, secret: Secret, domain: Domain) -> None:
+        """Draw every pool (well under a second). Raises `TruthError` when the world is too small for its sizes."""
+        self.domain = domain
+        self._secret = secret
+        self._splits: dict[str, Split] = {}
+        used: set[str] = set()
+        for name, size in split_sizes(domain).items():
+            split = self._draw(name, size, used)
+            used.update(split.items.prompts)
+            self._splits[name] = split
+
+    def __repr__(self) -> str:
+        return f"Vault({self.domain.name})"
+
+    def split(self, name: str) -> Split:
+        """A split by name. Raises `KeyError`."""
+        return self._splits[name]
+
+    def unlabelled(self) -> Split:
+        """What counted runs train on: pool A, then pool B."""
+        a, b = self._splits["pool_a"], self._splits["pool_b"]
+        items = ItemSet(
+            a.items.kind,
+            a.items.ids + b.items.ids,
+            a.items.prompts + b.items.prompts,
+            a.items.firsts + b.items.firsts,
+            a.items.seconds + b.items.seconds,
+        )
+        groups = np.concatenate([a.groups, b.groups + int(a.groups.max()) + 1])
+        return Split("unlabelled", items, np.concatenate([a.labels, b.labels]), groups)
+
+    def data_version(self) -> str:
+        """What a record was measured on: a hash of task version, world, and every item and label.
+
+        Labels enter through a keyed hash, so that nobody can test a guess against it.
+        """
+        digest = hashlib.sha256(pack([TASK_VERSION, repr(self.domain.spec), self._secret.commitment()]))
+        for name, split in self._splits.items():
+            items = split.items
+            texts = sorted(zip(items.ids, items.prompts, items.firsts, items.seconds, strict=True))
+            labels = hashlib.sha256(split.labels.tobytes()).hexdigest()
+            digest.update(pack([name, [list(row) for row in texts]]))
+            digest.update(self._secret.draw("labels", self.domain.name, name, labels))
+        return digest.hexdigest()[:16]
+
+    def _draw(self, name: str, size: int, used: set[str]) -> Split:
+        """`size` items whose prompts are not in `used`, in secret order, so that position tells nothing."""
+        kept: list[tuple[ItemSet, Labels]] = []
+        count, seen = 0, set[str]()
+        for number in range(_ROUNDS):
+            seed = self._secret.draw("pool", self.domain.name, name, number)
+            items, labels = self.domain.sample(size + size // 8, seed)
+            fresh = _fresh(items, used, seen)[: size - count]
+            kept.append((items.take(fresh), labels[fresh]))
+            count += len(fresh)
+            if count == size:
+                return self._shuffled(name, kept)
+        raise TruthError(
+            f"{self.domain.name}: only {count} of {size} distinct items for {name}; the world is too small"
+        )
+
+    def _shuffled(self, name: str, kept: list[tuple[ItemSet, Labels]]) -> Split:
+        items = ItemSet.of([item for part, _ in kept for item in part])
+        labels = np.concatenate([part for _, part in kept])
+        order = self._secret.generator("pool order", self.domain.name, name).permutation(len(items))
+        items = items.take(order)
+        _, groups = np.unique(np.array(items.prompts), return_inverse=True)
+        return Split(name, items, labels[order].astype(np.int8), groups.astype(np.int64))
+
+
+def split_sizes(domain: Domain) -> dict[str, int]:
+    """Items of each split: half of the unlabelled ones are shown; DEV is half as large as BOARD and SEAL."""
+    spec = domain.spec
+    shown = spec.unlabelled // 2
+    sizes = (spec.labelled, shown, spec.unlabelled - shown, spec.test // 2, spec.test, spec.test)
+    return dict(zip(SPLITS, sizes, strict=True))
+
+
+def _fresh(items: ItemSet, used: set[str], seen: set[str]) -> npt.NDArray[np.int64]:
+    """Positions of items that no other split and no earlier item of this one has; `seen` is extended."""
+    positions, pair = [], items.kind == "pair"
+    for index, (prompt, first, second) in enumerate(zip(items.prompts, items.firsts, items.seconds, strict=True)):
+        key = "\n".join((prompt, second, first) if pair and second < first else (prompt, first, second))
+        if prompt not in used and key not in seen:
+            seen.add(key)
+            positions.append(index)
+    return np.array(positions, dtype=np.int64)

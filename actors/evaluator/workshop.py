@@ -1,0 +1,149 @@
+"""One domain's whole scoring machinery: from pretrained models to the bench that methods are measured on.
+
+Everything is asked for at once and waits only for what it needs: teachers for the weak model; features and ceilings for
+the strong one; baselines for both. A campaign that stopped anywhere goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import load_file, save_file
+
+from actors.evaluator.counted import CountedRuns, Payer
+from actors.evaluator.pretrained import Pretrained
+from actors.evaluator.scoring import Bench
+from actors.evaluator.shared import SharedWork, Tools
+from actors.evaluator.shelf import ScoredRun
+from actors.evaluator.source import Method
+from actors.evaluator.tiers import Tier, ceilings_of, teachers_of
+from cluster.config import Scoring
+from cluster.objects import ObjectStore
+
+_CEILING_TIERS: dict[Tier, tuple[Tier, ...]] = {"dev": ("dev", "board"), "board": ("dev", "board"), "seal": ("seal",)}
+_DESCRIPTION = {
+    "pair": "Which of two answers is better? Label 1: the second one.",
+    "binary": "Is this work right? Label 1: it is.",
+}
+
+
+class Workshop:
+    """All scored work of one domain. `baselines` maps names to the methods that others are compared with."""
+
+    def __init__(
+        self,
+        tools: Tools,
+        models: Pretrained,
+        objects: ObjectStore,
+        scoring: Scoring,
+        baselines: dict[str, Method],
+        usd_per_gpu_hour: int,
+    ) -> None:
+        self._t = tools
+        self._scoring = scoring
+        self._price = usd_per_gpu_hour
+        self.data_version = tools.vault.data_version()
+        self.models = models
+        self.shared = SharedWork(tools, models)
+        self.counted = CountedRuns(tools, self.shared, objects)
+        self.baselines = baselines
+
+    @property
+    def domain(self) -> str:
+        """The domain's name."""
+        return self._t.domain
+
+    def baselines_of(self, tier: Tier) -> dict[str, Method]:
+        """What `tier` compares with: DEV only shows vanilla, the others need all."""
+        return {k: m for k, m in self.baselines.items() if tier != "dev" or k == "vanilla"}
+
+    async def ready_models(self) -> None:
+        """Both models and the teachers of SEAL: what may be done ahead for a domain that only SEAL visits."""
+        await asyncio.gather(self.models.model("strong"), self.models.model("weak"), self.teachers("seal"))
+
+    async def teachers(self, tier: Tier) -> ScoredRun:
+        """The teachers of a tier."""
+        return await self.shared.teachers(tier, teachers_of(tier, self._scoring))
+
+    async def runs(self, methods: Sequence[Method], tier: Tier, payer: Payer) -> list[ScoredRun]:
+        """Counted runs of `methods` on `tier`, in their order."""
+        weak, _ = await asyncio.gather(self.teachers(tier), self.shared.features())
+        numbers = teachers_of(tier, self._scoring)
+        return await asyncio.gather(*(self.counted.run(m, tier, numbers, weak, payer) for m in methods))
+
+    async def bench(self, tier: Tier, payer: Payer) -> Bench:
+        """What runs on `tier` are measured against; made if it is not known."""
+        methods = list(self.baselines_of(tier).values())
+        tiers = _CEILING_TIERS[tier]
+        await asyncio.gather(
+            self.runs(methods, tier, payer), self.shared.ceilings(ceilings_of(tier), tiers, payer.account)
+        )
+        return self.known_bench(tier)
+
+    def known_bench(self, tier: Tier) -> Bench:
+        """The bench of a tier that was made before."""
+        found = self.bench_of(tier)
+        assert found is not None, "a tier is prepared before it is used"
+        return found
+
+    def bench_of(self, tier: Tier) -> Bench | None:
+        """The bench of `tier` if all of it is on the shelf."""
+        weak = self._t.shelf.run(f"weak/{self.domain}/{tier}")
+        ceiling = self.shared.ceiling(tier)
+        runs = {k: (m, self.counted.found(m.code_hash, tier)) for k, m in self.baselines_of(tier).items()}
+        complete = {k: (m, run) for k, (m, run) in runs.items() if run is not None}
+        if weak is None or ceiling is None or len(complete) < len(runs):
+            return None
+        return Bench(
+            domain=self.domain,
+            tier=tier,
+            groups=self._t.vault.split(tier).groups,
+            weak=weak,
+            ceiling=ceiling,
+            baselines=complete,
+            data_version=self.data_version,
+            usd_per_gpu_hour=self._price,
+        )
+
+    def publish(self, public: Path) -> None:
+        """Write what researchers may see: pool A, the labels of teacher 0, features, prior, and a description."""
+        target = public / self.domain
+        if (target / "task.json").exists():
+            return
+        target.mkdir(parents=True, exist_ok=True)
+        for folder in (public, target):
+            folder.chmod(0o755)
+        shown = self._t.vault.split("pool_a").items
+        shown.save(target / "items.arrow")
+        shared = {
+            "weak.safetensors": self.shared.weak_file(0),
+            "features.safetensors": self.shared.features_file,
+            "prior.safetensors": self.shared.prior_file,
+        }
+        for name, source in shared.items():
+            save_file({k: v[: len(shown)].copy() for k, v in load_file(source).items()}, target / name)
+        for path in target.iterdir():
+            path.chmod(0o644)
+        partial = target / ".task.partial"
+        partial.write_text(json.dumps(self._task(len(shown), sorted(shared)), indent=1), encoding="utf-8")
+        partial.chmod(0o644)
+        partial.rename(target / "task.json")
+
+    def _task(self, n_items: int, files: list[str]) -> dict[str, Any]:
+        domain, student = self._t.vault.domain, self._t.vault.domain.spec.student
+        return {
+            "domain": domain.name,
+            "kind": domain.kind,
+            "n_items": n_items,
+            "description": _DESCRIPTION[domain.kind],
+            "pgr": "(transfer - weak) / (ceiling - weak): accuracy of the student between that of its weak teacher "
+            "and that of the strong model trained on truth, on items that no method sees",
+            "files": ["items.arrow", *files],
+            "strong_model": str(self.models.folder("strong")),
+            "protocol": {"epochs": student.epochs, "lr": student.lr, "batch": student.batch},
+            "data_version": self.data_version,
+        }

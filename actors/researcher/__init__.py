@@ -1,0 +1,1 @@
+"""The automated alignment researcher: a loop of observing, deciding and acting, resumable at any point."""

@@ -1,0 +1,63 @@
+"""A researcher's account in the ledger: opened once, charged for wall time, asked for its balance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from actors.researcher.tools.apis import SchedulerApi
+from cluster.errors import RefusedError
+from cluster.money import DIMENSIONS, Caps
+
+ROOT = "campaign"
+CHILDREN = ("gpu", "evaluations")
+
+
+def account_name(researcher: str) -> str:
+    """`campaign/researcher/<id>`; pilots are paid by its child `gpu`, counted runs by `evaluations`."""
+    return f"campaign/researcher/{researcher}"
+
+
+class Account:
+    """The account of `researcher` with its children, kept by `scheduler`."""
+
+    def __init__(self, scheduler: SchedulerApi, researcher: str, caps: Caps) -> None:
+        self._scheduler = scheduler
+        self._caps = caps
+        self.name = account_name(researcher)
+
+    async def open(self) -> None:
+        """Open the account and its children; the same again changes nothing."""
+        no_caps = Caps().to_dict()
+        await self._scheduler.open_account(f"open/{self.name}", self.name, ROOT, self._caps.to_dict())
+        for child in CHILDREN:
+            name = f"{self.name}/{child}"
+            await self._scheduler.open_account(f"open/{name}", name, self.name, no_caps)
+
+    async def balance(self) -> dict[str, Any]:
+        """`spent`, `reserved`, `caps`, `left`, and `exhausted`: dimensions spent for good, here or by the campaign.
+
+        What others have merely reserved may come back, so that nothing `left` does not mean `exhausted`.
+        """
+        own = await self._scheduler.balance(self.name)
+        campaign = await self._scheduler.balance(ROOT)
+        gone = [d for d in DIMENSIONS if _spent(own, d) or _spent(campaign, d)]
+        return {**own, "exhausted": gone}
+
+    async def charge_wall(self, key: str, wall_ms: int) -> None:
+        """Charge wall time; when it is more than what is left, what is left. Never raises `RefusedError`."""
+        for amount, suffix in ((wall_ms, ""), (None, "/rest")):
+            if amount is None:
+                left = (await self._scheduler.balance(self.name))["left"].get("wall_ms")
+                amount = min(wall_ms, left or 0)
+            if amount <= 0:
+                return
+            try:
+                await self._scheduler.spend(key + suffix, self.name, {"wall_ms": amount}, "wall time")
+            except RefusedError:
+                continue
+            return
+
+
+def _spent(balance: dict[str, Any], dimension: str) -> bool:
+    cap = balance["caps"].get(dimension)
+    return cap is not None and balance["spent"].get(dimension, 0) >= cap

@@ -1,0 +1,136 @@
+"""The Ray shell of a researcher: it opens the store, ties the tools to the offices, and runs the loop.
+
+Imports no torch: a team of researchers must fit beside the training that they order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from actors.researcher.account import Account
+from actors.researcher.brains.base import make_brain
+from actors.researcher.loop import Profile, Researcher
+from actors.researcher.progress import Progress
+from actors.researcher.tools import Context, make_toolbox
+from actors.researcher.transcript import Transcript
+from actors.researcher.workspace import Workspace
+from cluster.config import CampaignConfig, validate
+from cluster.errors import AarError
+from cluster.journal import Journal
+from cluster.names import RunPaths, actor_name
+from cluster.remote import Remote
+from cluster.store import Store
+
+FIRST_RESEARCHER_UID = 65001
+"""Shell sandboxes of researcher n run under this uid plus n; slots use those from 64001."""
+TRANSPORT: tuple[type[Exception], ...] = (RayError,)
+
+
+@ray.remote(max_restarts=-1, max_task_retries=-1)
+class ResearcherActor:
+    """One researcher; all state is read again from `run_dir` after a restart, and `run` then resumes."""
+
+    def __init__(self, run_dir: str, config: dict[str, Any], researcher_id: str) -> None:
+        self._id = researcher_id
+        self._paths = RunPaths(Path(run_dir).absolute())
+        self._config = validate(config)
+        self._store = Store(self._paths.researcher_db(researcher_id))
+        self._transcript = Transcript(self._store, Journal(self._store), researcher_id)
+        campaign = self._paths.root.name
+        self._scheduler = Remote(actor_name(campaign, "scheduler"))
+        self._forum = Remote(actor_name(campaign, "forum"))
+        self._evaluator = Remote(actor_name(campaign, "evaluator"))
+        caps = self._config.budget.researcher.caps()
+        self._account = Account(self._scheduler, researcher_id, caps)
+        self._opening = asyncio.Lock()
+        self._researcher: Researcher | None = None
+
+    async def run(self) -> dict[str, Any]:
+        """Work to the end and return the summary; idempotent, resumes after a restart."""
+        async with self._opening:
+            if self._researcher is None:
+                await self._account.open()
+                self._researcher = self._build()
+        return await self._researcher.run()
+
+    async def stop(self, reason: str = "the research phase is over") -> None:
+        """End after the running call."""
+        if self._researcher is not None:
+            await self._researcher.stop(reason)
+        elif self._transcript.fact("ended") is None:
+            self._transcript.set_fact("stop", {"reason": reason})
+
+    async def status(self) -> dict[str, Any]:
+        """State, turn, last action, counts and best score."""
+        if self._researcher is None:
+            progress = Progress.of(self._transcript.history).to_dict()
+            return {"state": self._state(), "turn": self._transcript.next_turn(), "last_action": "", **progress}
+        return self._researcher.status()
+
+    async def head(self) -> dict[str, Any]:
+        """The head of the researcher's journal, for the director's anchors."""
+        seq, digest = Journal(self._store).head()
+        return {"seq": seq, "hash": digest}
+
+    def __repr__(self) -> str:
+        return f"AAR({self._id}, {self._state()})"
+
+    def _state(self) -> str:
+        if self._researcher is not None:
+            return self._researcher.state
+        return "ended" if self._transcript.fact("ended") is not None else "idle"
+
+    def _build(self) -> Researcher:
+        config, stopping = self._config, asyncio.Event()
+        number = config.researcher_ids().index(self._id)
+        home = self._paths.workspace(self._id)
+        public = self._paths.public / config.task.domains[0]
+        ctx = Context(
+            researcher=self._id,
+            account=self._account.name,
+            config=config,
+            workspace=Workspace(home, home.parent / "private", FIRST_RESEARCHER_UID + number),
+            public=str(public),
+            task=_read_task(public / "task.json"),
+            scheduler=self._scheduler,
+            forum=self._forum,
+            evaluator=self._evaluator,
+            sandbox_uid=FIRST_RESEARCHER_UID + number,
+            failures=TRANSPORT,
+            stopping=stopping,
+        )
+        toolbox = make_toolbox(ctx)
+        brain = make_brain(config, self._id, toolbox.describe())
+        profile = _profile(config, self._id, ctx, str(home))
+        return Researcher(
+            profile, brain, toolbox, self._transcript, self._account, self._forum, TRANSPORT, stopping=stopping
+        )
+
+
+def _profile(config: CampaignConfig, researcher: str, ctx: Context, home: str) -> Profile:
+    number = 0 if config.researchers.identical else config.researcher_ids().index(researcher)
+    return Profile(
+        researcher=researcher,
+        direction=config.researchers.directions[number].text,
+        task=ctx.task,
+        max_turns=config.researchers.max_turns,
+        seconds=config.research.minutes * 60,
+        forum=config.forum.enabled,
+        workspace=home,
+    )
+
+
+def _read_task(path: Path) -> dict[str, Any]:
+    try:
+        task = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AarError(f"the task is not prepared: {path}: {error}") from error
+    if not isinstance(task, dict):
+        raise AarError(f"the task is not prepared: {path} holds no object")
+    return task

@@ -1,0 +1,1 @@
+"""What decides a researcher's next action."""

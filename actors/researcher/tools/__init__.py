@@ -1,0 +1,54 @@
+"""The tools of a researcher. `TOOLS` is the one list of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from actors.researcher.tools.apis import EvaluatorApi, ForumApi, SchedulerApi
+from actors.researcher.tools.base import Args, Context, Tool, ToolBox
+from actors.researcher.tools.code import CodeDiff, CodeFetch, CodePush
+from actors.researcher.tools.control import Budget, Finish, Wait
+from actors.researcher.tools.files import ListFiles, ReadFile, WriteFile
+from actors.researcher.tools.forum import ForumClaim, ForumClaims, ForumPost, ForumRead, ForumSearch
+from actors.researcher.tools.pilot import RunPilot
+from actors.researcher.tools.scoring import Leaderboard, Submit
+from actors.researcher.tools.shell import Bash
+
+TOOLS: tuple[type[Tool[Any]], ...] = (
+    Bash,
+    WriteFile,
+    ReadFile,
+    ListFiles,
+    RunPilot,
+    Submit,
+    Leaderboard,
+    ForumPost,
+    ForumRead,
+    ForumSearch,
+    ForumClaim,
+    ForumClaims,
+    CodePush,
+    CodeFetch,
+    CodeDiff,
+    Budget,
+    Wait,
+    Finish,
+)
+
+
+def make_toolbox(ctx: Context) -> ToolBox:
+    """All tools that this campaign offers."""
+    return ToolBox(ctx, [tool() for tool in TOOLS])
+
+
+__all__ = [
+    "TOOLS",
+    "Args",
+    "Context",
+    "EvaluatorApi",
+    "ForumApi",
+    "SchedulerApi",
+    "Tool",
+    "ToolBox",
+    "make_toolbox",
+]

@@ -1,0 +1,73 @@
+"""What a researcher asks of the offices, as protocols: in a campaign they are named actors, in a test plain objects.
+
+Every call that changes something carries an idempotency key; a refusal is a `RefusedError`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+
+class SchedulerApi(Protocol):
+    """The ledger and the queue."""
+
+    async def run(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Carry out a `LeaseRequest` and wait for its `LeaseResult`; the request's key makes it idempotent."""
+
+    async def open_account(self, key: str, account: str, parent: str | None, caps: dict[str, Any]) -> Any:
+        """Open an account under its parent."""
+
+    async def spend(self, key: str, account: str, amounts: dict[str, int], note: str) -> Any:
+        """Reserve and settle at once."""
+
+    async def balance(self, account: str) -> dict[str, Any]:
+        """`spent`, `reserved`, `caps` and `left` of an account."""
+
+
+class ForumApi(Protocol):
+    """Posts and the code store."""
+
+    async def post(self, key: str, author: str, draft: dict[str, Any]) -> dict[str, Any]:
+        """Publish."""
+
+    async def read(self, post_id: str) -> dict[str, Any]:
+        """One post."""
+
+    async def unread(self, reader: str, limit: int) -> list[dict[str, Any]]:
+        """Posts of others beyond the reader's cursor, oldest first."""
+
+    async def ack(self, reader: str, seq: int) -> Any:
+        """Move the reader's cursor forward."""
+
+    async def search(self, query: str, limit: int) -> list[dict[str, Any]]:
+        """Posts by words."""
+
+    async def claims(self) -> list[dict[str, Any]]:
+        """Claims that hold now."""
+
+    async def push_code(
+        self, key: str, author: str, files: dict[str, str], parent: str | None, note: str
+    ) -> dict[str, Any]:
+        """Keep a snapshot; `snapshot` is its sha256."""
+
+    async def fetch_code(self, sha: str) -> dict[str, str]:
+        """The files of a snapshot."""
+
+    async def lineage(self, sha: str) -> list[dict[str, Any]]:
+        """A snapshot and its ancestors, nearest first."""
+
+    async def diff(self, sha_a: str, sha_b: str) -> str:
+        """A unified diff between two snapshots."""
+
+    async def sync(self, reader: str, directory: str) -> dict[str, Any]:
+        """Bring `<directory>/forum/` up to date."""
+
+
+class EvaluatorApi(Protocol):
+    """Scores."""
+
+    async def submit(self, key: str, researcher: str, snapshot: str, name: str, tier: str) -> dict[str, Any]:
+        """Score a snapshot on `dev` or `board` and wait for the answer."""
+
+    async def leaderboard(self) -> list[dict[str, Any]]:
+        """Rows of the board."""

@@ -1,0 +1,129 @@
+"""What a tool is, and the box that runs them.
+
+Promise: `ToolBox.run` always answers with a `ToolResult`. A bad argument, a refusal of an office, a missing file,
+an office that does not answer: each becomes a result with a reason, because none of them may end a researcher.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from actors.researcher.tools.apis import EvaluatorApi, ForumApi, SchedulerApi
+from actors.researcher.types import ToolCall, ToolResult
+from actors.researcher.workspace import Workspace
+from cluster.config import CampaignConfig
+from cluster.errors import AarError, RefusedError
+
+log = logging.getLogger(__name__)
+MAX_MESSAGE = 2000
+
+
+class Args(BaseModel):
+    """Base of tool arguments: unknown ones are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, str_max_length=1 << 19)
+
+
+A = TypeVar("A", bound=Args)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What tools work with: who asks, who pays, where files are, and the offices."""
+
+    researcher: str
+    account: str
+    config: CampaignConfig
+    workspace: Workspace
+    public: str
+    task: dict[str, Any]
+    scheduler: SchedulerApi
+    forum: ForumApi
+    evaluator: EvaluatorApi
+    sandbox_uid: int = 64001
+    failures: tuple[type[Exception], ...] = field(default=())
+    """Errors of the transport (Ray's) that count as "the office did not answer"."""
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the researcher was told to stop."""
+
+
+class Tool(Generic[A]):
+    """One tool.
+
+    `free` ones cost nothing and stay open when the budget is gone; one that is not `repeatable` is never run
+    twice.
+    """
+
+    name: ClassVar[str]
+    free: ClassVar[bool] = False
+    repeatable: ClassVar[bool] = True
+    arguments: type[A]
+
+    async def run(self, ctx: Context, args: A, key: str) -> dict[str, Any]:
+        """Carry the call out and return its content. Raises `RefusedError` with a reason."""
+        raise NotImplementedError
+
+    def offered(self, ctx: Context) -> bool:
+        """Whether this campaign has the tool."""
+        return True
+
+    def describe(self) -> dict[str, Any]:
+        """Name, description and JSON schema of the arguments, as a language model takes them."""
+        text = " ".join((type(self).__doc__ or "").split())
+        return {"name": self.name, "description": text, "input_schema": self.arguments.model_json_schema()}
+
+
+class ToolBox:
+    """The tools of one researcher."""
+
+    def __init__(self, ctx: Context, tools: list[Tool[Any]]) -> None:
+        self._ctx = ctx
+        self._tools = {tool.name: tool for tool in tools if tool.offered(ctx)}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tools that are offered."""
+        return tuple(self._tools)
+
+    def describe(self) -> list[dict[str, Any]]:
+        """All tools, as a language model takes them."""
+        return [tool.describe() for tool in self._tools.values()]
+
+    def is_free(self, name: str) -> bool:
+        """Whether a call costs nothing."""
+        return name in self._tools and self._tools[name].free
+
+    def is_repeatable(self, name: str) -> bool:
+        """Whether a call that was cut short may run again with its key."""
+        return name not in self._tools or self._tools[name].repeatable
+
+    async def run(self, call: ToolCall, key: str) -> ToolResult:
+        """Run a call under its idempotency key."""
+        tool = self._tools.get(call.name)
+        if tool is None:
+            return ToolResult.refused("unknown_tool", f"no tool {call.name[:80]!r}; there are {', '.join(self._tools)}")
+        try:
+            args = tool.arguments.model_validate(call.args)
+        except ValidationError as error:
+            return ToolResult.refused("bad_arguments", _explain(error))
+        try:
+            return ToolResult(True, await tool.run(self._ctx, args, key))
+        except RefusedError as error:
+            return ToolResult.refused(error.reason, error.message[:MAX_MESSAGE], error.detail)
+        except AarError as error:
+            return ToolResult.refused("failed", str(error)[:MAX_MESSAGE])
+        except OSError as error:
+            return ToolResult.refused("io", f"{error.__class__.__name__}: {error}"[:MAX_MESSAGE])
+        except self._ctx.failures as error:
+            log.warning("%s: %s failed: %s", self._ctx.researcher, call.name, error)
+            return ToolResult.refused("office", f"an office of the campaign failed: {error}"[:MAX_MESSAGE])
+
+
+def _explain(error: ValidationError) -> str:
+    parts = [f"{'.'.join(map(str, p['loc'])) or 'arguments'}: {p['msg']}" for p in error.errors(include_input=False)]
+    return "; ".join(parts)[:MAX_MESSAGE]

@@ -1,0 +1,55 @@
+"""Scores: submission to the evaluator, and the board."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from actors.researcher.tools.base import Args, Context, Tool
+from actors.researcher.tools.method_file import read_method
+
+
+class SubmitArgs(Args):
+    """Arguments of `submit`."""
+
+    path: str = Field(description="method file in the workspace")
+    name: str = Field(min_length=1, max_length=80, description="short name of the method")
+    tier: Literal["dev", "board"] = "dev"
+    parent: str | None = Field(None, description="snapshot that the method grew out of")
+
+
+class Submit(Tool[SubmitArgs]):
+    """Have the evaluator score a method. Costs one answer and the GPU time of its counted runs.
+
+    The file is kept as a snapshot of the code store first. `dev` returns a noised mean accuracy and PGR over a
+    few seeds, for research only; `board` competes on the leaderboard and returns only whether it is a new best.
+    The same code is not run twice. Refused: over budget, no answers left, a file that is no method.
+    """
+
+    name = "submit"
+    arguments = SubmitArgs
+
+    async def run(self, ctx: Context, args: SubmitArgs, key: str) -> dict[str, Any]:
+        """See the class."""
+        files = {"method.py": read_method(ctx.workspace, args.path)}
+        pushed = await ctx.forum.push_code(f"{key}/push", ctx.researcher, files, args.parent, args.name)
+        snapshot = str(pushed["snapshot"])
+        answer = await ctx.evaluator.submit(key, ctx.researcher, snapshot, args.name, args.tier)
+        return {**answer, "snapshot": snapshot}
+
+
+class BoardArgs(Args):
+    """`leaderboard` takes no arguments."""
+
+
+class Leaderboard(Tool[BoardArgs]):
+    """The rows of the leaderboard: method, researcher, tier, pgr, record id, status. Costs nothing."""
+
+    name = "leaderboard"
+    free = True
+    arguments = BoardArgs
+
+    async def run(self, ctx: Context, args: BoardArgs, key: str) -> dict[str, Any]:
+        """See the class."""
+        return {"rows": await ctx.evaluator.leaderboard()}

@@ -1,0 +1,175 @@
+"""The durable memory of a researcher: one row per turn, one row per call, written ahead.
+
+Promises:
+- The calls of a turn, and what the brain saw, are on disk before the first of them runs; each result is on disk before
+  the next call runs. A restarted researcher therefore repeats no decision and no call whose result is known.
+- A finished turn and its journal event `turn` are one transaction. At most one turn is unfinished: the last.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from typing import Any
+
+from actors.researcher.types import Done, Seen, ToolCall, ToolResult, Turn
+from cluster.clock import now_us
+from cluster.journal import Journal
+from cluster.store import Store
+from cluster.wire import pack, unpack
+
+_LIMIT = 16 << 20
+_DDL = """
+CREATE TABLE IF NOT EXISTS turns (
+    turn INTEGER PRIMARY KEY,
+    seen BLOB NOT NULL,
+    began_us INTEGER NOT NULL,
+    finished_us INTEGER,
+    wall_ms INTEGER NOT NULL DEFAULT 0,
+    wall_charged INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE IF NOT EXISTS calls (
+    turn INTEGER NOT NULL REFERENCES turns (turn),
+    idx INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    args BLOB NOT NULL,
+    note TEXT NOT NULL,
+    started_us INTEGER,
+    result BLOB,
+    PRIMARY KEY (turn, idx)
+);
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value BLOB NOT NULL);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A call of the unfinished turn; `result` is `None` when none is stored, `started` when it was marked as begun."""
+
+    index: int
+    call: ToolCall
+    started: bool
+    result: ToolResult | None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTurn:
+    """The turn that was begun and not finished."""
+
+    number: int
+    seen: Seen
+    calls: tuple[Pending, ...]
+
+
+class Transcript:
+    """The transcript of `researcher` in `store`."""
+
+    def __init__(self, store: Store, journal: Journal, researcher: str) -> None:
+        self._store = store
+        self._journal = journal
+        self._researcher = researcher
+        store.schema(_DDL)
+        self._facts = {row["name"]: unpack(row["value"], _LIMIT) for row in store.query("SELECT * FROM facts")}
+        self._history = [self._load_turn(row) for row in store.query(_FINISHED)]
+
+    @property
+    def history(self) -> tuple[Turn, ...]:
+        """Every finished turn, oldest first."""
+        return tuple(self._history)
+
+    def next_turn(self) -> int:
+        """The number of the next turn to decide."""
+        return len(self._history)
+
+    def begin(self, turn: int, seen: Seen, calls: list[ToolCall]) -> None:
+        """Write a turn ahead: what was seen and what will be called."""
+        with self._store.transaction() as db:
+            db.execute(
+                "INSERT INTO turns (turn, seen, began_us) VALUES (?, ?, ?)", (turn, pack(seen.to_dict()), now_us())
+            )
+            rows = [(turn, index, call.name, pack(call.args), call.note) for index, call in enumerate(calls)]
+            db.executemany("INSERT INTO calls (turn, idx, name, args, note) VALUES (?, ?, ?, ?, ?)", rows)
+
+    def open_turn(self) -> OpenTurn | None:
+        """The unfinished turn, if there is one."""
+        rows = self._store.query("SELECT * FROM turns WHERE finished_us IS NULL")
+        if not rows:
+            return None
+        seen = Seen.from_dict(unpack(rows[0]["seen"], _LIMIT))
+        number = int(rows[0]["turn"])
+        calls = self._store.query("SELECT * FROM calls WHERE turn = ? ORDER BY idx", (number,))
+        return OpenTurn(number, seen, tuple(_pending(row) for row in calls))
+
+    def mark_started(self, turn: int, index: int) -> None:
+        """Note that a call that must not be repeated is about to run."""
+        with self._store.transaction() as db:
+            db.execute("UPDATE calls SET started_us = ? WHERE turn = ? AND idx = ?", (now_us(), turn, index))
+
+    def store_result(self, turn: int, index: int, result: ToolResult) -> None:
+        """Keep the result of a call. The first one stays."""
+        with self._store.transaction() as db:
+            db.execute(
+                "UPDATE calls SET result = ? WHERE turn = ? AND idx = ? AND result IS NULL",
+                (pack(result.to_dict()), turn, index),
+            )
+
+    def finish(self, turn: int, wall_ms: int) -> Turn:
+        """Close a turn all of whose results are stored; `wall_ms` is the time it took, still to be charged."""
+        with self._store.transaction() as db:
+            db.execute(
+                "UPDATE turns SET finished_us = ?, wall_ms = ? WHERE turn = ? AND finished_us IS NULL",
+                (now_us(), wall_ms, turn),
+            )
+            row = db.execute("SELECT * FROM turns WHERE turn = ?", (turn,)).fetchone()
+            finished = self._load_turn(row)
+            calls = [{"name": d.call.name, "ok": d.result.ok, "reason": d.result.reason} for d in finished.done]
+            payload = {"researcher": self._researcher, "turn": turn, "calls": calls, "wall_ms": wall_ms}
+            self._journal.append("turn", payload)
+        self._history.append(finished)
+        return finished
+
+    def uncharged(self) -> list[tuple[int, int]]:
+        """Finished turns whose wall time is not yet charged: `(turn, wall_ms)`."""
+        rows = self._store.query("SELECT turn, wall_ms FROM turns WHERE finished_us IS NOT NULL AND wall_charged = 0")
+        return [(row["turn"], row["wall_ms"]) for row in rows]
+
+    def mark_charged(self, turn: int) -> None:
+        """Note that the wall time of a turn was charged (or refused for good)."""
+        with self._store.transaction() as db:
+            db.execute("UPDATE turns SET wall_charged = 1 WHERE turn = ?", (turn,))
+
+    def wall_ms(self) -> int:
+        """Wall time of all finished turns, milliseconds."""
+        return int(self._store.query("SELECT coalesce(sum(wall_ms), 0) AS total FROM turns")[0]["total"])
+
+    def fact(self, name: str) -> dict[str, Any] | None:
+        """A stored fact (`started`, `stop`, `ended`), or `None`."""
+        return self._facts.get(name)
+
+    def set_fact(self, name: str, value: dict[str, Any]) -> dict[str, Any]:
+        """Store a fact once, with a journal event of that name; the first value stays and is returned."""
+        known = self.fact(name)
+        if known is not None:
+            return known
+        with self._store.transaction() as db:
+            db.execute("INSERT INTO facts VALUES (?, ?)", (name, pack(value)))
+            self._journal.append(name, {"researcher": self._researcher, **value})
+        self._facts[name] = value
+        return value
+
+    def _load_turn(self, row: sqlite3.Row) -> Turn:
+        calls = self._store.query("SELECT * FROM calls WHERE turn = ? ORDER BY idx", (row["turn"],))
+        done = []
+        for pending in (_pending(call) for call in calls):
+            missing = ToolResult.refused("no_result", "the call has no stored result")
+            done.append(Done(pending.call, pending.result or missing))
+        return Turn(int(row["turn"]), Seen.from_dict(unpack(row["seen"], _LIMIT)), tuple(done))
+
+
+_FINISHED = "SELECT * FROM turns WHERE finished_us IS NOT NULL ORDER BY turn"
+
+
+def _pending(row: sqlite3.Row) -> Pending:
+    call = ToolCall(row["name"], unpack(row["args"], _LIMIT), row["note"])
+    result = None if row["result"] is None else ToolResult.from_dict(unpack(row["result"], _LIMIT))
+    return Pending(int(row["idx"]), call, row["started_us"] is not None, result)

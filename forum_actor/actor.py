@@ -1,0 +1,97 @@
+"""The forum's actor: a shell around `Forum` and `CodeStore`, which hold all of the logic and all of the state."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from cluster.config import CampaignConfig
+from cluster.errors import RefusedError
+from cluster.journal import Journal
+from cluster.names import RunPaths, actor_name
+from cluster.objects import ObjectStore
+from cluster.remote import Remote
+from cluster.store import Store
+from forum_actor.code_store import CodeStore
+from forum_actor.forum import Forum
+from forum_actor.posts import Post
+from forum_actor.render import render
+from forum_actor.sync import sync
+
+
+@ray.remote(max_restarts=-1, max_task_retries=-1)
+class ForumActor:
+    """The forum of one campaign; all state is read again from `run_dir` after a restart."""
+
+    def __init__(self, run_dir: str, config: dict[str, Any]) -> None:
+        paths = RunPaths(Path(run_dir))
+        self._campaign = paths.root.name
+        settings = CampaignConfig.model_validate(config).forum
+        store = Store(paths.forum_db)
+        journal = Journal(store)
+        self._journal = journal
+        self._code = CodeStore(ObjectStore(paths.objects), store, journal)
+        evaluator = Remote(actor_name(self._campaign, "evaluator"))
+        self._forum = Forum(store, journal, settings, evaluator.record_summaries, self._code.has)
+
+    async def post(self, key: str, author: str, draft: dict[str, Any]) -> dict[str, Any]:
+        """Publish; see `Forum.post`."""
+        return await self._forum.post(key, author, draft)
+
+    async def read(self, post_id: str) -> dict[str, Any]:
+        """One post, with its page under `rendered`."""
+        post = self._forum.read(post_id)
+        return {**post, "rendered": render(Post.from_dict(post))}
+
+    async def unread(self, reader: str, limit: int = 20) -> list[dict[str, Any]]:
+        """Posts of others that `reader` has not acknowledged."""
+        return self._forum.unread(reader, limit)
+
+    async def ack(self, reader: str, seq: int) -> int:
+        """Move the reader's cursor forward."""
+        return self._forum.ack(reader, seq)
+
+    async def search(self, query: str, limit: int = 20) -> list[dict[str, Any]]:
+        """Posts by words."""
+        return self._forum.search(query, limit)
+
+    async def claims(self) -> list[dict[str, Any]]:
+        """Claims that hold now."""
+        return self._forum.claims_active()
+
+    async def push_code(
+        self, key: str, author: str, files: dict[str, str], parent: str | None, note: str
+    ) -> dict[str, Any]:
+        """Keep a snapshot; its sha256 under `snapshot`."""
+        return {"snapshot": self._code.push(key, author, files, parent, note)}
+
+    async def fetch_code(self, sha: str) -> dict[str, str]:
+        """The files of a snapshot."""
+        return self._code.fetch(sha)
+
+    async def lineage(self, sha: str) -> list[dict[str, Any]]:
+        """A snapshot and its ancestors."""
+        return self._code.lineage(sha)
+
+    async def diff(self, sha_a: str, sha_b: str) -> str:
+        """A unified diff between two snapshots."""
+        return self._code.diff(sha_a, sha_b)
+
+    async def sync(self, reader: str, directory: str) -> dict[str, Any]:
+        """Bring `<directory>/forum/` up to date, where `directory` is the workspace of `reader`."""
+        posts = self._forum.posts()
+        try:
+            written = sync(Path(directory), posts)
+        except OSError as error:
+            raise RefusedError("workspace", f"the forum cannot be written into the workspace: {error}") from error
+        return {"reader": reader, "written": written, "posts": len(posts)}
+
+    async def head(self) -> dict[str, Any]:
+        """The head of the forum's journal, for the director's anchors."""
+        seq, digest = self._journal.head()
+        return {"seq": seq, "hash": digest}
+
+    def __repr__(self) -> str:
+        return f"{self._campaign}/forum"

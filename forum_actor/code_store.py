@@ -1,0 +1,167 @@
+"""The code store: snapshots of methods that researchers share, addressed by their content.
+
+Promises: a snapshot never changes (its name is the hash of its tree); it is inert text that nothing here runs; every
+push is written once per (author, key) together with its journal event. The first push of a content sets its lineage, so
+that lineage has no cycles and nobody can take the origin of a snapshot away from its author.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sqlite3
+from typing import Any
+
+from cluster.clock import now_us
+from cluster.errors import RefusedError
+from cluster.journal import Journal
+from cluster.objects import ObjectError, ObjectStore, safe_relative
+from cluster.store import Store
+from forum_actor.posts import sanitise_line
+
+MAX_METHOD_BYTES = 64 << 10
+MAX_TREE_BYTES = 1 << 20
+MAX_FILES = 64
+MAX_NOTE = 300
+MAX_DIFF_CHARS = 200_000
+METHOD_FILE = "method.py"
+_SHA = re.compile(r"[0-9a-f]{64}")
+_DDL = """
+CREATE TABLE IF NOT EXISTS pushes (
+    seq INTEGER PRIMARY KEY,
+    snapshot TEXT NOT NULL,
+    author TEXT NOT NULL,
+    parent TEXT,
+    note TEXT NOT NULL,
+    at_us INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS pushes_by_snapshot ON pushes (snapshot, seq);
+"""
+
+
+class CodeStore:
+    """Snapshots of a campaign: their bytes in the object store, their history in the forum's database."""
+
+    def __init__(self, objects: ObjectStore, store: Store, journal: Journal) -> None:
+        self._objects = objects
+        self._store = store
+        self._journal = journal
+        store.schema(_DDL)
+
+    def push(self, key: str, author: str, files: dict[str, str], parent: str | None, note: str) -> str:
+        """Keep `files` (relative path to text) and return the snapshot's sha256.
+
+        Raises `RefusedError`: bad_snapshot (paths, bytes that are no text, nothing in it), too_large, unknown_snapshot.
+        """
+        once_key = f"push/{author}/{key}"
+        if self._store.query("SELECT 1 FROM once WHERE key = ?", (once_key,)):
+            return self._store.once(once_key, lambda db: "")
+        blobs = _checked(files)
+        if parent is not None:
+            self._require(parent)
+        snapshot = self._objects.put_tree(blobs)
+        clean = sanitise_line(str(note)[: 4 * MAX_NOTE])[:MAX_NOTE]
+        size = sum(map(len, blobs.values()))
+        return self._store.once(once_key, lambda db: self._record(db, snapshot, author, parent, clean, size))
+
+    def _record(
+        self, db: sqlite3.Connection, snapshot: str, author: str, parent: str | None, note: str, size: int
+    ) -> str:
+        known = db.execute("SELECT 1 FROM pushes WHERE snapshot = ?", (snapshot,)).fetchone() is not None
+        parent = None if parent == snapshot else parent
+        at_us = now_us()
+        db.execute(
+            "INSERT INTO pushes (snapshot, author, parent, note, at_us) VALUES (?, ?, ?, ?, ?)",
+            (snapshot, author, parent, note, at_us),
+        )
+        payload = {
+            "snapshot": snapshot,
+            "author": author,
+            "parent": parent,
+            "note": note,
+            "files": [list(entry) for entry in self._objects.list_tree(snapshot)],
+            "bytes": size,
+            "known": known,
+        }
+        self._journal.append("push", payload)
+        return snapshot
+
+    def has(self, sha: str) -> bool:
+        """Whether somebody pushed this snapshot."""
+        return bool(self._store.query("SELECT 1 FROM pushes WHERE snapshot = ? LIMIT 1", (sha,)))
+
+    def fetch(self, sha: str) -> dict[str, str]:
+        """The files of a snapshot. Raises `RefusedError` unknown_snapshot, `ObjectError` when the disk lost it."""
+        self._require(sha)
+        return {path: data.decode("utf-8") for path, data in self._objects.get_tree(sha).items()}
+
+    def lineage(self, sha: str) -> list[dict[str, Any]]:
+        """The snapshot and its ancestors, nearest first: snapshot, author, parent, note, at_us, also_pushed_by."""
+        self._require(sha)
+        line: list[dict[str, Any]] = []
+        current: str | None = sha
+        while current is not None:
+            rows = self._store.query("SELECT * FROM pushes WHERE snapshot = ? ORDER BY seq", (current,))
+            first = rows[0]
+            others = sorted({row["author"] for row in rows} - {first["author"]})
+            fields = {name: first[name] for name in ("snapshot", "author", "parent", "note", "at_us")}
+            line.append({**fields, "also_pushed_by": others})
+            current = first["parent"]
+        return line
+
+    def diff(self, sha_a: str, sha_b: str) -> str:
+        """A unified diff from one snapshot to another, cut after 200,000 characters."""
+        before, after = self.fetch(sha_a), self.fetch(sha_b)
+        parts: list[str] = []
+        for path in sorted(before.keys() | after.keys()):
+            old, new = before.get(path, ""), after.get(path, "")
+            if old == new:
+                continue
+            names = (f"a/{path}" if path in before else "/dev/null", f"b/{path}" if path in after else "/dev/null")
+            lines = difflib.unified_diff(old.splitlines(), new.splitlines(), *names, lineterm="")
+            parts.extend(lines)
+        text = "\n".join(parts)
+        return text if len(text) <= MAX_DIFF_CHARS else text[:MAX_DIFF_CHARS] + "\n[diff cut]"
+
+    def _require(self, sha: str) -> None:
+        if not isinstance(sha, str) or not _SHA.fullmatch(sha) or not self.has(sha):
+            raise RefusedError("unknown_snapshot", f"the code store has no snapshot {str(sha)[:80]!r}")
+
+
+def _checked(files: dict[str, str]) -> dict[str, bytes]:
+    if not isinstance(files, dict) or not files:
+        raise RefusedError("bad_snapshot", "a snapshot needs at least one file")
+    if len(files) > MAX_FILES:
+        detail = {"limit": MAX_FILES, "files": len(files)}
+        raise RefusedError("too_large", f"{len(files)} files, at most {MAX_FILES} are allowed", detail)
+    blobs = {_path(path): _blob(path, text) for path, text in files.items()}
+    _limit(METHOD_FILE, len(blobs.get(METHOD_FILE, b"")), MAX_METHOD_BYTES)
+    _limit("the snapshot", sum(map(len, blobs.values())), MAX_TREE_BYTES)
+    names = set(blobs)
+    for path in names:
+        nested = next((other for other in names if other.startswith(path + "/")), None)
+        if nested is not None:
+            raise RefusedError("bad_snapshot", f"{path!r} is a file and the folder of {nested!r}")
+    return blobs
+
+
+def _path(path: str) -> str:
+    try:
+        return str(safe_relative(path))
+    except (ObjectError, TypeError) as error:
+        raise RefusedError("bad_snapshot", str(error)) from error
+
+
+def _blob(path: str, text: str) -> bytes:
+    if not isinstance(text, str) or "\0" in text:
+        raise RefusedError("bad_snapshot", f"{path!r} is not text")
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RefusedError("bad_snapshot", f"{path!r} is not valid Unicode text") from error
+
+
+def _limit(what: str, size: int, limit: int) -> None:
+    if size > limit:
+        detail = {"limit": limit, "bytes": size}
+        raise RefusedError("too_large", f"{what} has {size} bytes, at most {limit} are allowed", detail)

@@ -1,0 +1,206 @@
+"""The forum: posts, replies, claims on ideas, search, unread cursors.
+
+Promises:
+- A post is written once per (author, key), in one transaction with its journal event; it is never changed or deleted.
+- A number is shown as measured only when the evaluator gave it for a record id; all other text is an unverified claim.
+- At any time at most one author holds an idea; a claim ends by itself.
+- A search takes words, never an expression: no text of a user reaches the query language.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from cluster.clock import now_us
+from cluster.config import Forum as ForumConfig
+from cluster.errors import RefusedError
+from cluster.journal import Journal
+from cluster.store import Store
+from cluster.wire import pack, unpack
+from forum_actor.posts import MAX_BODY, MEASURED, UNVERIFIED, Draft, Post, idea_key, make_draft, sanitise_line
+from forum_actor.render import figures
+
+RecordLookup = Callable[[list[str]], Awaitable[list[dict[str, Any]]]]
+MAX_PAGE = 100
+_MAX_WORDS = 32
+_AUTHOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_DDL = """
+CREATE TABLE IF NOT EXISTS posts (
+    seq INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    author TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    idea_key TEXT NOT NULL,
+    expires_us INTEGER,
+    post BLOB NOT NULL
+);
+CREATE INDEX IF NOT EXISTS posts_by_author ON posts (author);
+CREATE INDEX IF NOT EXISTS posts_by_idea ON posts (idea_key) WHERE idea_key != '';
+CREATE TABLE IF NOT EXISTS cursors (reader TEXT PRIMARY KEY, seq INTEGER NOT NULL);
+CREATE VIRTUAL TABLE IF NOT EXISTS posts_text USING fts5(title, body, author, kind, tokenize='unicode61');
+"""
+
+
+class Forum:
+    """The posts of one campaign. `record_lookup` asks the evaluator, `has_snapshot` the code store."""
+
+    def __init__(
+        self,
+        store: Store,
+        journal: Journal,
+        config: ForumConfig,
+        record_lookup: RecordLookup,
+        has_snapshot: Callable[[str], bool] = lambda sha: False,
+        clock: Callable[[], int] = now_us,
+    ) -> None:
+        self._store = store
+        self._journal = journal
+        self._config = config
+        self._lookup = record_lookup
+        self._has_snapshot = has_snapshot
+        self._clock = clock
+        store.schema(_DDL)
+
+    async def post(self, key: str, author: str, draft: dict[str, Any]) -> dict[str, Any]:
+        """Publish `draft` as `author` (set by the caller, never by the draft) and return the post.
+
+        Raises `RefusedError`: forum_disabled, bad_author, bad_draft, too_long, unknown_record, unknown_post,
+        unknown_snapshot, post_limit, claimed.
+        """
+        if not self._config.enabled:
+            raise RefusedError("forum_disabled", "this campaign runs without a forum")
+        if not _AUTHOR.fullmatch(author):
+            raise RefusedError("bad_author", f"{author[:80]!r} is no name of an author")
+        once_key = f"post/{author}/{key}"
+        if self._store.query("SELECT 1 FROM once WHERE key = ?", (once_key,)):
+            return self._store.once(once_key, lambda db: {})
+        clean = make_draft(draft)
+        records = await self._records(clean.record_ids)
+        return self._store.once(once_key, lambda db: self._publish(db, author, clean, records).to_dict())
+
+    async def _records(self, record_ids: tuple[str, ...]) -> tuple[dict[str, Any], ...]:
+        if not record_ids:
+            return ()
+        found = {str(s.get("record_id")): figures(s) for s in await self._lookup(list(record_ids))}
+        missing = [record_id for record_id in record_ids if record_id not in found]
+        if missing:
+            detail = {"missing": missing}
+            raise RefusedError("unknown_record", f"the evaluator has no record {', '.join(missing)}", detail)
+        return tuple(found[record_id] for record_id in record_ids)
+
+    def _publish(self, db: sqlite3.Connection, author: str, draft: Draft, records: tuple[dict[str, Any], ...]) -> Post:
+        now = self._clock()
+        self._check_references(draft)
+        self._check_quota(author)
+        held = idea_key(draft.idea) if draft.kind == "claim" else ""
+        expires = None
+        if held:
+            self._check_free(held, author, now)
+            expires = now + int(self._config.claim_minutes * 60e6)
+        seq = 1 + int(db.execute("SELECT coalesce(max(seq), 0) FROM posts").fetchone()[0])
+        post = Post(
+            id=f"p-{seq:06d}",
+            seq=seq,
+            at_us=now,
+            author=author,
+            kind=draft.kind,
+            title=draft.title,
+            body=draft.body,
+            record_ids=draft.record_ids,
+            records=records,
+            reply_to=draft.reply_to,
+            snapshot=draft.snapshot,
+            idea=draft.idea,
+            expires_us=expires,
+            status=MEASURED if records else UNVERIFIED,
+        )
+        row = (seq, post.id, author, post.kind, held, expires, pack(post.to_dict()))
+        db.execute("INSERT INTO posts VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+        db.execute(
+            "INSERT INTO posts_text (rowid, title, body, author, kind) VALUES (?, ?, ?, ?, ?)",
+            (seq, post.title, post.body, author, post.kind),
+        )
+        self._journal.append("post", post.to_dict())
+        return post
+
+    def _check_references(self, draft: Draft) -> None:
+        if draft.reply_to is not None and not self._store.query("SELECT 1 FROM posts WHERE id = ?", (draft.reply_to,)):
+            raise RefusedError("unknown_post", f"there is no post {draft.reply_to}")
+        if draft.snapshot is not None and not self._has_snapshot(draft.snapshot):
+            raise RefusedError("unknown_snapshot", f"the code store has no snapshot {draft.snapshot}")
+
+    def _check_quota(self, author: str) -> None:
+        limit = self._config.posts_per_researcher
+        count = self._store.query("SELECT count(*) AS n FROM posts WHERE author = ?", (author,))[0]["n"]
+        if count >= limit:
+            raise RefusedError("post_limit", f"{author} has written its {limit} posts", {"limit": limit})
+
+    def _check_free(self, held: str, author: str, now: int) -> None:
+        rows = self._store.query(
+            "SELECT author, id, expires_us FROM posts WHERE idea_key = ? AND author != ? AND expires_us > ?",
+            (held, author, now),
+        )
+        if rows:
+            detail = {"holder": rows[0]["author"], "post": rows[0]["id"], "expires_us": rows[0]["expires_us"]}
+            raise RefusedError("claimed", f"{rows[0]['author']} works on this idea (post {rows[0]['id']})", detail)
+
+    def read(self, post_id: str) -> dict[str, Any]:
+        """One post. Raises `RefusedError` unknown_post."""
+        posts = self._select("WHERE id = ?", (str(post_id),))
+        if not posts:
+            raise RefusedError("unknown_post", f"there is no post {sanitise_line(str(post_id)[:80])!r}")
+        return posts[0].to_dict()
+
+    def posts(self, after_seq: int = 0) -> list[Post]:
+        """All posts with a greater number, oldest first."""
+        return self._select("WHERE seq > ? ORDER BY seq", (after_seq,))
+
+    def unread(self, reader: str, limit: int = 20) -> list[dict[str, Any]]:
+        """Posts of others that `reader` has not acknowledged, oldest first, at most `limit` (at most 100)."""
+        where = (
+            "WHERE author != ? AND seq > coalesce((SELECT seq FROM cursors WHERE reader = ?), 0) ORDER BY seq LIMIT ?"
+        )
+        return [post.to_dict() for post in self._select(where, (reader, reader, _page(limit)))]
+
+    def ack(self, reader: str, seq: int) -> int:
+        """Mark everything up to `seq` as read; the cursor never moves back nor past the last post. Its new place."""
+        with self._store.transaction() as db:
+            last = int(db.execute("SELECT coalesce(max(seq), 0) FROM posts").fetchone()[0])
+            db.execute(
+                "INSERT INTO cursors VALUES (?, ?) ON CONFLICT (reader) DO UPDATE SET seq = max(seq, excluded.seq)",
+                (reader, max(0, min(seq, last))),
+            )
+            return int(db.execute("SELECT seq FROM cursors WHERE reader = ?", (reader,)).fetchone()[0])
+
+    def search(self, query: str, limit: int = 20) -> list[dict[str, Any]]:
+        """Posts that contain words beginning with the words of `query`, best match first. No input is an error."""
+        words = re.findall(r"[^\W_]+", sanitise_line(str(query)[:MAX_BODY]))[:_MAX_WORDS]
+        if not words:
+            return []
+        expression = " OR ".join(f'"{word}"*' for word in words)
+        rows = self._store.query(
+            "SELECT p.post FROM posts_text t JOIN posts p ON p.seq = t.rowid WHERE posts_text MATCH ? "
+            "ORDER BY bm25(posts_text, 3.0, 1.0, 1.0, 1.0), p.seq DESC LIMIT ?",
+            (expression, _page(limit)),
+        )
+        return [_post(row).to_dict() for row in rows]
+
+    def claims_active(self, now: int | None = None) -> list[dict[str, Any]]:
+        """Claims that have not expired, the latest of each idea, oldest first."""
+        moment = self._clock() if now is None else now
+        latest = "SELECT max(seq) FROM posts WHERE kind = 'claim' AND expires_us > ? GROUP BY idea_key"
+        return [post.to_dict() for post in self._select(f"WHERE seq IN ({latest}) ORDER BY seq", (moment,))]
+
+    def _select(self, where: str, params: tuple[Any, ...]) -> list[Post]:
+        return [_post(row) for row in self._store.query(f"SELECT post FROM posts {where}", params)]
+
+
+def _post(row: sqlite3.Row) -> Post:
+    return Post.from_dict(unpack(row["post"]))
+
+
+def _page(limit: int) -> int:
+    return max(1, min(int(limit), MAX_PAGE))

@@ -1,0 +1,71 @@
+"""Losses on two label logits against soft targets.
+
+A loss takes logits (b, 2), targets (b, 2) with rows that sum to 1, and `done`, the share of training that is over
+(0 to 1); it gives one value per example (b,). p is the student's softmax, w the target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch.nn import functional
+
+Loss = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
+
+
+def cross_entropy(logits: torch.Tensor, target: torch.Tensor, done: float) -> torch.Tensor:
+    """-sum_k w_k log p_k. The naive student of Burns et al. 2023 (arXiv 2312.09390)."""
+    del done
+    return -(target * functional.log_softmax(logits, -1)).sum(-1)
+
+
+def logconf(strength: float = 0.5, warmup: float = 0.2) -> Loss:
+    """Auxiliary confidence loss of Burns et al. 2023: cross entropy to (1 - c) w + c s.
+
+    s is the student's own hardened prediction, cut at the batch quantile that keeps the weak labels' class share; c
+    rises linearly to `strength` over the first `warmup` of training.
+    """
+
+    def loss(logits: torch.Tensor, target: torch.Tensor, done: float) -> torch.Tensor:
+        share = strength * min(1.0, done / warmup) if warmup > 0 else strength
+        own = torch.softmax(logits.detach(), -1)[:, 1]
+        cut = torch.quantile(own, 1.0 - target[:, 1].mean())
+        hard = (own > cut).to(target.dtype)
+        mixed = (1 - share) * target + share * torch.stack([1 - hard, hard], -1)
+        return cross_entropy(logits, mixed, done)
+
+    return loss
+
+
+def product(power: float = 1.0, warmup: float = 0.2) -> Loss:
+    """Cross entropy to the detached target proportional to p^b w, b rising to `power` (openai/weak-to-strong)."""
+
+    def loss(logits: torch.Tensor, target: torch.Tensor, done: float) -> torch.Tensor:
+        exponent = power * min(1.0, done / warmup) if warmup > 0 else power
+        mixed = torch.softmax(logits.detach(), -1) ** exponent * target.clamp_min(1e-6)
+        return cross_entropy(logits, mixed / mixed.sum(-1, keepdim=True), done)
+
+    return loss
+
+
+def gce(q: float = 0.7) -> Loss:
+    """Generalised cross entropy (1 - (sum_k w_k p_k)^q) / q, Zhang & Sabuncu 2018 (arXiv 1805.07836); q to 0 is CE."""
+
+    def loss(logits: torch.Tensor, target: torch.Tensor, done: float) -> torch.Tensor:
+        del done
+        right = (torch.softmax(logits, -1) * target).sum(-1).clamp_min(1e-6)
+        return (1 - right**q) / q
+
+    return loss
+
+
+def reverse_kl(floor: float = 0.02) -> Loss:
+    """KL(p || w) = sum_k p_k (log p_k - log w_k), mode seeking (arXiv 2502.11107); w is kept `floor` away from 0."""
+
+    def loss(logits: torch.Tensor, target: torch.Tensor, done: float) -> torch.Tensor:
+        del done
+        log_p = functional.log_softmax(logits, -1)
+        return (log_p.exp() * (log_p - target.clamp(floor, 1 - floor).log())).sum(-1)
+
+    return loss

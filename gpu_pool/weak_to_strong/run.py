@@ -1,0 +1,207 @@
+"""What a method gets: the run of one training on weak labels.
+
+A method is a file `method.py` with `def train(run: MethodRun) -> Student`. It sees texts, the weak teacher's
+probabilities and the strong model; it never sees a true label. Other modules next to `method.py` can be imported.
+
+    def train(run: MethodRun) -> Student:
+        labels = blocks.hard(run.weak)                       # (n,) 0.0 or 1.0
+        config = run.config(epochs=2, loss=losses.logconf(0.75))
+        keep = blocks.agreement(run, labels, config)         # indices of items to train on
+        model = run.fit(labels[keep], config, indices=keep)  # a fresh strong model, fine-tuned
+        return run.student(model)
+
+Everything random should come from `run.seed`. When `seconds_left()` reaches 0 the trainer raises DeadlineError; soon
+after, the process is ended from outside.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from gpu_pool.weak_to_strong.errors import MethodError
+from gpu_pool.weak_to_strong.items import ItemSet
+from gpu_pool.weak_to_strong.models import FloatArray, LabelModel, Tokens, softmax
+from gpu_pool.weak_to_strong.student import Student
+from gpu_pool.weak_to_strong.trainer import TrainConfig, TrainReport, finetune
+
+Log = Callable[..., None]
+
+
+class RunParams(BaseModel):
+    """Parameters of a training step; epochs, lr and batch are the task's fixed protocol."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seed: int = Field(default=0, ge=0)
+    epochs: int = Field(default=5, ge=1)
+    lr: float = Field(default=5e-4, gt=0)
+    batch: int = Field(default=32, ge=1)
+    members: int = Field(default=1, ge=1, le=16, description="teachers that are averaged")
+    seconds: float | None = Field(default=None, gt=0, description="time the run may take; none: no limit")
+    threads: int | None = Field(default=None, ge=1, description="threads of torch; none: as it is set already")
+    device: Literal["cpu"] = "cpu"
+
+    def train_config(self) -> TrainConfig:
+        """The protocol as a training configuration."""
+        return TrainConfig(epochs=self.epochs, lr=self.lr, batch_size=self.batch, seed=self.seed)
+
+
+class MethodRun:
+    """Inputs and tools of one run; n items, a strong model of L layers and width d.
+
+    Attributes: `items`, the unlabelled ItemSet; `weak`, float32 (n,) = P(label 1) by the weak teacher; `seed`, int;
+    `protocol`, the task's TrainConfig (what `vanilla` uses); `base`, the pretrained strong LabelModel (leave it as it
+    is; take `strong()`); `device`, `threads`.
+    """
+
+    def __init__(
+        self,
+        items: ItemSet,
+        weak: npt.ArrayLike,
+        base: LabelModel,
+        params: RunParams | None = None,
+        log: Log | None = None,
+    ) -> None:
+        params = params or RunParams()
+        self.items = items
+        self.weak: FloatArray = np.asarray(weak, dtype=np.float32)
+        self.base = base
+        self.seed = params.seed
+        self.protocol = params.train_config()
+        self.device = params.device
+        self.threads = params.threads or torch.get_num_threads()
+        self._log = log
+        self._end = None if params.seconds is None else time.monotonic() + params.seconds
+        if self.weak.shape != (len(items),) or not np.isfinite(self.weak).all():
+            raise MethodError(
+                f"weak labels have shape {self.weak.shape}, expected ({len(items)},) finite probabilities"
+            )
+
+    @classmethod
+    def from_dir(cls, in_dir: Path, params: dict[str, Any], log: Log | None = None) -> MethodRun:
+        """The run whose files lie in `in_dir`.
+
+        items.arrow; weak.safetensors with `probs` (n, 2); strong/, the model folder; optionally features.safetensors
+        with `hidden` and prior.safetensors with `prior`, else both are computed when first used. MethodError when they
+        do not fit.
+        """
+        try:
+            settings = RunParams.model_validate(params)
+            weak = load_file(in_dir / "weak.safetensors")["probs"]
+        except (ValidationError, OSError, SafetensorError, KeyError) as error:
+            raise MethodError(f"run inputs in {in_dir}: {error}") from error
+        items = ItemSet.load(in_dir / "items.arrow")
+        if weak.shape != (len(items), 2):
+            raise MethodError(f"weak.safetensors: probs have shape {weak.shape}, expected ({len(items)}, 2)")
+        run = cls(items, weak[:, 1], LabelModel.load(in_dir / "strong", items.kind), settings, log)
+        for attribute in ("hidden", "prior"):
+            path = in_dir / ("features.safetensors" if attribute == "hidden" else "prior.safetensors")
+            if path.is_file():
+                run.__dict__[attribute] = _cached(path, attribute, len(items))
+        return run
+
+    @cached_property
+    def prior(self) -> FloatArray:
+        """The strong model's zero-shot opinion, float32 (n,) = P(label 1), calibrated to half ones without truth."""
+        return self.base.zero_shot(self.items)
+
+    @cached_property
+    def hidden(self) -> FloatArray:
+        """The strong model's states at the last position, float32 (n, L + 1, d); index L is after the final norm."""
+        return self.base.hidden(self.items)
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """Token ids of each item's text."""
+        return self.base.tokenize(self.items)
+
+    def strong(self) -> LabelModel:
+        """A fresh copy of the pretrained strong model."""
+        return self.base.copy()
+
+    def config(self, **changes: Any) -> TrainConfig:
+        """The task's protocol with `changes` (fields of TrainConfig)."""
+        return dataclasses.replace(self.protocol, **changes)
+
+    def finetune(
+        self,
+        model: LabelModel,
+        targets: npt.ArrayLike,
+        config: TrainConfig | None = None,
+        *,
+        indices: npt.ArrayLike | None = None,
+        weights: npt.ArrayLike | None = None,
+    ) -> TrainReport:
+        """Train `model` in place on the items at `indices` (all by default) until the run's deadline.
+
+        `targets` and `weights` have one row for each chosen item; see `trainer.finetune`.
+        """
+        tokens = self._chosen(indices)
+        chosen = config or self.protocol
+        report = finetune(
+            model, tokens, targets, chosen, weights=weights, on_progress=self._progress, deadline=self._end
+        )
+        self.log("trained", items=len(tokens), steps=report.steps, seconds=report.seconds, loss=report.loss)
+        return report
+
+    def fit(
+        self,
+        targets: npt.ArrayLike,
+        config: TrainConfig | None = None,
+        *,
+        indices: npt.ArrayLike | None = None,
+        weights: npt.ArrayLike | None = None,
+    ) -> LabelModel:
+        """A fresh strong model, trained like `finetune`."""
+        model = self.strong()
+        self.finetune(model, targets, config, indices=indices, weights=weights)
+        return model
+
+    def predict(self, model: LabelModel, indices: npt.ArrayLike | None = None) -> FloatArray:
+        """P(label 1) of the run's own items at `indices`, (m,)."""
+        return softmax(model.logits(self._chosen(indices)))[:, 1]
+
+    def student(self, model: LabelModel) -> Student:
+        """The result: `model` as a student."""
+        return Student.from_model(model, self.base)
+
+    def seconds_left(self) -> float:
+        """Seconds until the deadline, not below 0; infinite without one."""
+        return float("inf") if self._end is None else max(0.0, self._end - time.monotonic())
+
+    def log(self, message: str, **metrics: float) -> None:
+        """Report a line and numbers; they stand in the run's log."""
+        if self._log is not None:
+            self._log(message, **metrics)
+
+    def _progress(self, step: int, steps: int, loss: float) -> None:
+        self.log("step", step=step, steps=steps, loss=loss)
+
+    def _chosen(self, indices: npt.ArrayLike | None) -> Tokens:
+        if indices is None:
+            return self.tokens
+        index = np.asarray(indices)
+        index = np.flatnonzero(index) if index.dtype == bool else index
+        return [self.tokens[int(i)] for i in index]
+
+
+def _cached(path: Path, name: str, n: int) -> FloatArray:
+    try:
+        values = load_file(path)[name]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise MethodError(f"{path.name}: {error}") from error
+    if len(values) != n:
+        raise MethodError(f"{path.name}: {len(values)} rows, expected {n}")
+    return np.asarray(values, dtype=np.float32)

@@ -1,0 +1,258 @@
+"""Students are data, not code: named tensors in one safetensors file, with a JSON manifest in its metadata.
+
+Three kinds. `lm`: tensors of the base model that training changed. `head`: a linear head on the standardised state of
+one layer at the last position. `ensemble`: a weighted mean of the members' probabilities. Inference is always this
+library's. Promise: `Student.load` executes nothing from the file and refuses whatever does not fit the base model with
+StudentError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from gpu_pool.weak_to_strong.errors import StudentError
+from gpu_pool.weak_to_strong.items import ItemSet
+from gpu_pool.weak_to_strong.models import FloatArray, LabelModel, sigmoid
+
+LABEL_HEAD = "label_head"
+MAX_MEMBERS = 32
+MAX_DEPTH = 3
+MAX_MANIFEST = 64 * 1024
+MAX_FILE_BYTES = 1 << 31
+Tensors = Mapping[str, torch.Tensor]
+
+
+class _Node(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class LmNode(_Node):
+    """Manifest of an `lm` student."""
+
+    kind: Literal["lm"] = "lm"
+
+
+class HeadNode(_Node):
+    """Manifest of a `head` student: the layer it reads, 0 (embedding) to the number of layers (final norm)."""
+
+    kind: Literal["head"] = "head"
+    layer: int = Field(ge=0, le=1000)
+
+
+class EnsembleNode(_Node):
+    """Manifest of an `ensemble` student: members, and their weights (not negative, sum above 0)."""
+
+    kind: Literal["ensemble"] = "ensemble"
+    members: list[Node] = Field(min_length=1, max_length=MAX_MEMBERS)
+    weights: list[float] = Field(min_length=1, max_length=MAX_MEMBERS)
+
+
+Node = Annotated[LmNode | HeadNode | EnsembleNode, Field(discriminator="kind")]
+EnsembleNode.model_rebuild()
+
+
+class Manifest(_Node):
+    """What the file's metadata says: a version and the tree of students."""
+
+    version: Literal[1] = 1
+    student: Node
+
+
+@dataclass(frozen=True, eq=False)
+class Student:
+    """One student; `tensors` are named by their path in the tree (`0/1/weight` is member 1 of member 0)."""
+
+    base: LabelModel
+    node: LmNode | HeadNode | EnsembleNode
+    tensors: Tensors
+
+    @classmethod
+    def from_model(cls, model: LabelModel, base: LabelModel) -> Student:
+        """The tensors of `model` that differ from `base`, as a student."""
+        own, reference = lm_tensors(model), lm_tensors(base)
+        changed = {k: v for k, v in own.items() if k not in reference or not torch.equal(v, reference[k])}
+        return cls(base, LmNode(), changed)
+
+    @classmethod
+    def head(
+        cls,
+        base: LabelModel,
+        layer: int,
+        weight: npt.ArrayLike,
+        bias: float,
+        mean: npt.ArrayLike,
+        std: npt.ArrayLike,
+    ) -> Student:
+        """P(label 1) = sigmoid(((h - mean) / std) . weight + bias), h (d,) the state after `layer`; all (d,)."""
+        arrays = {"weight": weight, "bias": [bias], "mean": mean, "std": std}
+        tensors = {k: torch.from_numpy(np.array(v, dtype=np.float32)) for k, v in arrays.items()}
+        student = cls(base, HeadNode(layer=layer), tensors)
+        _check(student.node, student.tensors, base, "")
+        return student
+
+    @classmethod
+    def ensemble(cls, students: Sequence[Student], weights: Sequence[float] | None = None) -> Student:
+        """The weighted mean of the students' probabilities (equal weights by default)."""
+        if not students:
+            raise StudentError("an ensemble needs at least one student")
+        chosen = [float(w) for w in (weights if weights is not None else [1.0] * len(students))]
+        try:
+            node = EnsembleNode(members=[s.node for s in students], weights=chosen)
+        except ValidationError as error:
+            raise StudentError(f"ensemble refused: {_first_line(error)}") from error
+        tensors = {f"{i}/{name}": t for i, s in enumerate(students) for name, t in s.tensors.items()}
+        student = cls(students[0].base, node, tensors)
+        _check(node, tensors, student.base, "")
+        return student
+
+    def predict(self, items: ItemSet) -> FloatArray:
+        """Probabilities (n, 2), rows sum to 1; raises StudentError when a value is not finite."""
+        probs = _predict(self.node, self.tensors, self.base, items)
+        if not np.isfinite(probs).all():
+            raise StudentError("the student gives a probability that is not finite")
+        return np.stack([1 - probs, probs], axis=1).astype(np.float32)
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file."""
+        manifest = Manifest(student=self.node).model_dump_json()
+        tensors = {name: t.detach().clone().contiguous() for name, t in self.tensors.items()}
+        save_file(tensors, path, metadata={"student": manifest})
+
+    @classmethod
+    def load(cls, path: Path, base: LabelModel) -> Student:
+        """Read a student file for `base`.
+
+        Refused with StudentError: no safetensors file, an unknown manifest, an ensemble that is too large or too deep,
+        a tensor whose name, shape or type `base` does not expect, a value that is not finite.
+        """
+        try:
+            if path.stat().st_size > MAX_FILE_BYTES:
+                raise StudentError(f"{path.name} is larger than {MAX_FILE_BYTES} bytes")
+            with safe_open(path, framework="pt") as file:
+                text = (file.metadata() or {}).get("student", "")
+                if len(text) > MAX_MANIFEST:
+                    raise StudentError(f"{path.name}: manifest is larger than {MAX_MANIFEST} characters")
+                node = Manifest.model_validate_json(text).student
+                expected = expected_tensors(node, base)
+                names = set(file.keys())
+                if names - set(expected):
+                    raise StudentError(f"{path.name}: unknown tensors {sorted(names - set(expected))[:3]}")
+                for name in names:
+                    _check_header(file.get_slice(name), name, expected[name])
+                tensors = {name: file.get_tensor(name) for name in sorted(names)}
+        except (OSError, SafetensorError, RecursionError, UnicodeError) as error:
+            raise StudentError(f"{path.name} is not a student file: {error}") from error
+        except ValidationError as error:
+            raise StudentError(f"{path.name}: manifest refused: {_first_line(error)}") from error
+        _check(node, tensors, base, "")
+        return cls(base, node, tensors)
+
+
+def lm_tensors(model: LabelModel) -> dict[str, torch.Tensor]:
+    """The distinct tensors of a label model by name (a tied head once, separate label rows as `label_head`)."""
+    tensors = {name: value.detach() for name, value in model.lm.named_parameters()}
+    if model.label_head is not None:
+        tensors[LABEL_HEAD] = model.label_head.detach()
+    return tensors
+
+
+def expected_tensors(
+    node: LmNode | HeadNode | EnsembleNode, base: LabelModel, prefix: str = "", depth: int = 1
+) -> dict[str, tuple[int, ...]]:
+    """Names and shapes that a student of this tree may hold; raises StudentError when it is too deep or too large."""
+    if depth > MAX_DEPTH:
+        raise StudentError(f"ensembles may be nested {MAX_DEPTH - 1} deep at most")
+    if isinstance(node, LmNode):
+        shapes = {prefix + name: tuple(value.shape) for name, value in lm_tensors(base).items()}
+        shapes[prefix + LABEL_HEAD] = (2, base.width)
+        return shapes
+    if isinstance(node, HeadNode):
+        if node.layer > base.layers:
+            raise StudentError(f"head reads layer {node.layer}, the model has {base.layers}")
+        width = (base.width,)
+        return {f"{prefix}weight": width, f"{prefix}bias": (1,), f"{prefix}mean": width, f"{prefix}std": width}
+    if _leaves(node) > MAX_MEMBERS:
+        raise StudentError(f"an ensemble may hold {MAX_MEMBERS} students at most")
+    shapes = {}
+    for number, member in enumerate(node.members):
+        shapes |= expected_tensors(member, base, f"{prefix}{number}/", depth + 1)
+    return shapes
+
+
+def _leaves(node: LmNode | HeadNode | EnsembleNode) -> int:
+    return sum(_leaves(m) for m in node.members) if isinstance(node, EnsembleNode) else 1
+
+
+def _check_header(header: object, name: str, shape: tuple[int, ...]) -> None:
+    given, dtype = tuple(header.get_shape()), str(header.get_dtype())  # type: ignore[attr-defined]
+    if given != shape or dtype != "F32":
+        raise StudentError(f"tensor {name!r} is {dtype} {given}, expected F32 {shape}")
+
+
+def _check(node: LmNode | HeadNode | EnsembleNode, tensors: Tensors, base: LabelModel, prefix: str) -> None:
+    """Shapes, finiteness, completeness and weights of a whole tree."""
+    if prefix == "":
+        expected = expected_tensors(node, base)
+        for name, value in tensors.items():
+            if expected.get(name) != tuple(value.shape) or value.dtype != torch.float32:
+                raise StudentError(f"tensor {name!r} is {tuple(value.shape)}, expected {expected.get(name)} float32")
+            if not bool(torch.isfinite(value).all()):
+                raise StudentError(f"tensor {name!r} holds a value that is not finite")
+    if isinstance(node, HeadNode):
+        missing = [n for n in ("weight", "bias", "mean", "std") if prefix + n not in tensors]
+        if missing:
+            raise StudentError(f"head lacks {missing}")
+        if float(tensors[f"{prefix}std"].min()) <= 0:
+            raise StudentError("a head's std must be above 0")
+    if isinstance(node, EnsembleNode):
+        weights = node.weights
+        if len(weights) != len(node.members) or min(weights) < 0 or not 0 < sum(weights) < float("inf"):
+            raise StudentError("an ensemble needs one weight a member, none negative, with a sum above 0")
+        for number, member in enumerate(node.members):
+            _check(member, tensors, base, f"{prefix}{number}/")
+
+
+def _predict(
+    node: LmNode | HeadNode | EnsembleNode, tensors: Tensors, base: LabelModel, items: ItemSet
+) -> npt.NDArray[np.float64]:
+    """P(label 1) of each item (n,)."""
+    if isinstance(node, EnsembleNode):
+        members = []
+        for number, member in enumerate(node.members):
+            own = {k.removeprefix(f"{number}/"): v for k, v in tensors.items() if k.startswith(f"{number}/")}
+            members.append(_predict(member, own, base, items))
+        return np.average(np.stack(members), axis=0, weights=node.weights)
+    if isinstance(node, HeadNode):
+        hidden = base.hidden(items)[:, node.layer]
+        weight, bias, mean, std = (tensors[n].numpy().astype(np.float64) for n in ("weight", "bias", "mean", "std"))
+        return sigmoid((hidden - mean) / std @ weight + bias[0]).astype(np.float64)
+    return to_model(tensors, base).probs(items)[:, 1].astype(np.float64)
+
+
+@torch.no_grad()
+def to_model(tensors: Tensors, base: LabelModel) -> LabelModel:
+    """A fresh model: `base` with the tensors of an `lm` student put in."""
+    model = base.copy()
+    parameters = dict(model.lm.named_parameters())
+    for name, value in tensors.items():
+        if name == LABEL_HEAD:
+            model.label_head = nn.Parameter(value.clone())
+        else:
+            parameters[name].copy_(value)
+    return model
+
+
+def _first_line(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"[:300]

@@ -1,0 +1,146 @@
+"""What a campaign costs in time and memory on this machine.
+
+    python scripts/bench_campaign.py [--preset quickstart] [--cold]
+
+Runs the campaign as a user would and prints: wall seconds in all and per phase, peak memory (proportional set size of all
+its processes), the median time from handing a step of foreign code to a warm slot to its first line, and orchestration's
+share: the wall time in which no lease ran (after the first and before the last one) plus, inside leases, the time that
+belongs to no step. `--cold` empties the node cache of pretrained models first, by using a new one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import psutil
+
+from cluster.journal import read_events
+from cluster.names import RunPaths
+from cluster.store import open_readonly
+from cluster.wire import unpack
+from gpu_pool.leases import LeaseResult
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLE_S = 2.0
+RAY_MARKS = ("ray::", "raylet", "gcs_server", "/ray/", "bwrap")
+
+
+def pss_bytes(pid: int) -> int:
+    """Proportional set size of a process, bytes; 0 when it is gone."""
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
+
+
+def family(root: psutil.Process, known: set[int]) -> set[int]:
+    """The processes of the campaign: descendants, and Ray's own, which leave the driver's tree."""
+    pids = {root.pid, *(child.pid for child in root.children(recursive=True))}
+    for process in psutil.process_iter(["pid", "cmdline"]):
+        text = " ".join(process.info["cmdline"] or [])
+        if process.info["pid"] not in known and any(mark in text for mark in RAY_MARKS):
+            pids.add(process.info["pid"])
+    return pids
+
+
+class MemorySampler(threading.Thread):
+    """Highest total memory of a process family."""
+
+    def __init__(self, root: psutil.Process, known: set[int]) -> None:
+        super().__init__(daemon=True)
+        self.root, self.known, self.peak = root, known, 0
+
+    def run(self) -> None:
+        """Sample until the root process is gone."""
+        while self.root.is_running():
+            try:
+                total = sum(pss_bytes(pid) for pid in family(self.root, self.known))
+            except psutil.NoSuchProcess:
+                return
+            self.peak = max(self.peak, total)
+            time.sleep(SAMPLE_S)
+
+
+def lease_results(run: Path) -> list[LeaseResult]:
+    """Every lease's result, as its slot wrote it."""
+    paths = sorted(RunPaths(run).leases.glob("*/result.msgpack"))
+    return [LeaseResult.from_dict(unpack(path.read_bytes(), 16 << 20)) for path in paths]
+
+
+def uncovered_seconds(leases: list[LeaseResult]) -> float:
+    """Wall seconds between the first lease's start and the last one's end in which none ran."""
+    idle, reached = 0, None
+    for start, end in sorted((lease.started_us, lease.ended_us) for lease in leases):
+        if reached is not None and start > reached:
+            idle += start - reached
+        reached = end if reached is None else max(reached, end)
+    return idle / 1e6
+
+
+def phases(run: Path) -> dict[str, float]:
+    """Seconds of each phase."""
+    db = open_readonly(RunPaths(run).director_db)
+    marks = [(event.payload["phase"], event.at_us) for event in read_events(db) if event.kind == "phase"]
+    db.close()
+    return {a[0]: (b[1] - a[1]) / 1e6 for a, b in zip(marks, marks[1:], strict=False)}
+
+
+def report(run: Path, wall: float, peak: int) -> dict[str, object]:
+    """All figures of one finished campaign."""
+    leases = lease_results(run)
+    steps = [step for lease in leases for step in lease.steps]
+    first = [step.first_line_ms for lease in leases for step in lease.steps if step.first_line_ms is not None]
+    inside = sum((lease.ended_us - lease.started_us) / 1e6 for lease in leases) - sum(step.seconds for step in steps)
+    gap = uncovered_seconds(leases)
+    return {
+        "wall_seconds": round(wall, 1),
+        "phase_seconds": {name: round(seconds, 1) for name, seconds in phases(run).items()},
+        "peak_memory_gib": round(peak / (1 << 30), 2),
+        "leases": len(leases),
+        "steps": len(steps),
+        "step_seconds": round(sum(step.seconds for step in steps), 1),
+        "first_line_ms_median": round(statistics.median(first), 1) if first else None,
+        "seconds_without_any_lease": round(gap, 1),
+        "lease_seconds_outside_steps": round(inside, 1),
+        "orchestration_share": round((gap + inside) / wall, 4),
+    }
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="quickstart")
+    parser.add_argument("--cold", action="store_true", help="with an empty node cache")
+    args = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as scratch:
+        command = [sys.executable, str(ROOT / "scripts" / "run_campaign.py"), "--preset", args.preset]
+        command += ["--runs-dir", scratch, "--name", "bench"]
+        if args.cold:
+            command += ["--set", f"pool.cache_dir={scratch}/cache"]
+        known = set(psutil.pids())
+        began = time.monotonic()
+        child = subprocess.Popen(command, cwd=ROOT)
+        sampler = MemorySampler(psutil.Process(child.pid), known)
+        sampler.start()
+        code = child.wait()
+        wall = time.monotonic() - began
+        if code != 0:
+            return code
+        print(json.dumps(report(Path(scratch) / "bench", wall, sampler.peak), indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

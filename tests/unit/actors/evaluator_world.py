@@ -1,0 +1,256 @@
+"""A world for the judge's tests: real pools of a small generated domain, and a scheduler that makes students up.
+
+The fake students know the truth through an oracle over item texts, which only the test holds. How good a method is
+stands in its source as `SKILL = 0.8`; `FAIL = (1, 3)` names the training calls (by index in the lease) that crash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from actors.evaluator.judge import Judge
+from actors.evaluator.secret import Secret, write_private
+from actors.evaluator.truth import SPLITS, Vault
+from cluster.config import CampaignConfig, validate
+from cluster.errors import RefusedError
+from cluster.journal import Journal
+from cluster.names import RunPaths
+from cluster.objects import ObjectStore
+from cluster.store import Store
+from cluster.wire import pack
+from gpu_pool.leases import LeaseRequest, LeaseResult, Step, StepResult
+from gpu_pool.weak_to_strong.domains import Domain, get_domain
+from gpu_pool.weak_to_strong.items import ItemSet
+
+SKILLS = {"teacher": 0.62, "ceiling": 0.93, "vanilla": 0.70, "confident": 0.72}
+ANSWERS = {"answers": 1, "gpu_ms": 0, "usd": 0, "wall_ms": 0}
+
+
+class KilledError(Exception):
+    """The evaluator died here."""
+
+
+def small_domain(name: str) -> Domain:
+    """The quick world with small pools."""
+    domain: Any = get_domain(name, "quick", 1)
+    domain.spec = replace(domain.spec, labelled=48, unlabelled=80, test=300, documents=50)
+    found: Domain = domain
+    return found
+
+
+def small_config(cache: Path, **changes: Any) -> CampaignConfig:
+    """A campaign of two researchers on small numbers; `changes` by section."""
+    data: dict[str, Any] = {
+        "preset": "test",
+        "task": {"domains": ["chat"], "size": "quick", "world_seed": 1},
+        "researchers": {"directions": [{"id": "a", "text": "one"}, {"id": "b", "text": "two"}]},
+        "budget": {"campaign": {}, "researcher": {}},
+        "pool": {"cache_dir": str(cache)},
+        "runs": {"seed_seconds": 10, "pretrain_seconds": 20},
+        "scoring": {"seal_seeds": 10, "seeds_per_lease": 5, "finalists": 2, "dev_limit": 6, "board_limit": 4},
+        "research": {"minutes": 1},
+    }
+    for section, fields in changes.items():
+        data[section] = {**data.get(section, {}), **fields}
+    return validate(data)
+
+
+class Oracle:
+    """The number and label of any item text of the campaign's pools, in either order of a pair."""
+
+    def __init__(self, vaults: list[Vault]) -> None:
+        self._known: dict[tuple[str, str, str], tuple[int, int]] = {}
+        self.size = 0
+        for vault in vaults:
+            for name in SPLITS:
+                split = vault.split(name)
+                for item, label in zip(split.items, split.labels.tolist(), strict=True):
+                    self._known[item.prompt, item.first, item.second] = self.size, label
+                    if item.kind == "pair":
+                        self._known[item.prompt, item.second, item.first] = self.size, 1 - label
+                    self.size += 1
+
+    def look(self, items: ItemSet) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Numbers and labels (n, 2)."""
+        columns = zip(items.prompts, items.firsts, items.seconds, strict=True)
+        return np.array([self._known[key] for key in columns])
+
+
+def luck(*parts: object) -> float:
+    """A number in [0, 1) that depends on `parts` only."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=6).digest(), "big") / 2**48
+
+
+class FakeScheduler:
+    """Runs jobs by making students up; keeps leases by key and spending by account, as the real one does."""
+
+    def __init__(self, leases: Path, oracle: Callable[[], Oracle]) -> None:
+        self.leases, self._oracle = leases, oracle
+        self.requests: dict[str, LeaseRequest] = {}
+        self.results: dict[str, dict[str, Any]] = {}
+        self.spent: dict[str, tuple[str, dict[str, Any]]] = {}
+        self.opened: list[str] = []
+        self.left: dict[str, int | None] = {"usd": None, "gpu_ms": None, "wall_ms": None, "answers": None}
+        self.answer_cap: dict[str, int] = {}
+        self.lose: set[str] = set()
+        self.grade = "A"
+        self.before: Callable[[str, str], None] = lambda what, key: None
+        self.after: Callable[[str, str], None] = lambda what, key: None
+
+    async def run(self, request: dict[str, Any]) -> dict[str, Any]:
+        parsed = LeaseRequest.from_dict(request)
+        self.before("run", parsed.key)
+        if parsed.key in self.requests:
+            assert self.requests[parsed.key] == parsed, f"{parsed.key} was asked for with another job"
+        self.requests[parsed.key] = parsed
+        if parsed.key not in self.results:
+            self.results[parsed.key] = self._carry_out(parsed).to_dict()
+        self.after("run", parsed.key)
+        return self.results[parsed.key]
+
+    async def spend(self, key: str, account: str, amounts: dict[str, Any], note: str) -> dict[str, Any]:
+        self.before("spend", key)
+        if key not in self.spent:
+            used = sum(1 for owner, _ in self.spent.values() if owner == account)
+            if used >= self.answer_cap.get(account, 1000):
+                raise RefusedError("over_budget", "no answers left", {"account": account})
+            self.spent[key] = (account, amounts)
+        self.after("spend", key)
+        return {}
+
+    async def open_account(self, key: str, account: str, parent: str | None, caps: dict[str, Any]) -> None:
+        self.opened.append(account)
+
+    async def balance(self, account: str) -> dict[str, Any]:
+        return {"left": dict(self.left)}
+
+    def _carry_out(self, request: LeaseRequest) -> LeaseResult:
+        number = f"lease-{len(self.results):03d}"
+        if any(part in request.key for part in self.lose):
+            return LeaseResult(number, "lost", (), 10, 0, 1, "s", "n", "", self.grade, "probe")
+        folder = self.leases / number
+        made: dict[str, Path] = {}
+        steps = tuple(self._step(folder, step, index, made) for index, step in enumerate(request.job.steps))
+        return LeaseResult(number, "done", steps, 1000, 0, 1, "s", "n", "", self.grade, "probe")
+
+    def _step(self, folder: Path, step: Step, index: int, made: dict[str, Path]) -> StepResult:
+        out = folder / step.name
+        out.mkdir(parents=True)
+        inputs = {
+            name: made[source[1:]] if source.startswith("@") and source[1:] in made else Path(source)
+            for name, source in step.inputs.items()
+        }
+        missing = [name for name, path in inputs.items() if not path.exists()]
+        error = f"missing {missing}" if missing else self._entry(step, inputs, out, index)
+        outputs = {} if error else {name: str(out / name) for name in step.outputs}
+        made.update({f"{step.name}/{name}": Path(path) for name, path in outputs.items()})
+        return StepResult(step.name, "error" if error else "ok", error, 0.1, 1.0, outputs, "")
+
+    def _entry(self, step: Step, inputs: dict[str, Path], out: Path, index: int) -> str:
+        if step.entry == "pretrain":
+            (out / "model.safetensors").write_bytes(inputs["model_config.json"].read_bytes())
+            (out / "config.json").write_text("{}")
+        elif step.entry == "features":
+            count = len(ItemSet.load(inputs["items.arrow"]))
+            save_file({"hidden": np.zeros((count, 2, 4), np.float32)}, out / "features.safetensors")
+            save_file({"prior": np.full(count, 0.5, np.float32)}, out / "prior.safetensors")
+        elif step.entry == "predict":
+            student = json.loads(inputs["student.safetensors"].read_text())
+            save_file({"probs": self._probs(student, inputs["items.arrow"])}, out / "probs.safetensors")
+        elif step.entry == "method":
+            return self._method(step, inputs, out, index)
+        else:
+            self._student(out, SKILLS[step.entry], int(step.params["seed"]))
+        return ""
+
+    def _method(self, step: Step, inputs: dict[str, Path], out: Path, index: int) -> str:
+        source = (inputs["code"] / "method.py").read_text()
+        skill = re.search(r"SKILL = ([0-9.]+)", source)
+        name = "confident" if "blocks.confident" in source else "vanilla"
+        failing = re.search(r"FAIL = \((.*)\)", source)
+        if failing and int(step.name.split("-")[1]) in [int(n) for n in failing[1].split(",") if n.strip()]:
+            return "RuntimeError: planned\n  File method.py, with text of the pool"
+        self._student(out, float(skill[1]) if skill else SKILLS[name], int(step.params["seed"]), "NAN" in source)
+        return ""
+
+    def _student(self, out: Path, skill: float, seed: int, broken: bool = False) -> None:
+        body = {"skill": skill + 0.02 * (luck(seed) - 0.5), "seed": seed, "broken": broken}
+        (out / "student.safetensors").write_text(json.dumps(body))
+
+    def _probs(self, student: dict[str, Any], items: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
+        oracle = self._oracle()
+        numbers, labels = oracle.look(ItemSet.load(items)).T
+        right = np.random.default_rng(student["seed"]).random(oracle.size)[numbers] < student["skill"]
+        says = np.where(right, labels, 1 - labels)
+        probs = np.stack([0.9 - 0.8 * says, 0.1 + 0.8 * says], axis=1).astype(np.float32)
+        return np.full_like(probs, np.nan) if student["broken"] else probs
+
+
+class World:
+    """A run directory with a judge that can be killed and started again."""
+
+    def __init__(self, root: Path, source: World | None = None, secret: bytes = b"", **changes: Any) -> None:
+        """A fresh campaign, with `secret` if given, or a copy of `source` (stopped) as it stands."""
+        self.paths = RunPaths(root / "runs" / "test")
+        if source is None:
+            self.paths.root.mkdir(parents=True)
+        else:
+            shutil.copytree(source.paths.root, self.paths.root)
+        if secret:
+            write_private(self.paths.judge / "secret.bin", secret)
+        self.config: CampaignConfig = source.config if source else small_config(root / "cache", **changes)
+        self.objects = ObjectStore(self.paths.objects)
+        self._known: Oracle | None = None
+        self.scheduler = FakeScheduler(self.paths.leases, self.oracle)
+        self.store: Store
+        self.judge: Judge
+        self.start()
+
+    def start(self) -> None:
+        """Start the judge, or a successor that knows only what is on disk."""
+        if hasattr(self, "store"):
+            self.store.close()
+        self.store = Store(self.paths.evaluator_db)
+        self.journal = Journal(self.store)
+        self.judge = Judge(self.paths, self.config, self.scheduler, self.store, self.journal, small_domain)
+
+    def vaults(self) -> list[Vault]:
+        secret = Secret.load_or_create(self.paths.judge / "secret.bin")
+        return [Vault(secret, small_domain(name)) for name in self.config.task.domains]
+
+    def oracle(self) -> Oracle:
+        if self._known is None:
+            self._known = Oracle(self.vaults())
+        return self._known
+
+    def method(self, skill: float, extra: str = "") -> str:
+        """The snapshot of a method of that skill."""
+        source = f"SKILL = {skill}\n{extra}\ndef train(run):\n    return None\n"
+        return self.objects.put_tree({"method.py": source.encode()})
+
+    def kinds(self, kind: str) -> list[dict[str, Any]]:
+        """Payloads of journal events of a kind."""
+        return [event.payload for event in self.journal.events(kind=kind)]
+
+    def files(self) -> Iterator[Path]:
+        """Every file of the run."""
+        return (path for path in self.paths.root.rglob("*") if path.is_file())
+
+
+def needles(vault: Vault) -> list[bytes]:
+    """Byte patterns that hold the labels of a pool: as int8, as packed bits, as text."""
+    found = []
+    for labels in [vault.split(name).labels for name in SPLITS] + [vault.unlabelled().labels]:
+        found += [labels.tobytes(), np.packbits(labels).tobytes()[:8], pack(labels[:24].tolist())[1:]]
+        found += [str(labels[:24].tolist()).encode()[1:-1], "".join(map(str, labels[:24])).encode()]
+    return found

@@ -1,0 +1,358 @@
+"""Offices of a campaign without Ray: they outlive a researcher's crashes, and can be cut off at any point."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from actors.researcher.account import Account
+from actors.researcher.brains.base import Brain, make_brain
+from actors.researcher.loop import Profile, Researcher
+from actors.researcher.tools import Context, make_toolbox
+from actors.researcher.transcript import Transcript
+from actors.researcher.workspace import Workspace
+from cluster.config import CampaignConfig, load_config
+from cluster.errors import RefusedError
+from cluster.journal import Journal
+from cluster.money import DIMENSIONS
+from cluster.store import Store
+from gpu_pool.leases import LeaseRequest, LeaseResult, StepResult
+from gpu_pool.weak_to_strong.items import Item, ItemSet
+
+ITEMS = 240
+SANDBOX_UID = 65432
+
+
+class Crash(BaseException):
+    """The process died here."""
+
+
+@dataclass
+class Fuse:
+    """Counts points at which a process may die, and dies at number `at`."""
+
+    at: int | None = None
+    count: int = 0
+
+    def point(self) -> None:
+        self.count += 1
+        if self.count == self.at:
+            raise Crash
+
+
+class FusedStore(Store):
+    """A store that may die before and after each outermost transaction."""
+
+    def __init__(self, path: Path, fuse: Fuse) -> None:
+        self._fuse = fuse
+        self._level = 0
+        super().__init__(path)
+        self._db.execute("PRAGMA synchronous=OFF")  # a test survives no power loss
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        outer = self._level == 0
+        if outer:
+            self._fuse.point()
+        self._level += 1
+        try:
+            with super().transaction() as db:
+                yield db
+        finally:
+            self._level -= 1
+        if outer:
+            self._fuse.point()
+
+
+@dataclass
+class Offices:
+    """Scheduler, forum and evaluator in one, each mutating call kept by key; `effects` counts what really happened."""
+
+    folder: Path
+    caps: dict[str, int | None]
+    fuse: Fuse = field(default_factory=Fuse)
+    answers: dict[str, Any] = field(default_factory=dict)
+    effects: list[str] = field(default_factory=list)
+    calls: list[tuple[str, str]] = field(default_factory=list)
+    spent: dict[str, int] = field(default_factory=lambda: dict.fromkeys(DIMENSIONS, 0))
+    posts: list[dict[str, Any]] = field(default_factory=list)
+    cursors: dict[str, int] = field(default_factory=dict)
+    trees: dict[str, dict[str, str]] = field(default_factory=dict)
+    held: dict[str, str] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    pgr_of: Any = None
+    pilot_status: str = "ok"
+    forum_enabled: bool = True
+
+    def _once(self, office: str, key: str, act: Any) -> Any:
+        """What an office does: die before, act once per key, die after."""
+        self.fuse.point()
+        self.calls.append((office, key))
+        name = f"{office}:{key}"
+        if name not in self.answers:
+            self.answers[name] = act()
+            self.effects.append(name)
+        self.fuse.point()
+        return self.answers[name]
+
+    def _charge(self, account: str, **amounts: int) -> None:
+        for dimension, amount in amounts.items():
+            cap = self.caps.get(dimension)
+            if cap is not None and self.spent[dimension] + amount > cap:
+                detail = {"dimension": dimension, "account": account, "cap": cap, "asked": amount}
+                raise RefusedError("over_budget", f"no {dimension} left", detail)
+        for dimension, amount in amounts.items():
+            self.spent[dimension] += amount
+
+    # scheduler
+
+    async def open_account(self, key: str, account: str, parent: str | None, caps: dict[str, Any]) -> None:
+        self._once("open", key, lambda: True)
+
+    async def balance(self, account: str) -> dict[str, Any]:
+        self.fuse.point()
+        caps = self.caps if account != "campaign" else dict.fromkeys(DIMENSIONS)
+        left = {d: None if caps.get(d) is None else (caps[d] or 0) - self.spent[d] for d in DIMENSIONS}
+        nothing = dict.fromkeys(DIMENSIONS, 0)
+        return {"account": account, "caps": caps, "spent": dict(self.spent), "reserved": nothing, "left": left}
+
+    async def spend(self, key: str, account: str, amounts: dict[str, int], note: str) -> dict[str, Any]:
+        def act() -> dict[str, int]:
+            self._charge(account, **amounts)
+            return amounts
+
+        result: dict[str, Any] = self._once("spend", key, act)
+        return result
+
+    async def run(self, request: dict[str, Any]) -> dict[str, Any]:
+        asked = LeaseRequest.from_dict(request)
+        worst = round(asked.gpus * asked.seconds * 1000)
+
+        def act() -> dict[str, Any]:
+            self._charge(asked.account, gpu_ms=worst, usd=worst)
+            self.spent["gpu_ms"] -= worst - worst // 10
+            self.spent["usd"] -= worst - worst // 10
+            return self._lease(asked, worst // 10).to_dict()
+
+        result: dict[str, Any] = self._once("run", asked.key, act)
+        return result
+
+    def _lease(self, asked: LeaseRequest, gpu_ms: int) -> LeaseResult:
+        held = ItemSet.load(Path(asked.job.steps[1].inputs["items.arrow"]))
+        rng = np.random.default_rng(len(self.effects))
+        probs = rng.random((len(held), 1)).astype(np.float32)
+        out = self.folder / f"probs-{len(self.effects)}.safetensors"
+        save_file({"probs": np.concatenate([1 - probs, probs], axis=1)}, out)
+        ok = self.pilot_status == "ok"
+        steps = [StepResult("pilot-train", self.pilot_status, "" if ok else "ValueError: no", 1.0, 1.0, {}, "")]  # type: ignore[arg-type]
+        if ok:
+            steps.append(StepResult("pilot-predict", "ok", "", 0.1, 1.0, {"probs.safetensors": str(out)}, ""))
+        else:
+            steps.append(StepResult("pilot-predict", "skipped", "", 0.0, None, {}, ""))
+        return LeaseResult("l1", "done", tuple(steps), gpu_ms, 0, 1_200_000, "s", "n", "cpu", "A", "p")
+
+    # forum
+
+    async def post(self, key: str, author: str, draft: dict[str, Any]) -> dict[str, Any]:
+        if not self.forum_enabled:
+            raise RefusedError("forum_disabled", "no forum")
+
+        def act() -> dict[str, Any]:
+            if draft["kind"] == "claim":
+                if self.held.get(draft["idea"], author) != author:
+                    raise RefusedError("claimed", "held by another")
+                self.held[draft["idea"]] = author
+            return self.add_post(author, **draft)
+
+        result: dict[str, Any] = self._once("post", key, act)
+        return result
+
+    def add_post(self, author: str, **draft: Any) -> dict[str, Any]:
+        seq = len(self.posts) + 1
+        post = {"record_ids": [], "snapshot": None, "idea": "", "records": [], **draft}
+        post |= {"id": f"p-{seq}", "seq": seq, "author": author}
+        self.posts.append(post)
+        return post
+
+    async def read(self, post_id: str) -> dict[str, Any]:
+        return next(post for post in self.posts if post["id"] == post_id)
+
+    async def unread(self, reader: str, limit: int) -> list[dict[str, Any]]:
+        self.fuse.point()
+        after = self.cursors.get(reader, 0)
+        return [post for post in self.posts if post["author"] != reader and post["seq"] > after][:limit]
+
+    async def ack(self, reader: str, seq: int) -> None:
+        self.fuse.point()
+        self.cursors[reader] = max(seq, self.cursors.get(reader, 0))
+        self.fuse.point()
+
+    async def search(self, query: str, limit: int) -> list[dict[str, Any]]:
+        return [post for post in self.posts if query in post["title"]][:limit]
+
+    async def claims(self) -> list[dict[str, Any]]:
+        return [post for post in self.posts if post["kind"] == "claim"]
+
+    async def push_code(
+        self, key: str, author: str, files: dict[str, str], parent: str | None, note: str
+    ) -> dict[str, Any]:
+        def act() -> dict[str, str]:
+            sha = f"{abs(hash(tuple(sorted(files.items())))):064x}"[-64:]
+            self.trees[sha] = files
+            return {"snapshot": sha}
+
+        result: dict[str, Any] = self._once("push", key, act)
+        return result
+
+    async def fetch_code(self, sha: str) -> dict[str, str]:
+        if sha not in self.trees:
+            raise RefusedError("unknown_snapshot", "no such snapshot")
+        return self.trees[sha]
+
+    async def lineage(self, sha: str) -> list[dict[str, Any]]:
+        return [{"snapshot": sha}]
+
+    async def diff(self, sha_a: str, sha_b: str) -> str:
+        return ""
+
+    async def sync(self, reader: str, directory: str) -> dict[str, Any]:
+        self.fuse.point()
+        return {}
+
+    # evaluator
+
+    async def submit(self, key: str, researcher: str, snapshot: str, name: str, tier: str) -> dict[str, Any]:
+        def act() -> dict[str, Any]:
+            self._charge(f"campaign/researcher/{researcher}", answers=1, gpu_ms=2000, usd=2000)
+            record = f"r-{len(self.effects)}"
+            pgr = 0.4 if self.pgr_of is None else float(self.pgr_of(self.trees[snapshot]["method.py"]))
+            if tier == "board":
+                best = pgr > max((row["pgr"] for row in self.rows), default=-1.0)
+                if best:
+                    self.rows.append({"method": name, "researcher": researcher, "pgr": pgr, "record_id": record})
+                level = 0.6 + pgr / 4 if best else None
+                pgr_shown = pgr if best else None
+                return {"tier": "board", "new_best": best, "level": level, "pgr": pgr_shown, "record_id": record}
+            dev = {
+                "accuracy": 0.6 + pgr / 4,
+                "pgr": pgr,
+                "vanilla_pgr": 0.25,
+                "seeds": 3,
+                "failed_seeds": 0,
+                "error": "",
+            }
+            return {"tier": "dev", "name": name, "record_id": record, "wear": 0.1, **dev}
+
+        result: dict[str, Any] = self._once("submit", key, act)
+        return result
+
+    async def leaderboard(self) -> list[dict[str, Any]]:
+        return list(self.rows)
+
+
+def make_public(folder: Path) -> dict[str, Any]:
+    """Public task files of a made-up domain; the content of its task.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    items = ItemSet.of([Item(f"i{n}", "pair", f"p{n}", "a", "b") for n in range(ITEMS)])
+    items.save(folder / "items.arrow")
+    rng = np.random.default_rng(0)
+    probs = rng.random(ITEMS).astype(np.float32)
+    save_file({"probs": np.stack([1 - probs, probs], axis=1)}, folder / "weak.safetensors")
+    save_file({"hidden": rng.random((ITEMS, 2, 3)).astype(np.float32)}, folder / "features.safetensors")
+    save_file({"prior": rng.random(ITEMS).astype(np.float32)}, folder / "prior.safetensors")
+    task = {"domain": "chat", "strong_model": str(folder / "strong"), "protocol": {"epochs": 5}}
+    (folder / "task.json").write_text(json.dumps(task))
+    return task
+
+
+CAPS: dict[str, int | None] = {"usd": None, "gpu_ms": 200_000, "wall_ms": None, "answers": 4}
+NINE = load_config(preset="quickstart")
+
+
+def config(**changes: Any) -> CampaignConfig:
+    """The quickstart with changed sections, given as dictionaries."""
+    data = NINE.model_dump()
+    for name, change in changes.items():
+        data[name] = {**data[name], **change} if isinstance(change, dict) else change
+    return CampaignConfig.model_validate(data)
+
+
+class World:
+    """One researcher among fake offices; `start` makes a fresh process of it."""
+
+    def __init__(
+        self,
+        tmp: Path,
+        settings: CampaignConfig | None = None,
+        brain: Brain | None = None,
+        researcher: str = "01-elicitation",
+        caps: dict[str, int | None] | None = None,
+        offices: Offices | None = None,
+        max_turns: int | None = None,
+    ) -> None:
+        self.tmp = tmp
+        self.config = settings or NINE
+        self.researcher = researcher
+        self._brain = brain
+        self._max_turns = max_turns
+        self.task = make_public(tmp / "public")
+        self.offices = offices or Offices(tmp, caps or dict(CAPS))
+        self.store: Store | None = None
+
+    def start(self, fuse: Fuse | None = None) -> Researcher:
+        """A fresh process: everything in memory is new."""
+        fuse = fuse or Fuse()
+        self.offices.fuse = Fuse()
+        self.close()
+        self.store = FusedStore(self.tmp / self.researcher / "researcher.db", Fuse())
+        self.transcript = Transcript(self.store, Journal(self.store), self.researcher)
+        self.store._fuse = fuse  # the constructor's own writes are idempotent DDL
+        self.offices.fuse = fuse
+        stopping = asyncio.Event()
+        home = self.tmp / self.researcher
+        self.account = Account(self.offices, self.researcher, self.config.budget.researcher.caps())
+        self.ctx = Context(
+            researcher=self.researcher,
+            account=self.account.name,
+            config=self.config,
+            workspace=Workspace(home / "workspace", home / "private", SANDBOX_UID),
+            sandbox_uid=SANDBOX_UID,
+            public=str(self.tmp / "public"),
+            task=self.task,
+            scheduler=self.offices,
+            forum=self.offices,
+            evaluator=self.offices,
+            stopping=stopping,
+        )
+        toolbox = make_toolbox(self.ctx)
+        brain = self._brain or make_brain(self.config, self.researcher, toolbox.describe())
+        direction = self.config.researchers.directions[self.config.researcher_ids().index(self.researcher)].text
+        profile = Profile(
+            researcher=self.researcher,
+            direction=direction,
+            task=self.task,
+            max_turns=self._max_turns or self.config.researchers.max_turns,
+            seconds=None,
+            forum=self.config.forum.enabled,
+            workspace=str(self.ctx.workspace.root),
+        )
+        return Researcher(profile, brain, toolbox, self.transcript, self.account, self.offices, stopping=stopping)
+
+    def close(self) -> None:
+        """The process is gone."""
+        if self.store is not None:
+            self.store.close()
+            self.store = None
+
+    def run(self) -> dict[str, Any]:
+        """A whole life without a crash."""
+        return asyncio.run(self.start().run())

@@ -1,0 +1,182 @@
+"""The phase machine with fake offices: order, resumption at every point, anchors, stubborn researchers."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.director import director as module
+from actors.director.director import Director, Offices
+from actors.director.phases import Phase
+from cluster.config import CampaignConfig, load_config
+from cluster.errors import AarError
+from cluster.journal import Journal
+from cluster.names import RunPaths
+from cluster.store import Store
+
+
+class Killed(BaseException):
+    """The process died here."""
+
+
+class World:
+    """Fake offices that write down what was asked, and die at the n-th call when told to."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.die_at: int | None = None
+        self.stopped = asyncio.Event()
+        self.stubborn = False
+
+    def note(self, what: str) -> None:
+        if self.die_at is not None and len(self.calls) == self.die_at:
+            self.die_at = None
+            raise Killed
+        self.calls.append(what)
+
+    async def open_account(self, key: str, account: str, parent: str | None, caps: dict[str, Any]) -> None:
+        self.note(f"open {account}")
+
+    async def prepare(self) -> None:
+        self.note("prepare")
+
+    async def seal(self) -> None:
+        self.note("seal")
+
+    async def status(self) -> dict[str, Any]:
+        return {"state": "idle"}
+
+    async def run(self) -> dict[str, Any]:
+        self.note("run")
+        if self.stubborn:
+            await self.stopped.wait()
+        return {"state": "ended", "reason": "done"}
+
+    async def stop(self) -> None:
+        self.note("stop")
+        self.stopped.set()
+
+
+def config(**research: float) -> CampaignConfig:
+    overrides = tuple(f"research.{key}={value}" for key, value in research.items())
+    return load_config(preset="quickstart", overrides=overrides)
+
+
+def direct(root: Path, world: World, settings: CampaignConfig) -> tuple[Director, Store]:
+    paths = RunPaths(root)
+    store = Store(paths.director_db)
+    researchers = {name: world for name in settings.researcher_ids()[:2]}
+    return Director(paths, store, settings, Offices(world, world, dict(researchers))), store
+
+
+def kinds(store: Store) -> list[str]:
+    return [event.kind for event in Journal(store).events()]
+
+
+def phases(store: Store) -> list[str]:
+    return [event.payload["phase"] for event in Journal(store).events(kind="phase")]
+
+
+def test_a_campaign_goes_through_its_phases_in_order(tmp_path: Path) -> None:
+    world = World()
+    director, store = direct(tmp_path, world, config(minutes=1))
+    assert asyncio.run(director.run()) == {"phase": "done"}
+    assert phases(store) == ["prepare", "research", "seal", "report", "done"]
+    assert world.calls.index("prepare") < world.calls.index("run") < world.calls.index("seal")
+    assert kinds(store).count("campaign_ended") == 1
+
+
+def test_every_researcher_gets_nested_accounts(tmp_path: Path) -> None:
+    world = World()
+    director, _ = direct(tmp_path, world, config(minutes=1))
+    asyncio.run(director.run())
+    assert "open campaign" in world.calls
+    assert "open campaign/researcher/09-interpretability/evaluations" in world.calls
+
+
+@pytest.mark.parametrize("at", range(0, 46, 3))
+def test_a_director_killed_anywhere_ends_in_the_same_place(tmp_path: Path, at: int) -> None:
+    world = World()
+    world.die_at = at
+    director, store = direct(tmp_path, world, config(minutes=1))
+    try:
+        asyncio.run(director.run())
+    except Killed:
+        store.close()
+        director, store = direct(tmp_path, world, config(minutes=1))
+        asyncio.run(director.run())
+    assert director.phase is Phase.DONE
+    assert phases(store) == ["prepare", "research", "seal", "report", "done"]
+    assert kinds(store).count("campaign_ended") == 1
+
+
+def test_a_finished_campaign_stays_finished(tmp_path: Path) -> None:
+    world = World()
+    director, store = direct(tmp_path, world, config(minutes=1))
+    asyncio.run(director.run())
+    calls = list(world.calls)
+    store.close()
+    director, _ = direct(tmp_path, world, config(minutes=1))
+    asyncio.run(director.run())
+    assert world.calls == calls
+
+
+def test_research_ends_at_its_deadline(tmp_path: Path) -> None:
+    world = World()
+    world.stubborn = True
+    director, store = direct(tmp_path, world, config(minutes=0.005))
+    asyncio.run(director.run())
+    assert "stop" in world.calls
+    ended = [event.payload for event in Journal(store).events(kind="researcher_ended")]
+    assert [row["reason"] for row in ended] == ["done", "done"]
+
+
+def test_a_researcher_that_does_not_stop_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STOP_GRACE_S", 0.1)
+
+    class Deaf(World):
+        async def stop(self) -> None:
+            self.note("stop")
+
+    world = Deaf()
+    world.stubborn = True
+    director, store = direct(tmp_path, world, config(minutes=0.005))
+    asyncio.run(director.run())
+    ended = [event.payload["ended"] for event in Journal(store).events(kind="researcher_ended")]
+    assert ended == ["did not stop in time"] * 2
+
+
+def test_a_researcher_that_fails_does_not_end_the_campaign(tmp_path: Path) -> None:
+    class Broken(World):
+        async def run(self) -> dict[str, Any]:
+            raise AarError("its disk is gone")
+
+    director, store = direct(tmp_path, Broken(), config(minutes=1))
+    asyncio.run(director.run())
+    ended = [event.payload for event in Journal(store).events(kind="researcher_ended")]
+    assert ended[0]["error"] == "its disk is gone"
+    assert director.phase is Phase.DONE
+
+
+def test_anchors_hold_the_heads_of_the_other_journals(tmp_path: Path) -> None:
+    other = Store(tmp_path / "forum.db")
+    event = Journal(other).append("post", {"n": 1})
+    director, store = direct(tmp_path, World(), config(minutes=1))
+    asyncio.run(director.run())
+    anchors = [event.payload for event in Journal(store).events(kind="anchor")]
+    assert anchors[-1] == {"forum": {"seq": 1, "hash": event.hash}}
+
+
+def test_a_broken_journal_stops_the_director(tmp_path: Path) -> None:
+    other = Store(tmp_path / "forum.db")
+    journal = Journal(other)
+    journal.append("post", {"n": 1})
+    journal.append("post", {"n": 2})
+    with other.transaction() as db:
+        db.execute("DELETE FROM journal WHERE seq = 1")
+    director, _ = direct(tmp_path, World(), config(minutes=1))
+    with pytest.raises(AarError, match="journal of forum is broken"):
+        asyncio.run(director.run())

@@ -1,0 +1,393 @@
+"""The judge with a scheduler that makes students up: preparing, answering, sealing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from actors.evaluator.records import verify
+from cluster.errors import RefusedError
+from cluster.wire import pack
+from gpu_pool.weak_to_strong.items import ItemSet
+from tests.unit.actors.evaluator_world import World, needles
+
+A, B = "01-a", "02-b"
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A prepared campaign, to be copied."""
+    world = World(tmp_path_factory.mktemp("ready"))
+    world.store.close()
+    return world
+
+
+@pytest.fixture
+def world(tmp_path: Path, ready: World) -> World:
+    """A prepared campaign of the test's own."""
+    return World(tmp_path, ready)
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> World:
+    """A campaign that has not begun."""
+    return World(tmp_path)
+
+
+def submit(world: World, snapshot: str, tier: str = "dev", who: str = A, key: str = "") -> dict[str, Any]:
+    key = key or f"{who}/{snapshot[:8]}/{tier}"
+    return asyncio.run(world.judge.submit(key, who, snapshot, "a method", tier))
+
+
+def test_prepare_scores_baselines_and_publishes_the_task(fresh: World) -> None:
+    asyncio.run(fresh.judge.prepare())
+    rows = {(r["tier"], r["method"]): r for r in fresh.judge.records()}
+    assert set(rows) == {(t, m) for t in ("dev", "board") for m in ("weak", "ceiling", "vanilla")} | {
+        ("board", "confident")
+    }
+    assert rows["board", "weak"]["accuracy"] == pytest.approx(0.62, abs=0.05)
+    assert rows["board", "ceiling"]["accuracy"] == pytest.approx(0.93, abs=0.04)
+    assert rows["board", "vanilla"]["pgr"] == pytest.approx(0.26, abs=0.15)
+    assert rows["board", "vanilla"]["interval"][0] < rows["board", "vanilla"]["pgr"]
+    public = fresh.paths.public / "chat"
+    task = json.loads((public / "task.json").read_text())
+    items = ItemSet.load(public / "items.arrow")
+    assert task["n_items"] == len(items) == 40
+    assert items == fresh.vaults()[0].split("pool_a").items
+    assert load_file(public / "weak.safetensors")["probs"].shape == (40, 2)
+    assert load_file(public / "features.safetensors")["hidden"].shape[0] == 40
+    assert (Path(task["strong_model"]) / "model.safetensors").is_file()
+    key = (fresh.paths.root / "evaluator.pub").read_text()
+    assert all(verify(record, key) for record in fresh.judge.records())
+
+
+def test_prepare_is_done_once_and_models_are_shared_between_campaigns(fresh: World, tmp_path: Path) -> None:
+    asyncio.run(fresh.judge.prepare())
+    leases, events = len(fresh.scheduler.requests), len(fresh.journal.events())
+    asyncio.run(fresh.judge.prepare())
+    assert (len(fresh.scheduler.requests), len(fresh.journal.events())) == (leases, events)
+    other = World(tmp_path / "second", pool={"cache_dir": str(tmp_path / "cache")})
+    asyncio.run(other.judge.prepare())
+    pretrained = [key for key in other.scheduler.requests if "/model/" in key]
+    assert pretrained == []
+    assert len([key for key in fresh.scheduler.requests if "/model/" in key]) == 2
+
+
+def test_teachers_do_not_wait_for_the_strong_model(fresh: World) -> None:
+    order: list[str] = []
+    fresh.scheduler.before = lambda what, key: order.append(key)
+    slow = fresh.scheduler.run
+
+    async def run(request: dict[str, Any]) -> dict[str, Any]:
+        if request["key"].endswith("strong/0"):
+            await asyncio.sleep(0.3)
+        return await slow(request)
+
+    fresh.scheduler.run = run  # type: ignore[method-assign]
+    asyncio.run(fresh.judge.prepare())
+    strong = next(i for i, key in enumerate(order) if "/strong/" in key)
+    assert all(i < strong for i, key in enumerate(order) if "weak/" in key)
+    assert all(i > strong for i, key in enumerate(order) if "ceiling" in key or "features" in key)
+
+
+def test_a_dev_answer_is_noised_charged_once_and_the_same_for_the_same_code(world: World) -> None:
+    snapshot = world.method(0.85)
+    answer = submit(world, snapshot)
+    record = world.judge.record(answer["record_id"])
+    assert record is not None
+    assert answer["accuracy"] == pytest.approx(record["accuracy"], abs=0.09)
+    assert answer["accuracy"] != record["accuracy"]
+    assert (answer["seeds"], answer["failed_seeds"], answer["wear"]) == (3, 0, {"used": 1, "limit": 6})
+    same = world.objects.put_tree({"method.py": b"# re-roll?\nSKILL = 0.85\n\n\ndef train(run):\n    return None\n"})
+    for who, again in ((A, snapshot), (B, snapshot), (B, same)):
+        assert submit(world, again, who=who, key=f"other/{who}/{again[:8]}") == answer
+    assert [account for account, _ in world.scheduler.spent.values()] == [f"campaign/researcher/{A}/evaluations"]
+    assert len([key for key in world.scheduler.requests if "evaluator/dev/chat/a method" in key]) == 1
+
+
+def test_the_answer_is_paid_and_journaled_before_anything_runs(world: World) -> None:
+    seen: list[str] = []
+
+    def watch(what: str, key: str) -> None:
+        if what == "spend" or "a method" in key:
+            seen.append(what)
+            assert [e["name"] for e in world.kinds("submission")] == ["a method"]
+            assert world.kinds("submission_answered") == []
+
+    world.scheduler.before = watch
+    submit(world, world.method(0.8))
+    assert seen == ["spend", "run"]
+    assert len(world.kinds("submission_answered")) == 1
+
+
+def test_identical_submissions_at_the_same_time_join(world: World) -> None:
+    snapshot = world.method(0.8)
+
+    async def together() -> list[dict[str, Any]]:
+        calls = [world.judge.submit(f"k{i}", (A, B)[i % 2], snapshot, "a method", "dev") for i in range(4)]
+        return await asyncio.gather(*calls)
+
+    answers = asyncio.run(together())
+    assert all(answer == answers[0] for answer in answers)
+    assert len(world.scheduler.spent) == 1
+
+
+def test_a_failed_seed_counts_as_its_teacher_and_is_named(world: World) -> None:
+    answer = submit(world, world.method(0.9, "FAIL = (1,)"))
+    assert answer["failed_seeds"] == 1
+    assert answer["error"] == "error: RuntimeError: planned"
+    record = world.judge.record(answer["record_id"])
+    weak = next(r for r in world.judge.records() if (r["method"], r["tier"]) == ("weak", "dev"))
+    assert record is not None
+    assert record["failed_seeds"] == [1]
+    assert record["per_seed"][1] == weak["per_seed"][1]
+    assert record["per_seed"][0] > 0.8
+
+
+def test_a_student_that_answers_nan_or_a_method_that_always_fails_scores_as_no_gain(world: World) -> None:
+    for extra in ("NAN = True", "FAIL = (0, 1, 2)"):
+        answer = submit(world, world.method(0.9, extra))
+        record = world.judge.record(answer["record_id"])
+        assert record is not None
+        assert answer["failed_seeds"] == 3
+        assert answer["error"]
+        assert record["pgr"] == pytest.approx(0.0)
+    assert world.judge.finalists() == []
+
+
+def test_bad_snapshots_tiers_and_empty_accounts_are_refused_and_cost_nothing(world: World) -> None:
+    bad = world.objects.put_tree({"method.py": b"def train(run:\n"})
+    for snapshot, tier, reason in (
+        (bad, "dev", "bad_method"),
+        ("0" * 64, "dev", "unknown_snapshot"),
+        (world.method(0.8), "seal", "bad_tier"),
+        (world.method(0.8), "test", "bad_tier"),
+    ):
+        with pytest.raises(RefusedError) as caught:
+            submit(world, snapshot, tier, key=reason + tier)
+        assert caught.value.reason == reason
+    world.scheduler.left["gpu_ms"] = 1000
+    with pytest.raises(RefusedError, match="may take") as caught:
+        submit(world, world.method(0.8), key="poor")
+    assert caught.value.reason == "over_budget"
+    assert world.scheduler.spent == {}
+    assert world.kinds("submission_refused")[0]["reason"] == "over_budget"
+    world.scheduler.left["gpu_ms"] = None
+    with pytest.raises(RefusedError):
+        submit(world, world.method(0.8), key="poor")
+    assert submit(world, world.method(0.8), key="rich")["tier"] == "dev"
+
+
+def test_an_account_without_answers_is_refused_before_the_run(world: World) -> None:
+    world.scheduler.answer_cap[f"campaign/researcher/{A}/evaluations"] = 1
+    submit(world, world.method(0.8))
+    leases = len(world.scheduler.requests)
+    with pytest.raises(RefusedError) as caught:
+        submit(world, world.method(0.81))
+    assert caught.value.reason == "over_budget"
+    assert len(world.scheduler.requests) == leases
+    assert submit(world, world.method(0.81), who=B)["wear"]["used"] == 2
+
+
+def test_a_tier_is_exhausted_for_all_together_and_failures_count(world: World) -> None:
+    for number in range(4):
+        extra = "FAIL = (0, 1, 2, 3, 4)" if number % 2 else ""
+        submit(world, world.method(0.6 + number / 100, extra), "board", (A, B)[number % 2])
+    leases = len(world.scheduler.requests)
+    with pytest.raises(RefusedError) as caught:
+        submit(world, world.method(0.9), "board")
+    assert (caught.value.reason, caught.value.detail["limit"]) == ("tier_exhausted", 4)
+    assert len(world.scheduler.requests) == leases
+    assert world.judge.status()["wear"]["board"] == {"used": 4, "limit": 4}
+
+
+def test_the_board_tells_only_new_best_and_its_level(world: World) -> None:
+    no = submit(world, world.method(0.70), "board")
+    yes = submit(world, world.method(0.88), "board")
+    worse = submit(world, world.method(0.80), "board")
+    assert (no["new_best"], no["level"], no["pgr"]) == (False, None, None)
+    assert (worse["new_best"], worse["level"]) == (False, None)
+    assert yes["new_best"]
+    step = world.kinds("ladder")[0]["step"]
+    assert yes["level"] / step == pytest.approx(round(yes["level"] / step), abs=0.01)
+    rows = world.judge.leaderboard()
+    assert [row["record_id"] for row in rows if row["researcher"] == A] == [yes["record_id"]]
+    assert {row["method"] for row in rows} == {"weak", "ceiling", "vanilla", "confident", "a method"}
+    exact = world.judge.record(yes["record_id"])
+    assert exact is not None
+    for text in (str(rows), str(world.judge.record_summaries([no["record_id"], yes["record_id"]])), str(yes)):
+        assert str(exact["accuracy"]) not in text
+    assert world.judge.status()["board_moved_us"] > 0
+
+
+def test_seal_freezes_runs_once_and_says_beats_only_with_grounds(world: World) -> None:
+    for skill, tier in ((0.70, "dev"), (0.86, "dev"), (0.80, "dev"), (0.88, "board")):
+        submit(world, world.method(skill), tier)
+    vanilla = (Path("gpu_pool/weak_to_strong/methods/vanilla.py")).read_bytes()
+    submit(world, world.objects.put_tree({"method.py": b"# mine\n" + vanilla}), "dev")
+    sealed_before: list[str] = []
+
+    def watch(what: str, key: str) -> None:
+        if "seal/" in key and "weak/" not in key:
+            sealed_before.append(key)
+            assert len(world.kinds("finalists_frozen")) == 1
+
+    world.scheduler.before = watch
+    result = asyncio.run(world.judge.seal())
+    assert sealed_before
+    frozen = world.kinds("finalists_frozen")[0]
+    assert [f["snapshot"] for f in frozen["finalists"]] == [world.method(0.88), world.method(0.86)]
+    assert len(frozen["comparisons"]) == 4
+    records = [world.judge.record(record_id) for record_id in result["records"]]
+    assert [r["status"] for r in records if r] == ["ahead (not established)"] * 2  # n = 300 is too few for a claim
+    leases = len(world.scheduler.requests)
+    world.start()
+    assert asyncio.run(world.judge.seal()) == result
+    assert len(world.scheduler.requests) == leases
+    with pytest.raises(RefusedError) as caught:
+        submit(world, world.method(0.77))
+    assert caught.value.reason == "closed"
+    assert {row["tier"] for row in world.judge.leaderboard()} == {"seal"}
+
+
+def test_sixteen_seeds_establish_a_claim_in_each_domain_and_grade_b_never_does(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"task": {"domains": ["chat", "math"]}, "scoring": {"seal_seeds": 16}}
+    world = World(tmp_path, **changes)
+    submit(world, world.method(0.86))
+    real = world.scheduler.run
+
+    async def run(request: dict[str, Any]) -> dict[str, Any]:
+        return {**await real(request), "sandbox_grade": "B" if "seal/math/a method" in request["key"] else "A"}
+
+    world.scheduler.run = run  # type: ignore[method-assign]
+    result = asyncio.run(world.judge.seal())
+    records = [r for r in map(world.judge.record, result["records"]) if r is not None]
+    assert [(r["domain"], r["status"]) for r in records] == [("chat", "beats vanilla on chat"), ("math", "unverified")]
+    assert records[1]["standing"]["reason"] == "sandbox grade B"
+    assert {c["versus"] for c in records[0]["comparisons"]} == {"vanilla", "confident"}
+    assert all(record["standing"]["p"] < 0.05 for record in records)
+    assert set(result["task"]) == {"chat", "math"}
+
+
+def test_null_methods_beat_nothing_and_better_than_the_ceiling_is_held_for_an_audit(tmp_path: Path) -> None:
+    world = World(tmp_path, scoring={"seal_seeds": 16, "finalists": 3})
+    for skill in (0.70, 0.701, 1.0):
+        submit(world, world.method(skill))
+    result = asyncio.run(world.judge.seal())
+    assert not any("beats" in row["status"] for row in result["rows"])
+    record = world.judge.record(result["records"][0])
+    assert record is not None
+    assert (record["status"], record["standing"]["reason"]) == ("unverified", "above the ceiling: to be audited")
+
+
+def test_a_person_scores_one_method_without_a_campaign(fresh: World) -> None:
+    snapshot = fresh.method(0.85)
+    record = asyncio.run(fresh.judge.score("k", snapshot, "mine", "dev", "chat"))
+    assert record["method"] == "mine"
+    assert record["comparisons"][0]["versus"] == "vanilla"
+    assert verify(record, (fresh.paths.root / "evaluator.pub").read_text())
+    assert asyncio.run(fresh.judge.score("k2", snapshot, "mine", "dev", "chat")) == record
+    sealed = asyncio.run(fresh.judge.score("k3", snapshot, "mine", "seal", "chat"))
+    assert (sealed["tier"], sealed["seeds"], len(sealed["comparisons"])) == ("seal", 10, 2)
+    with pytest.raises(RefusedError, match="not in this run"):
+        asyncio.run(fresh.judge.score("k4", snapshot, "mine", "dev", "math"))
+    submit(fresh, snapshot)
+    with pytest.raises(RefusedError) as caught:
+        asyncio.run(fresh.judge.score("k5", fresh.method(0.8), "mine", "dev", "chat"))
+    assert caught.value.reason == "campaign_running"
+
+
+def test_methods_train_on_both_pools_and_predict_steps_get_items_only(world: World) -> None:
+    submit(world, world.method(0.8))
+    request = next(r for key, r in world.scheduler.requests.items() if "a method" in key)
+    train, predict = request.job.steps[:2]
+    assert set(train.inputs) == {
+        "code",
+        "items.arrow",
+        "weak.safetensors",
+        "features.safetensors",
+        "prior.safetensors",
+        "strong",
+    }
+    assert len(ItemSet.load(Path(train.inputs["items.arrow"]))) == 80
+    assert set(predict.inputs) == {"student.safetensors", "model", "items.arrow"}
+    assert request.account == f"campaign/researcher/{A}/evaluations"
+    weak = [step.inputs["weak.safetensors"] for step in request.job.steps if step.entry == "method"]
+    assert [Path(path).name for path in weak] == ["weak-0.safetensors", "weak-1.safetensors", "weak-2.safetensors"]
+    assert len({step.params["seed"] for step in request.job.steps if step.entry == "method"}) == 3
+    assert not Path(predict.inputs["items.arrow"]).exists()
+
+
+def test_scored_items_and_labels_exist_on_disk_only_while_their_lease_runs(fresh: World) -> None:
+    modes: set[int] = set()
+
+    def look(what: str, key: str) -> None:
+        private = fresh.paths.judge / "leases"
+        modes.update(p.stat().st_mode & 0o777 for p in private.rglob("*") if p.suffix in (".arrow", ".safetensors"))
+
+    fresh.scheduler.before = look
+    submit(fresh, fresh.method(0.8), "board")
+    asyncio.run(fresh.judge.seal())
+    assert modes <= {0o600, 0o644}  # 0644: the public corpus of pretraining
+    left = [path.name for path in fresh.files() if path.is_relative_to(fresh.paths.judge)]
+    assert not any(name.startswith(("sheet", "labels", "train")) for name in left)
+    assert not (fresh.paths.judge / "leases").exists()
+    assert fresh.paths.judge.stat().st_mode & 0o777 == 0o700
+
+
+def test_no_truth_in_any_file_argument_answer_or_event(fresh: World) -> None:
+    patterns = needles(fresh.vaults()[0])
+    seen = {"files": 0}
+
+    def scan(private: bool) -> None:
+        for path in fresh.files():
+            if private or not path.is_relative_to(fresh.paths.judge):
+                seen["files"] += 1
+                data = path.read_bytes()
+                assert not any(pattern in data for pattern in patterns), path
+
+    def during(what: str, key: str) -> None:
+        scan(private=False)
+
+    fresh.scheduler.before = during
+    fresh.scheduler.after = during
+    answers = [submit(fresh, fresh.method(0.93), tier) for tier in ("dev", "board")]
+    answers.append(asyncio.run(fresh.judge.seal()))
+    scan(private=True)
+    assert seen["files"] > 500
+    spoken = pack([answers, [r.to_dict() for r in fresh.scheduler.requests.values()], fresh.judge.records()])
+    spoken += pack([event.payload for event in fresh.journal.events()]) + pack(fresh.judge.status())
+    assert not any(pattern in spoken for pattern in patterns)
+
+
+def test_ceiling_hits_lie_in_the_store_encrypted_and_its_answers_are_deleted(fresh: World) -> None:
+    asyncio.run(fresh.judge.prepare())
+    run = fresh.judge._shelf.run("ceiling/chat/board")
+    assert run is not None
+    assert run.mean > 0.9
+    stored = fresh.paths.evaluator_db.read_bytes() + Path(f"{fresh.paths.evaluator_db}-wal").read_bytes()
+    assert np.packbits(run.hits).tobytes()[:16] not in stored
+    assert [path for path in fresh.files() if path.is_relative_to(fresh.paths.leases)] != []
+    kept = [str(p.relative_to(fresh.paths.leases)) for p in fresh.files() if p.is_relative_to(fresh.paths.leases)]
+    assert not [path for path in kept if "ceiling" in path]
+
+
+def test_a_lost_lease_is_asked_for_again_and_a_lost_cause_does_not_block_for_ever(fresh: World) -> None:
+    fresh.scheduler.lose = {"ceiling/chat/dev+board/0-2/0", "ceiling/chat/dev+board/0-2/1"}
+    asyncio.run(fresh.judge.prepare())
+    assert [k for k in fresh.scheduler.requests if "ceiling" in k][-1].endswith("/2")
+    fresh.scheduler.lose = {"a method"}
+    from actors.evaluator.desk import WorkError
+
+    with pytest.raises(WorkError, match="failed 3 times"):
+        submit(fresh, fresh.method(0.8))
+    fresh.scheduler.lose = set()
+    fresh.start()
+    assert submit(fresh, fresh.method(0.8))["failed_seeds"] == 0
+    assert len(fresh.scheduler.spent) == 1

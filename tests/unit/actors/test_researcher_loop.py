@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.researcher.types import Observation, ToolCall
+from cluster.errors import AarError, RefusedError
+from cluster.journal import verify_chain
+from cluster.store import open_readonly
+from tests.unit.actors.researcher_world import CAPS, Crash, Fuse, Offices, World, config
+
+METHOD = "def train(run):\n    return None\n"
+SCRIPT: list[list[ToolCall]] = [
+    [ToolCall("write_file", {"path": "m.py", "content": METHOD}), ToolCall("forum_claim", {"idea": "an idea"})],
+    [ToolCall("run_pilot", {"path": "m.py", "items": 64}), ToolCall("read_file", {"path": "missing"})],
+    [ToolCall("submit", {"path": "m.py", "name": "first"})],
+    [ToolCall("forum_post", {"kind": "insight", "title": "what I saw"}), ToolCall("budget")],
+    [ToolCall("finish", {"reason": "enough"})],
+]
+
+
+class Scripted:
+    """Plays a list of turns; a function of the observation alone, as every brain must be."""
+
+    def __init__(self, script: list[list[ToolCall]]) -> None:
+        self.script = script
+        self.asked: list[Observation] = []
+
+    async def decide(self, observation: Observation) -> list[ToolCall]:
+        self.asked.append(observation)
+        if observation.seen.ending:
+            return [ToolCall("forum_post", {"kind": "insight", "title": "the end"}), ToolCall("wait", {"seconds": 1})]
+        return self.script[observation.turn] if observation.turn < len(self.script) else [ToolCall("budget")]
+
+
+def _outcome(world: World, summary: dict[str, Any]) -> dict[str, Any]:
+    calls = [
+        (turn.number, d.call, d.result.ok, d.result.reason) for turn in world.transcript.history for d in turn.done
+    ]
+    effects = sorted(name for name in world.offices.effects if "/wall" not in name)
+    charged = sorted(name for name in world.offices.effects if "/wall" in name)
+    return {
+        "summary": {k: v for k, v in summary.items() if k != "wall_ms"},
+        "calls": calls,
+        "effects": effects,
+        "wall_charges": charged,
+        "posts": [(post["author"], post["title"]) for post in world.offices.posts],
+        "answers": world.offices.spent["answers"],
+    }
+
+
+def test_a_script_runs_to_its_end_and_every_turn_is_journalled(tmp_path: Path) -> None:
+    world = World(tmp_path, brain=Scripted(SCRIPT))
+    summary = world.run()
+    assert summary["ended"] == "the brain is done"
+    assert (summary["turns"], summary["pilots"], summary["submissions"], summary["posts"]) == (5, 1, 1, 2)
+    assert summary["refused"] == 1
+    assert summary["best"] == {"name": "first", "tier": "dev", "pgr": 0.4, "record_id": summary["best"]["record_id"]}
+    world.close()
+    db = open_readonly(tmp_path / world.researcher / "researcher.db")
+    report = verify_chain(db)
+    kinds = [row["kind"] for row in db.execute("SELECT kind FROM journal ORDER BY seq")]
+    db.close()
+    assert report.broken is None
+    assert kinds == ["started", *["turn"] * 5, "ended"]
+
+
+def test_a_second_run_only_answers(tmp_path: Path) -> None:
+    world = World(tmp_path, brain=Scripted(SCRIPT))
+    first = world.run()
+    effects = list(world.offices.effects)
+    assert world.run() == first
+    assert world.offices.effects == effects
+
+
+def test_two_calls_of_run_share_one_life(tmp_path: Path) -> None:
+    async def both() -> list[dict[str, Any]]:
+        researcher = World(tmp_path, brain=Scripted(SCRIPT)).start()
+        return list(await asyncio.gather(researcher.run(), researcher.run()))
+
+    first, second = asyncio.run(both())
+    assert first == second
+    assert first["turns"] == 5
+
+
+def _count_points(tmp_path: Path) -> tuple[int, dict[str, Any]]:
+    fuse = Fuse()
+    world = World(tmp_path, brain=Scripted(SCRIPT))
+    summary = asyncio.run(world.start(fuse).run())
+    outcome = _outcome(world, summary)
+    world.close()
+    return fuse.count, outcome
+
+
+def test_killed_at_every_point_and_resumed_the_outcome_is_the_same(tmp_path: Path) -> None:
+    points, expected = _count_points(tmp_path / "whole")
+    assert points > 60
+    for at in range(1, points + 1):
+        world = World(tmp_path / str(at), brain=Scripted(SCRIPT))
+        with pytest.raises(Crash):
+            asyncio.run(world.start(Fuse(at)).run())
+        open_turn = world.transcript.open_turn()
+        known = set() if open_turn is None else {p.index for p in open_turn.calls if p.result is not None}
+        made = len(world.offices.calls)
+        summary = asyncio.run(world.start().run())
+        assert _outcome(world, summary) == expected, f"killed at point {at}"
+        if open_turn is not None:
+            keys = {f"{world.researcher}/{open_turn.number}/{index}" for index in known}
+            repeated = {key.removesuffix("/push") for _, key in world.offices.calls[made:]} & keys
+            assert not repeated, f"killed at point {at}: {repeated} ran although the result was stored"
+        assert len(world.offices.effects) == len(set(world.offices.effects))
+        world.close()
+
+
+def test_an_unfinished_turn_keeps_its_decision(tmp_path: Path) -> None:
+    brain = Scripted(SCRIPT)
+    world = World(tmp_path, brain=brain)
+    points = 0
+    while world.store is None or world.transcript.open_turn() is None or len(world.transcript.history) < 1:
+        points += 1
+        try:
+            asyncio.run(world.start(Fuse(points)).run())
+        except Crash:
+            continue
+    decided = [observation.turn for observation in brain.asked]
+    brain.asked.clear()
+    asyncio.run(world.start().run())
+    assert brain.asked[0].turn == max(decided) + 1
+
+
+def test_an_exhausted_account_ends_with_one_last_free_turn(tmp_path: Path) -> None:
+    script = [[ToolCall("write_file", {"path": "m.py", "content": METHOD})]]
+    script += [[ToolCall("run_pilot", {"path": "m.py", "items": 64, "gpus": 1.0, "seconds": 40})] for _ in range(40)]
+    world = World(tmp_path, brain=Scripted(script), caps={**CAPS, "gpu_ms": 40_000})
+    world.offices.spent["gpu_ms"] = 39_999
+    world.offices.caps["gpu_ms"] = 39_999
+    summary = world.run()
+    assert summary["ended"] == "the budget is exhausted: no GPU time left"
+    last = world.transcript.history[-1]
+    assert [(d.call.name, d.result.ok, d.result.reason) for d in last.done] == [
+        ("forum_post", True, ""),
+        ("wait", False, "ending"),
+    ]
+    assert world.offices.posts[-1]["title"] == "the end"
+
+
+def test_wall_time_is_charged_once_per_turn_and_never_above_its_cap(tmp_path: Path) -> None:
+    world = World(tmp_path, brain=Scripted([[ToolCall("wait", {"seconds": 0.05})]] * 3), caps={**CAPS, "wall_ms": 120})
+    summary = world.run()
+    assert summary["ended"].startswith("the budget is exhausted: no wall time")
+    assert world.offices.spent["wall_ms"] == 120
+    charged = [name for name in world.offices.effects if name.startswith("spend:")]
+    assert len(charged) == len(set(charged))
+
+
+def test_turns_are_limited(tmp_path: Path) -> None:
+    world = World(tmp_path, brain=Scripted([[ToolCall("budget")]]), max_turns=3)
+    summary = world.run()
+    assert (summary["ended"], summary["turns"]) == ("all turns are used", 4)
+
+
+def test_a_stop_ends_a_wait_at_once_and_survives_a_restart(tmp_path: Path) -> None:
+    world = World(
+        tmp_path, brain=Scripted([[ToolCall("wait", {"seconds": 200}), ToolCall("run_pilot", {"path": "m"})]])
+    )
+
+    async def stopped() -> dict[str, Any]:
+        researcher = world.start()
+        running = asyncio.create_task(researcher.run())
+        while "wait" not in researcher.status()["last_action"]:
+            await asyncio.sleep(0.005)
+        await researcher.stop("enough")
+        return await asyncio.wait_for(running, 5)
+
+    summary = asyncio.run(stopped())
+    assert summary["ended"] == "stopped by the director"
+    assert [d.result.reason for d in world.transcript.history[0].done] == ["", "ending"]
+
+    async def stop_only(researcher: Any) -> None:
+        await researcher.stop()
+
+    other = World(tmp_path / "other", brain=Scripted(SCRIPT))
+    asyncio.run(stop_only(other.start()))
+    assert asyncio.run(other.start().run())["ended"] == "stopped by the director"
+
+
+def test_a_command_that_was_cut_short_is_not_run_again(tmp_path: Path) -> None:
+    world = World(tmp_path, brain=Scripted([[ToolCall("bash", {"command": "date >> log"})], [ToolCall("finish")]]))
+    world.start()
+    seen = world.transcript
+    from actors.researcher.types import Seen
+
+    seen.begin(0, Seen(), [ToolCall("bash", {"command": "date >> log"})])
+    seen.mark_started(0, 0)
+    asyncio.run(world.start().run())
+    assert world.transcript.history[0].done[0].result.reason == "interrupted"
+
+
+class Moody(Scripted):
+    """Fails before each answer as often as told."""
+
+    def __init__(self, script: list[list[ToolCall]], failures: int) -> None:
+        super().__init__(script)
+        self.failures = failures
+
+    async def decide(self, observation: Observation) -> list[ToolCall]:
+        if self.failures:
+            self.failures -= 1
+            raise RefusedError("busy", "try again") if self.failures % 2 else AarError("no answer")
+        return await super().decide(observation)
+
+
+def test_a_brain_that_fails_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actors.researcher.loop.BACKOFF_S", 0.0001)
+    assert World(tmp_path / "a", brain=Moody(SCRIPT, 4)).run()["turns"] == 5
+    assert World(tmp_path / "b", brain=Moody(SCRIPT, 99)).run()["ended"] == "the brain could not decide"
+
+
+def test_posts_are_seen_once_and_stay_in_the_history(tmp_path: Path) -> None:
+    brain = Scripted([[ToolCall("budget")], [ToolCall("budget")], [ToolCall("finish")]])
+    offices = Offices(tmp_path, dict(CAPS))
+    for number in range(3):
+        offices.add_post("02-other", kind="insight", title=f"t{number}", body="")
+    world = World(tmp_path, brain=brain, offices=offices)
+    world.run()
+    assert [len(observation.seen.posts) for observation in brain.asked] == [3, 0, 0]
+    assert [post["title"] for post in world.transcript.history[0].seen.posts] == ["t0", "t1", "t2"]
+    assert offices.cursors[world.researcher] == 3
+
+
+def test_without_a_forum_its_tools_are_not_offered(tmp_path: Path) -> None:
+    world = World(tmp_path, config(forum={"enabled": False}), Scripted(SCRIPT))
+    summary = world.run()
+    assert (summary["posts"], summary["pilots"], summary["submissions"]) == (0, 1, 1)
+    assert world.transcript.history[0].done[1].result.reason == "unknown_tool"
+    assert world.offices.posts == []
+
+
+def test_status_says_what_happens(tmp_path: Path) -> None:
+    world = World(tmp_path, brain=Scripted(SCRIPT))
+    researcher = world.start()
+    assert researcher.status()["state"] == "idle"
+    asyncio.run(researcher.run())
+    status = researcher.status()
+    assert (status["state"], status["turn"], status["pilots"], status["last_action"]) == ("ended", 5, 1, "ended")

@@ -1,0 +1,171 @@
+"""Tiers, seeds, the Ladder under attack, and when two submissions are the same method."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from actors.evaluator.secret import Secret
+from actors.evaluator.source import MAX_BYTES, code_hash, read_method
+from actors.evaluator.tiers import (
+    Ladder,
+    Tier,
+    ceilings_of,
+    dev_accuracy,
+    ladder_step,
+    teachers_of,
+    training_seed,
+)
+from cluster.config import Scoring
+from cluster.errors import AarError, RefusedError
+from cluster.objects import ObjectStore
+
+SECRET, SCORING = Secret(bytes(range(32))), Scoring()
+METHOD = b'"""Doc."""\n# note\nfrom x import y\n\n\ndef train(run):\n    """Why."""\n    return y(run, 0.5)\n'
+
+
+def hashed(source: bytes, **others: bytes) -> str:
+    return code_hash({"method.py": source, **others}, "v1")
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        b"from x import y\ndef train(run): return y(run, 0.5)\n",
+        b'from x import y\ndef train(run):\n    "other"\n    return y(run, .5)  # changed\n',
+        b"from x import y\n\n\n\ndef train(\n    run,\n):\n    return (y(run, 0.50))\n",
+    ],
+)
+def test_layout_comments_and_docstrings_do_not_make_another_method(same: bytes) -> None:
+    assert hashed(same) == hashed(METHOD)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        METHOD.replace(b"0.5", b"0.6"),
+        METHOD.replace(b"y(run", b"y(run.copy()"),
+        METHOD.replace(b"x import y", b"z import y"),
+        METHOD + b"\nEXTRA = 1\n",
+    ],
+)
+def test_other_code_is_another_method(other: bytes) -> None:
+    assert hashed(other) != hashed(METHOD)
+    assert hashed(METHOD) != hashed(METHOD, **{"helper.py": b"A = 1\n"})
+    assert hashed(METHOD) != code_hash({"method.py": METHOD}, "v2")
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (b"def train(run:\n", "method.py, line 1"),
+        (b"x = 1\n", "no function `train`"),
+        (b"def train():\n    pass\n", "takes one argument"),
+        (b"class A:\n    def train(self, run): ...\n", "no function `train`"),
+        (b"\xff\xfe", "method.py"),
+        (b"def train(run): return 1\0", "method.py"),
+        (b"x = " + b"-" * 30_000 + b"1\ndef train(run): ...\n", "method.py"),
+        (b"x = " + b"(" * 300 + b")" * 300 + b"\n", "method.py"),
+    ],
+)
+def test_what_is_no_method_is_refused_with_the_reason(source: bytes, said: str) -> None:
+    with pytest.raises(RefusedError, match=said) as caught:
+        hashed(source)
+    assert caught.value.reason == "bad_method"
+
+
+def test_snapshots_are_checked_before_they_are_read(tmp_path: object) -> None:
+    from pathlib import Path
+
+    objects = ObjectStore(Path(str(tmp_path)))
+    good = objects.put_tree({"method.py": METHOD})
+    found = read_method(objects, good, "na\x1b[31mme\u202e" + "x" * 100, "v1")
+    assert found.code_hash == hashed(METHOD)
+    assert found.name.startswith("na?[31mme?x")
+    assert len(found.name) == 60
+    big = objects.put_tree({"method.py": METHOD, "table.txt": b"0" * MAX_BYTES})
+    for snapshot, reason in ((big, "too_large"), ("0" * 64, "unknown_snapshot"), ("../x", "unknown_snapshot")):
+        with pytest.raises(RefusedError) as caught:
+            read_method(objects, snapshot, "n", "v1")
+        assert caught.value.reason == reason
+    with pytest.raises(RefusedError, match=r"no method\.py"):
+        read_method(objects, objects.put_tree({"other.py": METHOD}), "n", "v1")
+    with pytest.raises(RefusedError):
+        read_method(objects, objects.put_bytes(METHOD), "n", "v1")
+
+
+def test_teachers_of_tiers_never_overlap_and_seal_has_fresh_ones() -> None:
+    tiers: tuple[Tier, ...] = ("dev", "board", "seal")
+    numbers = [set(teachers_of(tier, SCORING)) for tier in tiers]
+    assert sorted(numbers[0]) == [0, 1, 2]
+    assert sorted(numbers[2]) == list(range(100, 110))
+    assert len(set.union(*numbers)) == sum(map(len, numbers))
+    assert set(ceilings_of("seal")).isdisjoint(ceilings_of("board"))
+    with pytest.raises(AarError, match="dev_seeds"):
+        teachers_of("dev", Scoring(dev_seeds=11))
+
+
+def test_training_seeds_depend_on_code_tier_domain_and_index_alone() -> None:
+    seed = training_seed(SECRET, "h", "dev", "chat", 0)
+    assert seed == training_seed(SECRET, "h", "dev", "chat", 0)
+    others = {
+        training_seed(SECRET, "g", "dev", "chat", 0),
+        training_seed(SECRET, "h", "seal", "chat", 0),
+        training_seed(SECRET, "h", "dev", "math", 0),
+        training_seed(SECRET, "h", "dev", "chat", 1),
+    }
+    assert len(others | {seed}) == 5
+
+
+def test_a_dev_answer_is_on_the_grid_noised_and_always_the_same() -> None:
+    one = dev_accuracy(SECRET, "h", "chat", 0.743, SCORING)
+    assert one == dev_accuracy(SECRET, "h", "chat", 0.743, SCORING)
+    assert one / SCORING.dev_round == pytest.approx(round(one / SCORING.dev_round))
+    shown = [dev_accuracy(SECRET, f"h{i}", "chat", 0.743, SCORING) for i in range(500)]
+    assert np.mean(shown) == pytest.approx(0.743, abs=0.004)
+    assert np.std(shown) == pytest.approx(np.hypot(0.02, 0.02 / np.sqrt(12)), rel=0.15)
+    assert dev_accuracy(SECRET, "h", "chat", 1.2, SCORING) == 1.0
+
+
+def test_the_ladder_moves_only_by_more_than_a_step_and_a_clear_difference() -> None:
+    ladder = Ladder(0.70, "vanilla", 0.03)
+    assert ladder.consider("a", 0.72, 9.0) is None
+    assert ladder.consider("a", 0.80, 1.9) is None
+    assert ladder.consider("a", 0.80, float("nan")) is None
+    higher = ladder.consider("a", 0.80, 2.1)
+    assert higher is not None
+    assert higher.holder == "a"
+    assert higher.level == pytest.approx(0.78)
+    assert higher.level > ladder.level
+
+
+def test_step_follows_the_measured_rule() -> None:
+    assert ladder_step(40, 1263) == pytest.approx(0.038, abs=5e-4)
+    assert ladder_step(500, 1263) == pytest.approx(0.050, abs=5e-4)
+    assert ladder_step(1, 100) > 0
+
+
+def test_block_climbing_on_the_ladder_gains_little_on_the_hidden_labels() -> None:
+    """The strongest attack known on a threshold answer, with predictions, which the judge never even accepts.
+
+    40 submissions on 1,263 coin flips: flip a random block, keep it if the Ladder moves. Plain answers would give
+    it 5 points and more; the Ladder holds it near zero.
+    """
+    gains = []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        truth = rng.random(1263) < 0.5
+        best = rng.random(1263) < 0.5
+        ladder = Ladder(float((best == truth).mean()), "start", ladder_step(40, 1263))
+        start = ladder.level
+        for _ in range(40):
+            block = rng.random(1263) < 0.08
+            tried = best ^ block
+            hits, held = tried == truth, best == truth
+            difference = hits.astype(float) - held
+            z = difference.mean() / (difference.std(ddof=1) / np.sqrt(1263))
+            higher = ladder.consider("x", float(hits.mean()), float(z))
+            if higher is not None:
+                ladder, best = higher, tried
+        gains.append(float((best == truth).mean()) - start)
+    assert np.mean(gains) < 0.02
