@@ -1,0 +1,1 @@
+"""The people and offices of a campaign."""

@@ -2,15 +2,16 @@
 
     python scripts/bench_campaign.py [--preset quickstart] [--cold]
 
-Runs the campaign as a user would and prints: wall seconds in all and per phase, peak memory (proportional set size of all
-its processes), the median time from handing a step of foreign code to a warm slot to its first line, and orchestration's
-share: the wall time in which no lease ran (after the first and before the last one) plus, inside leases, the time that
-belongs to no step. `--cold` empties the node cache of pretrained models first, by using a new one.
+Runs the campaign as a user would and prints: wall seconds in all and per phase, peak memory (proportional set size of
+all its processes), the median time from handing a step of foreign code to a warm slot to its first line, and
+orchestration's share: the wall time in which no lease ran (between the first and the last one) plus, inside leases,
+the time that belongs to no step. `--cold` uses a new, empty node cache of pretrained models.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -95,7 +96,7 @@ def phases(run: Path) -> dict[str, float]:
     db = open_readonly(RunPaths(run).director_db)
     marks = [(event.payload["phase"], event.at_us) for event in read_events(db) if event.kind == "phase"]
     db.close()
-    return {a[0]: (b[1] - a[1]) / 1e6 for a, b in zip(marks, marks[1:], strict=False)}
+    return {a[0]: (b[1] - a[1]) / 1e6 for a, b in itertools.pairwise(marks)}
 
 
 def report(run: Path, wall: float, peak: int) -> dict[str, object]:

@@ -22,6 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from cluster.authentication import set_authentication
 from cluster.config import CampaignConfig, ConfigError, dump_config, load_config
 from cluster.errors import AarError
 from cluster.names import RunPaths
@@ -153,6 +154,7 @@ def follow(director: Any, name: str) -> None:
 
 def campaign(run_dir: Path, config: CampaignConfig) -> None:
     """Connect, bring the actors up, follow them to the end, take them down."""
+    set_authentication()
     import ray
 
     from actors.director.bring_up import bring_up
@@ -173,9 +175,8 @@ def campaign(run_dir: Path, config: CampaignConfig) -> None:
 
 def finish(run_dir: Path) -> int:
     """Write summary, export and report; verify; say where things are."""
-    from scripts.report import print_summary
-
     from actors.observer import verify_run, write_all
+    from scripts.report import print_summary
 
     write_all(run_dir)
     print_summary(run_dir)

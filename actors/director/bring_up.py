@@ -23,7 +23,8 @@ from cluster.names import NAMESPACE, actor_name
 from forum_actor.actor import ForumActor
 from gpu_pool.actor import SlotActor
 
-HEAD = "node:__internal_head__"
+OFFICE = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
+"""Offices stand beside the run directory, on the head."""
 NAME_FREE_S = 30.0
 
 
@@ -31,12 +32,12 @@ NAME_FREE_S = 30.0
 class Campaign:
     """The handles of a campaign's actors."""
 
-    director: Any
-    others: tuple[Any, ...]
+    actors: tuple[Any, ...]
+    director: Any = None
 
     def take_down(self) -> None:
         """End every actor; their state is on disk."""
-        for handle in (self.director, *self.others):
+        for handle in self.actors:
             ray.kill(handle)
 
 
@@ -52,17 +53,26 @@ def slot_count(config: CampaignConfig, connection: Connection) -> tuple[int, boo
 def bring_up(run_dir: Path, config: CampaignConfig, connection: Connection) -> Campaign:
     """Start the slots, the offices, the researchers and the director of a campaign."""
     name, data = run_dir.name, config.model_dump(mode="json")
+    base, slots = bring_up_evaluation(run_dir, config, connection)
+    forum = _start(ForumActor, actor_name(name, "forum"), (str(run_dir), data), OFFICE)
+    researchers = [
+        _start(ResearcherActor, actor_name(name, researcher), (str(run_dir), data, researcher), OFFICE)
+        for researcher in config.researcher_ids()
+    ]
+    director = _start(DirectorActor, actor_name(name, "director"), (str(run_dir), data, slots), OFFICE)
+    return Campaign((director, *researchers, forum, *base.actors), director)
+
+
+def bring_up_evaluation(run_dir: Path, config: CampaignConfig, connection: Connection) -> tuple[Campaign, list[str]]:
+    """Start what scoring needs: slots, scheduler, evaluator; also the actor names of the slots."""
+    name, data = run_dir.name, config.model_dump(mode="json")
     count, real = slot_count(config, connection)
     slots = [actor_name(name, f"slot-{n}") for n in range(count)]
-    device = {"num_gpus": 1, "num_cpus": 0} if real else {"num_gpus": 0, "num_cpus": 0}
-    others = [_start(SlotActor, slot, (f"slot-{n}", n, data), device) for n, slot in enumerate(slots)]
-    office = {"num_cpus": 0, "resources": {HEAD: 0.001}}
-    for kind, label in ((SchedulerActor, "scheduler"), (ForumActor, "forum"), (EvaluatorActor, "evaluator")):
-        others.append(_start(kind, actor_name(name, label), (str(run_dir), data), office))
-    for researcher in config.researcher_ids():
-        others.append(_start(ResearcherActor, actor_name(name, researcher), (str(run_dir), data, researcher), office))
-    director = _start(DirectorActor, actor_name(name, "director"), (str(run_dir), data, slots), office)
-    return Campaign(director, tuple(others))
+    device = {"num_gpus": int(real), "num_cpus": 0}
+    actors = [_start(SlotActor, slot, (f"slot-{n}", n, data), device) for n, slot in enumerate(slots)]
+    for kind, label in ((SchedulerActor, "scheduler"), (EvaluatorActor, "evaluator")):
+        actors.append(_start(kind, actor_name(name, label), (str(run_dir), data), OFFICE))
+    return Campaign(tuple(actors)), slots
 
 
 def _start(kind: Any, name: str, args: tuple[Any, ...], options: dict[str, Any]) -> Any:

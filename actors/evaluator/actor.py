@@ -15,11 +15,10 @@ from cluster.journal import Journal
 from cluster.names import RunPaths, actor_name
 from cluster.remote import Remote
 from cluster.store import Store
-from gpu_pool.weak_to_strong.domains import Size, get_domain
+from gpu_pool.weak_to_strong.domains import get_domain
 
 _PR_SET_DUMPABLE = 4
 _PATIENCE_S = 600.0
-_SIZES: dict[str, Size] = {"tiny": "quick", "quick": "quick", "full": "standard"}
 
 
 def close_process() -> None:
@@ -46,7 +45,7 @@ class EvaluatorActor:
             scheduler,
             store,
             Journal(store),
-            lambda name: get_domain(name, _SIZES[task.size], task.world_seed),
+            lambda name: get_domain(name, task.size, task.world_seed),
         )
 
     def __repr__(self) -> str:

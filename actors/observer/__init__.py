@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from actors.observer.report import write_all
+    from actors.observer.run_data import NoRunError
     from actors.observer.verify import VerifyReport, verify_run
 
-__all__ = ["VerifyReport", "verify_run", "write_all"]
+__all__ = ["NoRunError", "VerifyReport", "verify_run", "write_all"]
 
-_HOME = {"VerifyReport": "verify", "verify_run": "verify", "write_all": "report"}
+_HOME = {"NoRunError": "run_data", "VerifyReport": "verify", "verify_run": "verify", "write_all": "report"}
 
 
 def __getattr__(name: str) -> Any:

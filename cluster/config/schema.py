@@ -59,10 +59,8 @@ class Task(Strict):
     """The weak-to-strong problem. The first domain is the one researched; the others test transfer."""
 
     domains: tuple[Literal["chat", "math", "code"], ...] = Field(("chat",), min_length=1)
-    size: Literal["tiny", "quick", "full"] = Field(
-        "quick", description="size of models and pools; `tiny` is for tests of the plumbing and shows no science"
-    )
-    world_seed: int = Field(1, ge=0, description="seed of the generated world (what words mean), public")
+    size: Literal["quick", "standard"] = Field("quick", description="size of models and pools of generated domains")
+    world_seed: int = Field(0, ge=0, description="seed of the generated world (what words mean), public")
 
     @field_validator("domains")
     @classmethod

@@ -251,5 +251,3 @@ class Group:
                 else:
                     break
         self._parts = []
-
-

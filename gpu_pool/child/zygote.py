@@ -215,7 +215,8 @@ def main(contained: bool = True) -> None:
     torch.set_num_threads(1)
     import gpu_pool.weak_to_strong.entrypoints  # noqa: F401  # the warm import is the point
     from cluster.sandbox.seccomp import prepare_deny_exec
+    from gpu_pool.weak_to_strong.warm import warm_up
 
     prepare_deny_exec()
-
+    warm_up()
     Zygote(down, up, contained).serve()

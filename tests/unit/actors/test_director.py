@@ -68,7 +68,7 @@ def config(**research: float) -> CampaignConfig:
 def direct(root: Path, world: World, settings: CampaignConfig) -> tuple[Director, Store]:
     paths = RunPaths(root)
     store = Store(paths.director_db)
-    researchers = {name: world for name in settings.researcher_ids()[:2]}
+    researchers = dict.fromkeys(settings.researcher_ids()[:2], world)
     return Director(paths, store, settings, Offices(world, world, dict(researchers))), store
 
 

@@ -1,0 +1,74 @@
+"""Write a campaign's summary, Parquet export and report from its directory, and print the main figures.
+
+    python scripts/report.py runs/quickstart
+
+Works on a running, a killed and a finished campaign.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from rich.console import Console
+from rich.table import Table
+
+from actors.observer import NoRunError, write_all
+from cluster.names import RunPaths
+
+
+def figure(value: Any, interval: Any) -> str:
+    """A value with its interval, as text."""
+    if value is None:
+        return "undefined"
+    if not interval or interval[0] is None or interval[1] is None:
+        return f"{value:+.2f}"
+    return f"{value:+.2f} [{interval[0]:+.2f}, {interval[1]:+.2f}]"
+
+
+def print_summary(run: Path, rows: int = 12) -> None:
+    """The main figures of `summary.json`."""
+    summary = json.loads(RunPaths(run).summary.read_text())
+    console = Console()
+    table = Table(title=f"{summary['campaign']}: sealed results first", title_justify="left", box=None, pad_edge=False)
+    for column in ("method", "researcher", "tier", "PGR [95 %]", "seeds", "n", "grade", "status", "record"):
+        table.add_column(column)
+    for row in (summary["leaderboard"] + summary["baselines"])[:rows]:
+        table.add_row(
+            str(row["method"])[:40],
+            str(row["researcher"]),
+            str(row["tier"]),
+            figure(row["pgr"], row["interval"]),
+            str(row["seeds"]),
+            str(row["n"]),
+            str(row["sandbox_grade"]),
+            str(row["status"]),
+            str(row["record_id"]),
+        )
+    console.print(table)
+    totals = summary["totals"]
+    gpu_seconds = float(totals["gpu_hours"]) * 3600
+    console.print(f"{summary['wall_seconds']:.0f} s, ${float(totals['dollars']):.4f}, {gpu_seconds:.0f} GPU-s")
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="the campaign's directory")
+    args = parser.parse_args(argv)
+    try:
+        write_all(args.run)
+    except NoRunError as error:
+        print(f"report: {error}", file=sys.stderr)
+        return 2
+    print_summary(args.run)
+    print(f"Report: {RunPaths(args.run).report}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

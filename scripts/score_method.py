@@ -1,0 +1,113 @@
+"""Score a method of your own through the campaign's evaluator, without agents.
+
+    python scripts/score_method.py my_method.py --task math --tier dev [--json]
+
+The file defines `train(run) -> Student` (see gpu_pool/weak_to_strong/run.py). Baselines, teachers and pretrained models
+are made once per task in `--runs-dir` and used again. The record that comes out is signed like any other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from cluster.authentication import set_authentication
+from cluster.config import CampaignConfig, ConfigError, dump_config, load_config
+from cluster.errors import AarError
+from cluster.money import Caps, format_usd
+from cluster.names import RunPaths, actor_name
+from cluster.objects import ObjectStore
+from scripts.report import figure
+from scripts.run_campaign import check_machine, locked
+
+
+def configuration(task: str, overrides: list[str]) -> CampaignConfig:
+    """The quickstart's scoring of one task."""
+    return load_config(preset="quickstart", overrides=(f"task.domains=[{task}]", *overrides))
+
+
+def directory(runs: Path, config: CampaignConfig) -> Path:
+    """The run directory of this task's scores; its configuration is the one it was made with."""
+    task = config.task
+    run = runs.absolute() / f"score-{task.domains[0]}-{task.size}-{task.world_seed}"
+    run.mkdir(parents=True, exist_ok=True)
+    stored = RunPaths(run).config
+    if not stored.exists():
+        stored.write_text(dump_config(config))
+    elif load_config(file=stored).scoring != config.scoring:
+        raise ConfigError(f"scoring: differs from what {run} was made with; expected the same, or another --runs-dir")
+    return run
+
+
+async def score(run_dir: Path, config: CampaignConfig, slots: list[str], source: bytes, name: str, tier: str) -> Any:
+    """The record of the method, as plain data."""
+    from cluster.remote import Remote
+
+    scheduler = Remote(actor_name(run_dir.name, "scheduler"))
+    for slot in slots:
+        await scheduler.register_slot(await Remote(slot, patience_s=600).info(), slot)
+    await scheduler.open_account("open/campaign", "campaign", None, Caps().to_dict())
+    snapshot = ObjectStore(RunPaths(run_dir).objects).put_tree({"method.py": source})
+    evaluator = Remote(actor_name(run_dir.name, "evaluator"), patience_s=600)
+    return await evaluator.score(f"score/{snapshot}/{tier}", snapshot, name, tier, config.task.domains[0])
+
+
+def show(record: dict[str, Any]) -> None:
+    """One record for a person."""
+    standing = record["standing"] or {}
+    print(
+        f"{record['method']} on {record['domain']}, {record['tier']}: PGR {figure(record['pgr'], record['interval'])}"
+    )
+    print(f"accuracy {record['accuracy']:.3f} over {record['seeds']} seeds and {record['n']} items")
+    print(f"{record['status']} (versus {standing.get('versus')}, p = {standing.get('p')})")
+    print(f"sandbox grade {record['sandbox_grade']}, cost {format_usd(record['cost'])}, record {record['record_id']}")
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("method", type=Path)
+    parser.add_argument("--task", default="math", help="a generated domain: chat, math or code")
+    parser.add_argument("--tier", default="dev", choices=("dev", "board", "seal"))
+    parser.add_argument("--json", action="store_true", help="print the whole record")
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
+    parser.add_argument("--set", action="append", default=[], metavar="key.path=value")
+    args = parser.parse_args(argv)
+    try:
+        if not args.method.is_file():
+            raise ConfigError(f"method: {str(args.method)!r} is not a file")
+        config = configuration(args.task, args.set)
+        check_machine(config, args.runs_dir)
+        run_dir = directory(args.runs_dir, config)
+        set_authentication()
+        import ray
+
+        from actors.director.bring_up import bring_up_evaluation
+        from cluster.connection import connect
+
+        with locked(run_dir):
+            connection = connect(dashboard=False)
+            campaign, slots = bring_up_evaluation(run_dir, config, connection)
+            try:
+                source = args.method.read_bytes()
+                record = asyncio.run(score(run_dir, config, slots, source, args.method.stem, args.tier))
+            finally:
+                campaign.take_down()
+                ray.shutdown()
+    except AarError as error:
+        print(f"score_method: {error}", file=sys.stderr)
+        return 2
+    if args.json:
+        print(json.dumps(record, indent=2, default=str))
+    else:
+        show(record)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
