@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 
@@ -29,14 +30,15 @@ class Connection:
 
 
 def connect(dashboard: bool = True) -> Connection:
-    """Join the cluster that `RAY_ADDRESS` (or a running local one) names, else start one on this machine."""
+    """Join the cluster that `RAY_ADDRESS` (or a running local one) names, else start one on this machine.
+
+    `RAY_ADDRESS=local` starts one of this driver's own, whatever runs beside it.
+    """
     if "RAY_AUTH_MODE" not in os.environ:
         raise AarError("set_authentication() must be called before ray is imported")
-    started = False
-    try:
-        context = ray.init(address="auto", namespace=NAMESPACE, log_to_driver=False)
-    except ConnectionError:
-        started = True
+    context = None if os.environ.get("RAY_ADDRESS") == "local" else _join()
+    started = context is None
+    if context is None:
         context = ray.init(
             address="local",
             namespace=NAMESPACE,
@@ -51,3 +53,11 @@ def connect(dashboard: bool = True) -> Connection:
         int(resources.get("GPU", 0)),
         int(resources.get("CPU", 0)),
     )
+
+
+def _join() -> Any:
+    """The context of a cluster that runs already, or `None`."""
+    try:
+        return ray.init(address="auto", namespace=NAMESPACE, log_to_driver=False)
+    except ConnectionError:
+        return None

@@ -35,6 +35,8 @@ def print_summary(run: Path, rows: int = 12) -> None:
     """The main figures of `summary.json`."""
     summary = json.loads(RunPaths(run).summary.read_text())
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=150)
     table = Table(title=f"{summary['campaign']}: sealed results first", title_justify="left", box=None, pad_edge=False)
     for column in ("method", "researcher", "tier", "PGR [95 %]", "seeds", "n", "grade", "status", "record"):
         table.add_column(column)

@@ -59,7 +59,10 @@ def configuration(args: argparse.Namespace) -> CampaignConfig:
     if args.resume:
         stored = args.runs_dir / args.name / "config.yaml"
         if not stored.is_file():
-            raise ConfigError(f"name: no campaign {args.name!r} in {args.runs_dir} to resume")
+            known = (
+                ", ".join(sorted(path.parent.name for path in args.runs_dir.glob("*/config.yaml"))) or "none is there"
+            )
+            raise ConfigError(f"name: no campaign {args.name!r} in {args.runs_dir} to resume; expected one of: {known}")
         return load_config(file=stored)
     overrides = list(args.set)
     if args.logical_gpus is not None:
