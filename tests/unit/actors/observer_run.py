@@ -199,7 +199,7 @@ def _private(path: Path) -> Path:
 
 
 def _config(researchers: int) -> CampaignConfig:
-    config = load_config("quickstart")
+    config = load_config("quickstart", overrides=("task.domains=[chat]",))
     team = config.researchers.model_copy(update={"directions": config.researchers.directions[:researchers]})
     return config.model_copy(update={"researchers": team})
 
