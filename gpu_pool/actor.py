@@ -14,6 +14,7 @@ from gpu_pool.hardware import cpu_name, gpu_name
 from gpu_pool.lane import Lane
 from gpu_pool.leases import Lease, SlotInfo
 from gpu_pool.library import materialise
+from gpu_pool.scratch import sweep
 from gpu_pool.slot import Slot, SlotSpec
 
 
@@ -42,6 +43,7 @@ class SlotActor:
         return self._slot
 
     def _build(self) -> Slot:
+        sweep()
         cache = NodeCache.of(self._pool)
         devices = tuple(int(i) for i in ray.get_runtime_context().get_accelerator_ids().get("GPU", []))
         library, uid = materialise(cache.root), FIRST_UID + self._index
@@ -51,6 +53,7 @@ class SlotActor:
         if contained:
             lane = Lane(library, cache.models, Limits(memory_bytes=memory, processes=256), uid, devices)
             graded = grade(lane.spec, cache.root / "sandbox-control.json")
+            asyncio.run(lane.close())
             letter, probe = graded.letter, graded.probe_hash
             if letter == "C" and not self._allow_unsandboxed:
                 raise SandboxError(f"the sandbox of {self._name} is not safe: {graded.reason}")
@@ -87,6 +90,11 @@ class SlotActor:
         """End a running lease soon."""
         if self._slot is not None:
             await self._slot.cancel(lease_id)
+
+    async def close(self) -> None:
+        """Kill every sandbox and remove what crossed into them."""
+        if self._slot is not None:
+            await self._slot.close()
 
     async def status(self) -> dict[str, Any]:
         """What runs here now."""

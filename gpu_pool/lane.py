@@ -12,9 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
@@ -25,6 +23,7 @@ from cluster.errors import AarError
 from cluster.sandbox import Bind, Limits, ReadbackError, Sandboxed, SandboxSpec, python_binds, readback_to, spawn
 from cluster.wire import FrameReader, WireError, frame
 from gpu_pool.leases import Step, StepResult, StepStatus
+from gpu_pool.scratch import Scratch
 from gpu_pool.staging import CACHE_INSIDE, StagingError, clear_directory, directory_bytes, stage
 from gpu_pool.uncontained import Uncontained
 
@@ -106,10 +105,8 @@ class Lane:
         self._library, self._cache_models = library, cache_models
         self._limits, self._uid, self._gpus = limits, uid, gpus
         self._contained = contained
-        self._dir = Path(tempfile.mkdtemp(prefix="aar-lane-"))
-        self._in, self._out = self._dir / "in", self._dir / "out"
-        self._in.mkdir()
-        self._out.mkdir()
+        self._scratch = Scratch()
+        self._in, self._out = self._scratch.folder("in"), self._scratch.folder("out")
         self._box: Sandboxed | Uncontained | None = None
         self._frames: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         self._log = _Log()
@@ -257,7 +254,7 @@ class Lane:
                 continue
             last_sign = time.monotonic()
             if message is None:
-                memory = self._box is not None and self._box.oom_killed
+                memory = self._box is not None and self._box.oom_killed()
                 await self._drop()
                 return (
                     ("memory", self._memory_text(), first_ms, {})
@@ -334,7 +331,7 @@ class Lane:
     async def close(self) -> None:
         """Kill the sandbox with everything in it and remove its directories."""
         await self._drop()
-        shutil.rmtree(self._dir, ignore_errors=True)
+        self._scratch.remove()
 
     async def _drop(self) -> None:
         if self._box is not None:

@@ -151,15 +151,15 @@ class Slot:
                 if not foreign:
                     await self._trusted_lane()
                 started = started or now_us()
-                left = lease.request.seconds - (now_us() - started) / 1e6
-                if left <= 0:
-                    status = "expired"
-                    done[step.name] = StepResult(step.name, "timeout", "the lease ended", 0.0, None, {}, "")
-                    continue
                 running.note = step.name
-                done[step.name] = await self._run_step(
-                    step, lease, done, method_lane if foreign else None, left, running
+                result, waited = await self._run_step(
+                    step, lease, done, method_lane if foreign else None, started, running
                 )
+                started += waited
+                if result is None:
+                    status = "expired"
+                    result = StepResult(step.name, "timeout", "the lease ended", 0.0, None, {}, "")
+                done[step.name] = result
         finally:
             await self._give_back(method_lane)
         if running.cancelled:
@@ -179,8 +179,29 @@ class Slot:
         return any(name not in done or file not in done[name].outputs for name, file in sources)
 
     async def _run_step(
-        self, step: Step, lease: Lease, done: dict[str, StepResult], lane: Lane | None, left: float, running: _Running
+        self, step: Step, lease: Lease, done: dict[str, StepResult], lane: Lane | None, began: int, running: _Running
+    ) -> tuple[StepResult | None, int]:
+        """The step's result, `None` when the lease is over, and the microseconds spent waiting for the trusted lane.
+
+        The wait for another lease's step is no use of the GPU: the lease is neither charged for it nor shortened by it.
+        """
+        asked = now_us()
+        async with contextlib.AsyncExitStack() as stack:
+            if lane is None:
+                await stack.enter_async_context(self._trusted_turn)
+                lane = await self._trusted_lane(locked=True)
+            else:
+                lane.dirty = True
+            waited = now_us() - asked
+            left = lease.request.seconds - (now_us() - began - waited) / 1e6
+            if left <= 0 or running.cancelled:
+                return None, waited
+            return await self._run_in(lane, step, lease, done, min(step.seconds, left), running), waited
+
+    async def _run_in(
+        self, lane: Lane, step: Step, lease: Lease, done: dict[str, StepResult], seconds: float, running: _Running
     ) -> StepResult:
+        """Run a step in a lane that is ours alone; a lane in which anything unforeseen happened is not used again."""
         inputs: dict[str, Path] = {}
         for name, value in step.inputs.items():
             if value.startswith("@"):
@@ -188,29 +209,28 @@ class Slot:
                 inputs[name] = Path(done[source].outputs[file])
             else:
                 inputs[name] = Path(value)
-        into = Path(lease.directory) / step.name
-        seconds = min(step.seconds, left)
 
         def note(data: dict[str, Any]) -> None:
             running.progress = data
 
-        async with contextlib.AsyncExitStack() as stack:
-            if lane is None:
-                await stack.enter_async_context(self._trusted_turn)
-                lane = await self._trusted_lane(locked=True)
-            else:
-                lane.dirty = True
-            running.lane = lane
-            try:
-                return await lane.run(step, inputs, seconds, lease.threads, into, note)
-            finally:
-                running.lane = None
+        running.lane = lane
+        try:
+            into = Path(lease.directory) / step.name
+            return await lane.run(step, inputs, seconds, lease.threads, into, note)
+        except BaseException:
+            await lane.close()
+            raise
+        finally:
+            running.lane = None
 
     async def _trusted_lane(self, locked: bool = False) -> Lane:
         async with contextlib.AsyncExitStack() as stack:
             if not locked:
                 await stack.enter_async_context(self._trusted_turn)
-            if self._trusted is None or not self._trusted.alive:
+            if self._trusted is not None and not self._trusted.alive:
+                await self._trusted.close()
+                self._trusted = None
+            if self._trusted is None:
                 self._trusted = await self._start_lane(trusted=True)
             return self._trusted
 
@@ -236,6 +256,7 @@ class Slot:
             if lane.alive:
                 self._warm_spare()
                 return lane
+            await lane.close()
         return await self._start_lane(trusted=False)
 
     async def _give_back(self, lane: Lane | None) -> None:
@@ -276,6 +297,7 @@ class Slot:
             task.cancel()
         if self._warming is not None:
             self._warming.cancel()
+        await asyncio.gather(*self._tasks, *filter(None, [self._warming]), return_exceptions=True)
         for lane in [*self._spares, *([self._trusted] if self._trusted else [])]:
             await lane.close()
 

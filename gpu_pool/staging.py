@@ -7,6 +7,7 @@ reached through the read-only bind `/cache` by a symbolic link, because a model 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
@@ -16,6 +17,7 @@ from cluster.errors import AarError
 from cluster.objects import safe_relative
 
 CACHE_INSIDE = "/cache"
+HUGE = 1 << 62
 
 
 class StagingError(AarError):
@@ -76,20 +78,26 @@ def _bring(source: Path, target: Path) -> None:
 
 
 def directory_bytes(directory: Path, most_entries: int = 10_000) -> int:
-    """Bytes of the files below `directory`; stops counting (and says "huge") after `most_entries` entries."""
+    """Bytes of the files below `directory`, which a step may change meanwhile.
+
+    Says "huge" after `most_entries` entries, and for a directory that may not be read: an honest step makes neither.
+    """
     total, entries = 0, 0
     pending = [directory]
     while pending:
         try:
             listing = list(os.scandir(pending.pop()))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             continue
+        except OSError:
+            return HUGE
         for entry in listing:
             entries += 1
             if entries > most_entries:
-                return 1 << 62
-            if entry.is_dir(follow_symlinks=False):
-                pending.append(Path(entry.path))
-            else:
-                total += entry.stat(follow_symlinks=False).st_size
+                return HUGE
+            with contextlib.suppress(FileNotFoundError):
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(Path(entry.path))
+                else:
+                    total += entry.stat(follow_symlinks=False).st_size
     return total

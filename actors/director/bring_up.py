@@ -26,6 +26,7 @@ from gpu_pool.actor import SlotActor
 OFFICE = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
 """Offices stand beside the run directory, on the head."""
 NAME_FREE_S = 30.0
+CLOSE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +34,12 @@ class Campaign:
     """The handles of a campaign's actors."""
 
     actors: tuple[Any, ...]
+    slots: tuple[Any, ...] = ()
     director: Any = None
 
     def take_down(self) -> None:
-        """End every actor; their state is on disk."""
+        """Have the slots clear up, then end every actor; their state is on disk."""
+        ray.wait([slot.close.remote() for slot in self.slots], num_returns=len(self.slots), timeout=CLOSE_S)
         for handle in self.actors:
             ray.kill(handle)
 
@@ -60,7 +63,7 @@ def bring_up(run_dir: Path, config: CampaignConfig, connection: Connection) -> C
         for researcher in config.researcher_ids()
     ]
     director = _start(DirectorActor, actor_name(name, "director"), (str(run_dir), data, slots), OFFICE)
-    return Campaign((director, *researchers, forum, *base.actors), director)
+    return Campaign((director, *researchers, forum, *base.actors), base.slots, director)
 
 
 def bring_up_evaluation(run_dir: Path, config: CampaignConfig, connection: Connection) -> tuple[Campaign, list[str]]:
@@ -69,10 +72,11 @@ def bring_up_evaluation(run_dir: Path, config: CampaignConfig, connection: Conne
     count, real = slot_count(config, connection)
     slots = [actor_name(name, f"slot-{n}") for n in range(count)]
     device = {"num_gpus": int(real), "num_cpus": 0}
-    actors = [_start(SlotActor, slot, (f"slot-{n}", n, data), device) for n, slot in enumerate(slots)]
+    handles = tuple(_start(SlotActor, slot, (f"slot-{n}", n, data), device) for n, slot in enumerate(slots))
+    actors = list(handles)
     for kind, label in ((SchedulerActor, "scheduler"), (EvaluatorActor, "evaluator")):
         actors.append(_start(kind, actor_name(name, label), (str(run_dir), data), OFFICE))
-    return Campaign(tuple(actors)), slots
+    return Campaign(tuple(actors), handles), slots
 
 
 def _start(kind: Any, name: str, args: tuple[Any, ...], options: dict[str, Any]) -> Any:

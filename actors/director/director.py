@@ -2,7 +2,9 @@
 
 Promises: the phase is on disk before its work begins; every phase is idempotent, so that a director that died anywhere
 is run again and ends in the same place. At the end of each phase, and every minute of research, the heads of all other
-journals are anchored in the director's own, so that a journal whose tail is cut later no longer fits.
+journals are anchored in the director's own, so that a journal whose tail is cut later no longer fits. What SEAL may
+cost is set aside before anything is spent. Research lasts as long as the configuration says, not counting time in which
+the campaign was down.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from actors.director.phases import Phase
+from actors.director.stopwatch import Stopwatch
+from actors.evaluator.estimate import sealing
 from cluster.clock import now_us
 from cluster.config import CampaignConfig
 from cluster.errors import AarError
@@ -20,9 +24,11 @@ from cluster.journal import Journal, verify_chain
 from cluster.money import Caps
 from cluster.names import RunPaths
 from cluster.store import Store, open_readonly
+from gpu_pool.weak_to_strong.methods import BASELINES
 
 POLL_S = 0.5
 ANCHOR_S = 60.0
+SEAL_HOLD = "seal"
 STOP_GRACE_S = 180.0
 """A researcher that was told to stop may finish the call it is in: at most one counted run."""
 
@@ -47,6 +53,12 @@ class SchedulerApi(Protocol):
 
     async def open_account(self, key: str, account: str, parent: str | None, caps: dict[str, Any]) -> Any:
         """Open an account once."""
+
+    async def reserve(self, key: str, account: str, amounts: dict[str, int], note: str) -> Any:
+        """Set an amount aside. Raises `RefusedError`."""
+
+    async def release(self, key: str, note: str) -> Any:
+        """Free what was set aside."""
 
     async def status(self) -> dict[str, Any]:
         """Queue, leases, accounts."""
@@ -84,6 +96,7 @@ class Director:
         self._last_anchor = 0.0
         self._anchored: dict[str, dict[str, Any]] = {}
         self._states: dict[str, dict[str, Any]] = {}
+        self._watch: Stopwatch | None = None
 
     def _get(self, key: str) -> str | None:
         rows = self._store.query("SELECT value FROM director WHERE key = ?", (key,))
@@ -137,19 +150,23 @@ class Director:
             await opened(f"open/{researcher}", account, "campaign", caps)
             for part in ("gpu", "evaluations", "tokens"):
                 await opened(f"open/{researcher}/{part}", f"{account}/{part}", account, no_caps)
+        worst = sealing(self._config, len(BASELINES)).to_dict()
+        await self._offices.scheduler.reserve(SEAL_HOLD, "campaign/seal", worst, "set aside for SEAL")
         await self._offices.evaluator.prepare()
 
     async def _research(self) -> None:
         if self._get("research_started_us") is None:
             self._set("research_started_us", str(now_us()))
         started = int(self._get("research_started_us") or 0)
-        deadline = started + int(self._config.research.minutes * 60e6)
+        watch = self._watch = Stopwatch(self._store, Phase.RESEARCH.label)
         runs = {name: asyncio.ensure_future(actor.run()) for name, actor in self._offices.researchers.items()}
         pending = set(runs.values())
-        while pending and now_us() < deadline and not await self._plateau(started):
+        while pending and self._research_left_s() > 0 and not await self._plateau(started):
             _, pending = await asyncio.wait(pending, timeout=POLL_S)
+            watch.save()
             if time.monotonic() - self._last_anchor > ANCHOR_S:
                 self.anchor()
+        watch.save(now=True)
         if pending:
             await asyncio.gather(*(actor.stop() for actor in self._offices.researchers.values()))
             _, pending = await asyncio.wait(pending, timeout=STOP_GRACE_S)
@@ -157,6 +174,10 @@ class Director:
             self._note_end(name, run)
         for run in pending:
             run.cancel()
+
+    def _research_left_s(self) -> float:
+        worked = 0.0 if self._watch is None else self._watch.seconds
+        return max(0.0, self._config.research.minutes * 60 - worked)
 
     def _note_end(self, name: str, run: asyncio.Future[dict[str, Any]]) -> None:
         if not run.done():
@@ -176,6 +197,7 @@ class Director:
         return now_us() - moved > limit * 60e6
 
     async def _seal(self) -> None:
+        await self._offices.scheduler.release(SEAL_HOLD, "SEAL begins")
         await self._offices.evaluator.seal()
 
     async def _report(self) -> None:
@@ -205,8 +227,6 @@ class Director:
     async def status(self) -> dict[str, Any]:
         """Everything that a live page shows."""
         started = int(self._get("started_us") or now_us())
-        research = self._get("research_started_us")
-        ends = None if research is None else int(research) + int(self._config.research.minutes * 60e6)
         scheduler, evaluator, *states = await asyncio.gather(
             self._offices.scheduler.status(),
             self._offices.evaluator.status(),
@@ -215,7 +235,7 @@ class Director:
         return {
             "phase": self.phase.label,
             "wall_seconds": (int(self._get("ended_us") or now_us()) - started) / 1e6,
-            "research_left_s": None if ends is None else max(0.0, (ends - now_us()) / 1e6),
+            "research_left_s": self._research_left_s() if self._watch is not None else None,
             "scheduler": scheduler,
             "evaluator": evaluator,
             "researchers": dict(zip(self._offices.researchers, states, strict=True)),

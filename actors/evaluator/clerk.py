@@ -115,9 +115,11 @@ class Clerk:
         return run
 
 
-def record_method(book: RecordBook, key: str, bench: Bench, method: Method, researcher: str, run: ScoredRun) -> Record:
-    """Record one run by itself; its comparisons with the baselines are one family."""
+def record_method(
+    book: RecordBook, key: str, bench: Bench, method: Method, researcher: str, run: ScoredRun, opened: int = 0
+) -> Record:
+    """Record one run by itself; its comparisons with the baselines are one family. `opened`: see `standing`."""
     compared = bench.against_baselines(run)
     adjusted = dict(zip(compared, holm([c.p for c in compared.values()]), strict=True))
-    found = standings(bench, run, {name: (c, adjusted[name]) for name, c in compared.items()})
+    found = standings(bench, run, {name: (c, adjusted[name]) for name, c in compared.items()}, opened)
     return book.add(key, draft_record(bench, method, researcher, run, found))

@@ -3,7 +3,7 @@
 For each seed i: train in a sandbox on pools A and B with the labels of the tier's i-th teacher and a seed drawn from
 the secret; then apply the student, in a second sandbox without weak labels, to a sheet of its own. Only probabilities
 come back, and they are scored here. A seed that fails in any way counts as its teacher's answers (no gain), never as
-missing.
+missing. A baseline that fails is no result but a fault of the setup, and is run again.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class CountedRuns:
                 seconds=sizes.lease_seconds(len(seeds)),
                 memory_bytes=sizes.memory_bytes,
                 job=Job(tuple(steps), stop_on_error=False),
-                strict=False,
+                strict=payer.kind == "baseline",
             )
             result = await self._t.desk.run(order)
         rows: dict[int, Hits] = {}

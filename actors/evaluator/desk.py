@@ -2,7 +2,8 @@
 
 Promises: a piece of work that was asked for before a restart is found again by its key, not run twice; input files are
 mode 0600 under `judge/`, live as long as the lease, and are deleted with it; a lease that the cluster lost is asked for
-again under a new key, at most `ATTEMPTS` times in a row.
+again under a new key, at most `ATTEMPTS` times in a row; work of the campaign's own that the budget refuses waits for
+what its other leases give back.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from actors.evaluator.secret import write_private
-from cluster.errors import AarError
+from cluster.errors import AarError, RefusedError
 from cluster.store import Store
 from gpu_pool.leases import Job, LeaseKind, LeaseRequest, LeaseResult, StepResult
 from gpu_pool.weak_to_strong.items import ItemSet
 
 ATTEMPTS = 3
+RESEARCHERS = "campaign/researcher/"
 T = TypeVar("T")
 _ERROR_CHARS = 400
 _DDL = "CREATE TABLE IF NOT EXISTS attempts (label TEXT PRIMARY KEY, attempt INTEGER NOT NULL)"
@@ -107,6 +109,8 @@ class Desk:
         self._private = private
         self._leases = leases.resolve()
         self._out = 0
+        self._asked = 0
+        self._one_ended = asyncio.Event()
         store.schema(_DDL)
 
     async def run(self, order: Order) -> LeaseResult:
@@ -124,13 +128,29 @@ class Desk:
                 label=order.label,
                 memory_bytes=order.memory_bytes,
             )
-            result = LeaseResult.from_dict(await self._scheduler.run(request.to_dict()))
+            result = LeaseResult.from_dict(await self._ask(request))
             fault = _fault(result, order.strict)
             if not fault:
                 return result
             log.warning("lease %s for %s: %s", result.lease_id, order.label, fault)
             self._give_up(order.label, attempt)
         raise WorkError(f"{order.label} failed {ATTEMPTS} times, the last time: {fault}")
+
+    async def _ask(self, request: LeaseRequest) -> dict[str, Any]:
+        """One lease. Own work that is over budget, while other leases hold their worst case, waits for one to end."""
+        patient = not request.account.startswith(RESEARCHERS)
+        while True:
+            self._asked += 1
+            try:
+                return await self._scheduler.run(request.to_dict())
+            except RefusedError as refusal:
+                if not (patient and refusal.reason in ("over_budget", "queue_full") and self._asked > 1):
+                    raise
+            finally:
+                self._asked -= 1
+                self._one_ended.set()
+                self._one_ended.clear()
+            await self._one_ended.wait()
 
     def _attempt(self, label: str) -> int:
         """Which attempt at `label` counts: a restart asks for the same lease again, not for a new one."""

@@ -260,7 +260,7 @@ class Judge:
         """Score one method on one tier of one domain, exactly, against its baselines; the record as plain data.
 
         For a run directory without researchers: exact figures of a tier that a campaign still answers from would
-        wear it out. Raises `RefusedError`: bad_tier, unknown_domain, campaign_running, and those of a snapshot.
+        wear it out. Only the first method that is scored on the sealed items can be said to beat a baseline. Raises `RefusedError`: bad_tier, unknown_domain, campaign_running, and those of a snapshot.
         """
         if tier not in TIERS:
             raise RefusedError("bad_tier", f"tier {tier!r} is unknown; expected one of {', '.join(TIERS)}")
@@ -282,8 +282,14 @@ class Judge:
             )
             with self._store.transaction():
                 record_references(self._book, bench)
-                found = record_method(self._book, record_key, bench, method, "", run)
+                found = record_method(self._book, record_key, bench, method, "", run, self._opened(chosen, domain))
         return found.to_dict()
+
+    def _opened(self, tier: Tier, domain: str) -> int:
+        """How many methods were scored on the sealed items of a domain; 0 for the other tiers."""
+        if tier != "seal":
+            return 0
+        return sum(r.tier == "seal" and r.domain == domain and r.researcher != CAMPAIGN for r in self._book.all())
 
     # ---- reading
 

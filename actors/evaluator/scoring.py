@@ -20,7 +20,9 @@ from actors.evaluator.tiers import Tier
 from cluster.money import gpu_cost
 
 BASELINE, REFERENCE = "baseline", "reference"
-AHEAD, TIED, BEHIND, UNVERIFIED = "ahead (not established)", "tied", "behind", "unverified"
+AHEAD, TIED, BEHIND, FAILED = "ahead (not established)", "tied", "behind", "failed"
+UNVERIFIED, PROVISIONAL = "unverified", "provisional"
+VERIFIED_GRADE = "A"
 REFERENCE_BASELINE = "vanilla"
 CAMPAIGN = "campaign"
 ALPHA = 0.05
@@ -59,28 +61,62 @@ def enough(seeds: int, items: int) -> bool:
     return seeds >= 16 or (seeds >= 10 and items >= 1200)
 
 
-def standing(bench: Bench, run: ScoredRun, versus: str, comparison: Comparison, p: float) -> dict[str, Any]:
-    """The word for a comparison, with the numbers it rests on; `p` is adjusted for all comparisons of its family."""
+def standing(
+    bench: Bench, run: ScoredRun, versus: str, comparison: Comparison, p: float, opened: int = 0
+) -> dict[str, Any]:
+    """The word for a comparison, with the numbers it rests on; `p` is adjusted for all comparisons of its family.
+
+    `opened` counts the methods that were scored on these sealed items before: they are sealed for the first one only.
+    """
     interval = bounds(comparison.low, comparison.high)
-    above = interval is not None and interval[0] > 0
-    reason = ""
-    if run.usage.sandbox_grade != "A":
-        word, reason = UNVERIFIED, f"sandbox grade {run.usage.sandbox_grade}"
-    elif bench.above_ceiling(run):
-        word, reason = UNVERIFIED, "above the ceiling: to be audited"
-    elif bench.tier == "seal" and enough(*run.hits.shape) and p < ALPHA and above:
-        word = f"beats {versus} on {bench.domain}"
-    elif above:
-        word = AHEAD
-    else:
-        word = BEHIND if interval is not None and interval[1] < 0 else TIED
+    word, reason = _lesser_word(bench, run, interval)
+    if word == AHEAD:
+        reason = _short_of_a_claim(bench, run, versus, p, opened)
+        word = AHEAD if reason else f"beats {versus} on {bench.domain}"
     numbers = {"p": finite(p), "diff": comparison.difference, "interval": interval}
     return {"word": word, "versus": versus, **numbers, "reason": reason}
 
 
-def fixed(word: str) -> dict[str, Any]:
+def _lesser_word(bench: Bench, run: ScoredRun, interval: list[float] | None) -> tuple[str, str]:
+    """The word that the interval of the difference gives, unless something stands against any word, and what."""
+    grade = run.usage.sandbox_grade
+    if len(run.failures) == len(run.hits):
+        return FAILED, "every seed failed"
+    if grade != VERIFIED_GRADE:
+        return unverified(grade), f"sandbox grade {grade}"
+    if bench.above_ceiling(run):
+        return UNVERIFIED, "above the ceiling: to be audited"
+    if interval is not None and interval[0] > 0:
+        return AHEAD, ""
+    return (BEHIND if interval is not None and interval[1] < 0 else TIED), ""
+
+
+def _short_of_a_claim(bench: Bench, run: ScoredRun, versus: str, p: float, opened: int) -> str:
+    """Why a run that is ahead may not be said to beat a baseline, or nothing."""
+    seeds, items = run.hits.shape
+    if bench.tier != "seal":
+        return "not sealed"
+    if opened:
+        return f"{opened} methods were scored on these items before"
+    if bench.baselines[versus][1].failures:
+        return f"{versus} failed {len(bench.baselines[versus][1].failures)} of its seeds"
+    if not enough(seeds, items):
+        return f"{seeds} seeds and {items} items are too few"
+    return "" if p < ALPHA else "not significant after correction"
+
+
+def unverified(grade: str) -> str:
+    """The word for anything measured in a sandbox of less than the best grade."""
+    return PROVISIONAL if grade == "B" else UNVERIFIED
+
+
+def fixed(word: str, run: ScoredRun) -> dict[str, Any]:
     """The standing of what others are measured against."""
-    return {"word": word, "versus": None, "p": None, "diff": None, "interval": None, "reason": ""}
+    grade = run.usage.sandbox_grade
+    shown, reason = (
+        (word, "") if grade == VERIFIED_GRADE else (f"{word}, {unverified(grade)}", f"sandbox grade {grade}")
+    )
+    return {"word": shown, "versus": None, "p": None, "diff": None, "interval": None, "reason": reason}
 
 
 def draft_record(
@@ -88,7 +124,8 @@ def draft_record(
 ) -> Record:
     """A record without number and signature; the first of `standings` gives its status."""
     mean = accuracy(run.hits, bench.groups)
-    pgr, interval, how = _pgr(bench, method.name if standings[0]["word"] == REFERENCE else "", run)
+    reference = str(standings[0]["word"]).startswith(REFERENCE)
+    pgr, interval, how = _pgr(bench, method.name if reference else "", run)
     usage = run.usage
     return Record(
         method=method.name,
@@ -98,7 +135,7 @@ def draft_record(
         snapshot=method.snapshot,
         code_hash=method.code_hash,
         accuracy=mean.value,
-        accuracy_interval=bounds(mean.low, mean.high),
+        accuracy_interval=_within(bounds(mean.low, mean.high)),
         pgr=pgr,
         interval=interval,
         interval_method=how,
@@ -126,7 +163,14 @@ def _pgr(bench: Bench, reference: str, run: ScoredRun) -> tuple[float | None, li
         gap = bench.ceiling.mean > bench.weak.mean
         return (1.0 if reference == "ceiling" else 0.0) if gap else None, None, "by definition"
     found = estimate_pgr(run.hits, bench.weak.hits, bench.ceiling.hits, bench.groups)
+    if len(run.failures) == len(run.hits):
+        return finite(found.value) if found.defined else None, None, "every seed failed"
     return finite(found.value) if found.defined else None, bounds(found.low, found.high), found.method
+
+
+def _within(interval: list[float] | None) -> list[float] | None:
+    """An interval of accuracies; a t interval near 1 may reach beyond what an accuracy can be."""
+    return None if interval is None else [max(0.0, interval[0]), min(1.0, interval[1])]
 
 
 def gap_figures(bench: Bench) -> dict[str, Any]:
@@ -134,8 +178,8 @@ def gap_figures(bench: Bench) -> dict[str, Any]:
     weak, ceiling = accuracy(bench.weak.hits, bench.groups), accuracy(bench.ceiling.hits, bench.groups)
     half = math.hypot(*(side.high - side.value for side in (weak, ceiling)))
     gap = ceiling.value - weak.value
-    rows = {"weak": (weak.value, bounds(weak.low, weak.high), len(bench.weak.hits))}
-    rows["ceiling"] = (ceiling.value, bounds(ceiling.low, ceiling.high), len(bench.ceiling.hits))
+    rows = {"weak": (weak.value, _within(bounds(weak.low, weak.high)), len(bench.weak.hits))}
+    rows["ceiling"] = (ceiling.value, _within(bounds(ceiling.low, ceiling.high)), len(bench.ceiling.hits))
     rows["gap"] = (gap, bounds(gap - half, gap + half), min(len(bench.weak.hits), len(bench.ceiling.hits)))
     return {
         name: {"value": value, "interval": interval, "n": bench.items, "seeds": seeds}

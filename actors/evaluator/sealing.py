@@ -81,18 +81,20 @@ def record_references(book: RecordBook, bench: Bench) -> list[Record]:
     """Records of weak, ceiling and the baselines on a bench, written once."""
     records = []
     for name, run in (("weak", bench.weak), ("ceiling", bench.ceiling)):
-        draft = draft_record(bench, Method("", "", name), CAMPAIGN, run, [fixed(REFERENCE)])
+        draft = draft_record(bench, Method("", "", name), CAMPAIGN, run, [fixed(REFERENCE, run)])
         records.append(book.add(f"{bench.tier}/{bench.domain}/reference/{name}", draft))
     for name, (method, run) in bench.baselines.items():
-        draft = draft_record(bench, method, CAMPAIGN, run, [fixed(BASELINE)])
+        draft = draft_record(bench, method, CAMPAIGN, run, [fixed(BASELINE, run)])
         records.append(book.add(f"{bench.tier}/{bench.domain}/baseline/{name}", draft))
     return records
 
 
-def standings(bench: Bench, run: ScoredRun, compared: dict[str, tuple[Comparison, float]]) -> list[dict[str, Any]]:
+def standings(
+    bench: Bench, run: ScoredRun, compared: dict[str, tuple[Comparison, float]], opened: int = 0
+) -> list[dict[str, Any]]:
     """The standing against each baseline, vanilla first; `compared` holds comparisons with their adjusted p."""
     names = sorted(compared, key=lambda name: (name != REFERENCE_BASELINE, name))
-    return [standing(bench, run, name, *compared[name]) for name in names]
+    return [standing(bench, run, name, *compared[name], opened) for name in names]
 
 
 def record_finalists(book: RecordBook, domains: Sequence[SealedDomain], finalists: Sequence[Finalist]) -> list[Record]:

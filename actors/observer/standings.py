@@ -59,7 +59,7 @@ class Row:
     @property
     def is_baseline(self) -> bool:
         """Whether the campaign itself, not a researcher, had it scored."""
-        return self.status in MEASURING
+        return self.status.split(",")[0] in MEASURING
 
 
 def record_rows(run: RunData) -> list[Row]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from actors.director import director as module
 from actors.director.director import Director, Offices
 from actors.director.phases import Phase
+from actors.director.stopwatch import Stopwatch
 from cluster.config import CampaignConfig, load_config
 from cluster.errors import AarError
 from cluster.journal import Journal
@@ -39,6 +41,13 @@ class World:
 
     async def open_account(self, key: str, account: str, parent: str | None, caps: dict[str, Any]) -> None:
         self.note(f"open {account}")
+
+    async def reserve(self, key: str, account: str, amounts: dict[str, int], note: str) -> None:
+        assert amounts["usd"] > 0 and amounts["gpu_ms"] > 0
+        self.note(f"reserve {key} on {account}")
+
+    async def release(self, key: str, note: str) -> None:
+        self.note(f"release {key}")
 
     async def prepare(self) -> None:
         self.note("prepare")
@@ -85,7 +94,8 @@ def test_a_campaign_goes_through_its_phases_in_order(tmp_path: Path) -> None:
     director, store = direct(tmp_path, world, config(minutes=1))
     assert asyncio.run(director.run()) == {"phase": "done"}
     assert phases(store) == ["prepare", "research", "seal", "report", "done"]
-    assert world.calls.index("prepare") < world.calls.index("run") < world.calls.index("seal")
+    order = ["reserve seal on campaign/seal", "prepare", "run", "release seal", "seal"]
+    assert [call for call in world.calls if call in order] == [*order[:2], "run", "run", *order[3:]]
     assert kinds(store).count("campaign_ended") == 1
 
 
@@ -132,6 +142,33 @@ def test_research_ends_at_its_deadline(tmp_path: Path) -> None:
     assert "stop" in world.calls
     ended = [event.payload for event in Journal(store).events(kind="researcher_ended")]
     assert [row["reason"] for row in ended] == ["done", "done"]
+
+
+def test_time_in_which_the_campaign_is_down_is_no_research_time(tmp_path: Path) -> None:
+    store = Store(tmp_path / "director.db")
+    watch = Stopwatch(store, "research")
+    watch._began -= 40.0
+    watch.save(now=True)
+    store.close()
+    time.sleep(0.05)
+    store = Store(tmp_path / "director.db")
+    again = Stopwatch(store, "research")
+    assert 40.0 <= again.seconds < 40.04
+
+
+def test_research_goes_on_with_what_was_left(tmp_path: Path) -> None:
+    store = Store(RunPaths(tmp_path).director_db)
+    watch = Stopwatch(store, "research")
+    watch._began -= 59.9
+    watch.save(now=True)
+    store.close()
+    world = World()
+    world.stubborn = True
+    director, store = direct(tmp_path, world, config(minutes=1))
+    began = time.monotonic()
+    asyncio.run(director.run())
+    assert "stop" in world.calls
+    assert time.monotonic() - began < 5
 
 
 def test_a_researcher_that_does_not_stop_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,8 +16,10 @@ from cluster.sandbox import Limits
 from gpu_pool.lane import LOG_BYTES, Lane
 from gpu_pool.leases import Step, StepResult
 from gpu_pool.library import materialise
+from gpu_pool.scratch import Scratch, sweep
 
 T = TypeVar("T")
+ROOT = Path(__file__).resolve().parents[3]
 
 
 class Bench:
@@ -189,6 +194,35 @@ def test_an_aborted_step_ends_soon(bench: Bench) -> None:
     assert result.status == "skipped"
     assert result.seconds < 5
     assert "train" in bench.run("x = 1\n").error
+
+
+def test_a_sandbox_that_is_killed_without_need_of_memory_is_a_crash(bench: Bench) -> None:
+    lane = bench.do(bench.ready())
+    box = lane._box
+    assert box is not None
+    bench.loop.call_later(0.5, box.kill)
+    result = bench.run("import time\ntime.sleep(60)", seconds=30)
+    assert (result.status, result.error) == ("crashed", "the sandbox died")
+
+
+def test_an_output_directory_without_permissions_ends_the_step(bench: Bench) -> None:
+    result = bench.run("import os, time\nos.makedirs('/out/a/b')\nos.chmod('/out/a', 0)\ntime.sleep(3)\n", seconds=20)
+    assert result.status in ("error", "bad_output")
+    assert "train" in bench.run("x = 1\n").error
+
+
+def test_scratch_of_a_dead_owner_is_swept_and_that_of_a_living_one_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    held = Scratch()
+    code = "import os, sys; from gpu_pool.scratch import Scratch; Scratch().folder('in'); os._exit(0)"
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)}, cwd=ROOT, check=True)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert sweep() == 1
+    assert list(tmp_path.iterdir()) == [held.path]
+    held.remove()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_stopped_zygote_is_noticed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

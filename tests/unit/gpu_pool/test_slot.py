@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
+
+import pytest
 
 from gpu_pool.lane import Lane, LaneError
 from gpu_pool.leases import Job, Lease, LeaseRequest, LeaseResult, Step, StepResult, StepStatus
@@ -177,3 +180,35 @@ def test_a_cancelled_lease_ends_and_pays_for_what_it_used(tmp_path: Path) -> Non
     assert result.status == "cancelled"
     assert [step.status for step in result.steps][1:] == ["skipped", "skipped"]
     assert 0 < result.gpu_ms < 10_000
+
+
+def test_a_lane_in_which_something_unforeseen_happened_is_not_used_again(tmp_path: Path) -> None:
+    def explode(step: Step) -> StepStatus:
+        if step.name == "train":
+            raise OSError("the disk is gone")
+        return "ok"
+
+    slot, lanes = make_slot(tmp_path, explode, reuse="wiped")
+
+    async def go() -> None:
+        with pytest.raises(OSError, match="disk is gone"):
+            await slot.run(lease(tmp_path, TRAIN))
+        broken = next(lane for lane in lanes if lane.ran)
+        assert not broken.up
+        other = replace(TRAIN, name="other")
+        await slot.run(lease(tmp_path, other, name="l2"))
+        assert broken.ran == ["train"]
+
+    asyncio.run(go())
+
+
+def test_waiting_for_another_lease_in_the_trusted_lane_costs_nothing(tmp_path: Path) -> None:
+    slot, _ = make_slot(tmp_path, delay=0.4)
+    one = replace(PREDICT, inputs={})
+
+    async def go() -> list[LeaseResult]:
+        return await asyncio.gather(*(slot.run(lease(tmp_path, one, name=f"l{n}", gpus=0.5)) for n in range(3)))
+
+    results = asyncio.run(go())
+    assert all(result.step("predict").ok for result in results)
+    assert all(result.gpu_ms < 0.5 * 400 * 1.5 for result in results)

@@ -1,0 +1,63 @@
+"""Where lanes keep what crosses into a sandbox, and who clears it when a slot was killed.
+
+Promise: a scratch directory exists as long as its owner process holds its lock; `sweep` removes those whose owner is
+gone (they may hold copies of labels), and never one that is in use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import IO
+
+PREFIX = "aar-lane-"
+_LOCK = "owner.lock"
+_YOUNG_S = 60.0
+
+
+class Scratch:
+    """A private directory that is locked by this process until `remove`."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
+        self._lock: IO[str] = (self.path / _LOCK).open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    def folder(self, name: str) -> Path:
+        """A new directory inside."""
+        path = self.path / name
+        path.mkdir()
+        return path
+
+    def remove(self) -> None:
+        """Remove the directory; repeated calls do nothing."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self._lock.close()
+
+
+def sweep() -> int:
+    """Remove scratch directories of this user whose owner is dead; how many there were."""
+    removed = 0
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):
+            found = path.stat()
+            if found.st_uid == os.getuid() and _abandoned(path, found.st_mtime):
+                shutil.rmtree(path, ignore_errors=True)
+                removed += 1
+    return removed
+
+
+def _abandoned(path: Path, made: float) -> bool:
+    try:
+        with (path / _LOCK).open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    except BlockingIOError:
+        return False
+    except FileNotFoundError:
+        return time.time() - made > _YOUNG_S  # its owner may be about to lock it
