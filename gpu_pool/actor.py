@@ -26,6 +26,7 @@ class SlotActor:
         self._name, self._index = name, index
         campaign = validate(config)
         self._pool: Pool = campaign.pool
+        self._most_leases = int(1 / min(campaign.runs.pilot_gpus, campaign.runs.full_gpus))
         self._allow_unsandboxed = campaign.allow_unsandboxed
         self._slot: Slot | None = None
         self._info: SlotInfo | None = None
@@ -70,6 +71,7 @@ class SlotActor:
             grade=letter,
             probe_hash=probe,
             contained=contained,
+            most_leases=self._most_leases,
         )
         node = ray.get_runtime_context().get_node_id()
         self._info = SlotInfo(spec.name, node, spec.gpu_name, spec.threads, letter, probe)

@@ -236,6 +236,7 @@ class Lane:
             return "crashed", "the sandbox was gone", None, {}
         first_ms: float | None = None
         most_out = sum(step.outputs.values()) + OUT_BYTES_SLACK
+        too_much = f"it wrote more than {most_out >> 20} MiB"
         last_sign = time.monotonic()
         while True:
             now = time.monotonic()
@@ -247,7 +248,7 @@ class Lane:
                 return "crashed", "the sandbox stopped answering", first_ms, {}
             if directory_bytes(self._out) > most_out:
                 await self._cancel()
-                return "bad_output", f"it wrote more than {most_out >> 20} MiB", first_ms, {}
+                return "bad_output", too_much, first_ms, {}
             try:
                 message = await asyncio.wait_for(self._frames.get(), min(1.0, max(0.01, seconds - (now - began))))
             except TimeoutError:
@@ -267,7 +268,10 @@ class Lane:
                     first_ms = (time.monotonic() - began) * 1000
                 progress(data)
             elif message.get("event") == "done":
-                return self._ended(message, first_ms)
+                status, error, first_ms, metrics = self._ended(message, first_ms)
+                if status != "ok" and directory_bytes(self._out) > most_out:
+                    return "bad_output", too_much, first_ms, metrics
+                return status, error, first_ms, metrics
             elif message is _ABORT:
                 await self._cancel()
                 return "skipped", "the lease was cancelled", first_ms, {}

@@ -48,6 +48,8 @@ class SlotSpec:
     grade: str
     probe_hash: str
     contained: bool = True
+    most_leases: int = 1
+    """How many leases may run here at once: with `wiped`, more method lanes than this are of no use."""
 
 
 @dataclass(slots=True)
@@ -71,6 +73,7 @@ class Slot:
         self._trusted: Lane | None = None
         self._trusted_turn = asyncio.Lock()
         self._spares: list[Lane] = []
+        self._lent = 0
         self._warming: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[LeaseResult]] = set()
 
@@ -108,6 +111,8 @@ class Slot:
 
     def _finished(self, task: asyncio.Task[LeaseResult]) -> None:
         self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("slot %s: a lease failed", self._spec.name, exc_info=task.exception())
 
     async def _carry_out(self, running: _Running) -> LeaseResult:
         try:
@@ -147,6 +152,8 @@ class Slot:
                     continue
                 foreign = step.entry in FOREIGN_ENTRIES
                 if foreign and (method_lane is None or not method_lane.alive):
+                    await self._give_back(method_lane)
+                    method_lane = None
                     method_lane = await self._take_method_lane()
                 if not foreign:
                     await self._trusted_lane()
@@ -254,14 +261,18 @@ class Slot:
                 continue
             lane = self._spares.pop()
             if lane.alive:
+                self._lent += 1
                 self._warm_spare()
                 return lane
             await lane.close()
-        return await self._start_lane(trusted=False)
+        lane = await self._start_lane(trusted=False)
+        self._lent += 1
+        return lane
 
     async def _give_back(self, lane: Lane | None) -> None:
         if lane is None:
             return
+        self._lent -= 1
         if lane.alive and (self._spec.reuse == "wiped" or not lane.dirty):
             self._spares.append(lane)
         else:
@@ -269,9 +280,10 @@ class Slot:
             self._warm_spare()
 
     def _warm_spare(self) -> None:
-        """Keep one spare ahead of need, but never more than a slot can use."""
+        """Keep one spare ahead of need, but with reuse never more lanes than leases that may run at once."""
         busy = self._warming is not None and not self._warming.done()
-        if not self._spares and not busy:
+        enough = self._spec.reuse == "wiped" and self._lent >= self._spec.most_leases
+        if not self._spares and not busy and not enough:
             self._warming = asyncio.create_task(self._add_spare())
             self._warming.add_done_callback(lambda task: task.cancelled() or task.exception())
 

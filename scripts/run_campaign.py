@@ -14,21 +14,22 @@ import os
 import shutil
 import signal
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from actors.evaluator.estimate import check_budget
 from cluster.authentication import set_authentication
 from cluster.config import CampaignConfig, ConfigError, dump_config, load_config
 from cluster.errors import AarError
 from cluster.names import RunPaths
 from cluster.sandbox import available
+from gpu_pool.weak_to_strong.methods import BASELINES
 
-POLL_S = 1.0
+LIVE_EVERY_S = 2.0
 LINE_EVERY_S = 15.0
 
 
@@ -48,7 +49,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="run without a sandbox; every record is marked unverified",
     )
     args = parser.parse_args(argv)
-    if args.resume and (not args.name or args.preset or args.config or args.set):
+    changes = args.preset or args.config or args.set or args.logical_gpus is not None or args.allow_unsandboxed
+    if args.resume and (not args.name or changes):
         parser.error("--resume takes --name (and --runs-dir) alone: the configuration is the campaign's own")
     if not args.resume and not (args.preset or args.config):
         parser.error("give --preset NAME or --config FILE (or --resume --name NAME)")
@@ -126,7 +128,7 @@ def check_machine(config: CampaignConfig, runs_dir: Path) -> None:
 def follow(director: Any, name: str) -> None:
     """Show progress until the director has finished."""
     import ray
-    from ray.exceptions import GetTimeoutError, RayActorError
+    from ray.exceptions import RayError
     from rich.console import Console
     from rich.live import Live
 
@@ -134,24 +136,17 @@ def follow(director: Any, name: str) -> None:
 
     console = Console()
     run = director.run.remote()
-    last_line, live = 0.0, None
-    if console.is_terminal:
-        live = Live(console=console, refresh_per_second=2, transient=True)
-        live.start()
-    try:
-        while not ray.wait([run], timeout=POLL_S)[0]:
+    live = Live(console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
+    with live if live is not None else nullcontext():
+        while not ray.wait([run], timeout=LINE_EVERY_S if live is None else LIVE_EVERY_S)[0]:
             try:
                 status = ray.get(director.status.remote(), timeout=10)
-            except (GetTimeoutError, RayActorError):
-                continue
+            except RayError:
+                continue  # the director restarts, or is busy; whether it failed for good is what `run` says
             if live is not None:
                 live.update(render(name, status))
-            elif time.monotonic() - last_line > LINE_EVERY_S:
-                last_line = time.monotonic()
+            else:
                 print(one_line(name, status), flush=True)
-    finally:
-        if live is not None:
-            live.stop()
     ray.get(run)
 
 
@@ -194,6 +189,7 @@ def main(argv: list[str]) -> int:
     run_dir: Path | None = None
     try:
         config = configuration(args)
+        check_budget(config, len(BASELINES))
         check_machine(config, args.runs_dir)
         run_dir = directory(args, config)
         with locked(run_dir):

@@ -24,10 +24,31 @@ install_torch() {
   .venv/bin/pip install -q -c scripts/constraints.txt "torch==${version}"
 }
 
+as_root() {
+  # Runs a command as root, if that needs no password.
+  if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
+}
+
+may_be_root() { [ "$(id -u)" = 0 ] || { command -v sudo >/dev/null && sudo -n true 2>/dev/null; }; }
+
+make_venv() {
+  [ -x .venv/bin/pip ] && return
+  say "Making .venv"
+  rm -rf .venv
+  "$PYTHON" -m venv .venv >/dev/null 2>&1 && return
+  rm -rf .venv  # Debian's python3 without python3-venv leaves half of one behind
+  if command -v apt-get >/dev/null && may_be_root; then
+    say "Installing python3-venv"
+    as_root apt-get update -qq || true
+    as_root apt-get install -y -qq python3-venv >/dev/null
+  fi
+  "$PYTHON" -m venv .venv || stop "$PYTHON cannot make a virtual environment (on Debian: apt-get install python3-venv)."
+}
+
 install_python_packages() {
   local want stamp=.venv/.installed
   want=$(cat pyproject.toml scripts/constraints.txt | sha256sum | cut -d' ' -f1)
-  [ -x .venv/bin/python ] || { say "Making .venv"; "$PYTHON" -m venv .venv; }
+  make_venv
   if [ "$(cat "$stamp$EXTRAS" 2>/dev/null)" != "$want" ]; then
     say "Installing pinned packages into .venv (a few minutes the first time)"
     install_torch
@@ -51,14 +72,11 @@ install_bubblewrap() {
     apk) install="apk add bubblewrap" ;;
     zypper) install="zypper --non-interactive install bubblewrap" ;;
   esac
-  if [ -n "$install" ] && [ "$(id -u)" = 0 ]; then
+  if [ -n "$install" ] && may_be_root; then
     say "Installing bubblewrap"
-    [ "$manager" = apt-get ] && apt-get update -qq
-    $install >/dev/null && return
-  elif [ -n "$install" ] && command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
-    say "Installing bubblewrap (sudo)"
-    [ "$manager" = apt-get ] && sudo -n apt-get update -qq
-    sudo -n $install >/dev/null && return
+    [ "$manager" != apt-get ] || as_root apt-get update -qq || true
+    # shellcheck disable=SC2086  # a command with its words
+    as_root $install >/dev/null && return
   fi
   stop "bubblewrap is missing: it is the sandbox that researchers' code runs in. Install it (${install:-see your system\'s package manager}) and run this again."
 }

@@ -21,7 +21,7 @@ from actors.evaluator.clerk import Clerk, record_method
 from actors.evaluator.counted import Payer
 from actors.evaluator.desk import Desk, Joiner, SchedulerApi
 from actors.evaluator.jobs import Sizes
-from actors.evaluator.pretrained import Pretrained, cache_root
+from actors.evaluator.pretrained import Pretrained
 from actors.evaluator.records import Record, RecordBook, Signer
 from actors.evaluator.scoring import CAMPAIGN, gap_figures
 from actors.evaluator.sealing import (
@@ -46,6 +46,7 @@ from cluster.money import Caps, usd_from_decimal
 from cluster.names import RunPaths
 from cluster.objects import ObjectStore
 from cluster.store import Store
+from gpu_pool.cache import NodeCache
 from gpu_pool.weak_to_strong.domains import Domain
 from gpu_pool.weak_to_strong.methods import BASELINES, path_of
 
@@ -126,7 +127,7 @@ class Judge:
         vault = Vault(self._secret, domain)
         sizes = Sizes.of(self._config)
         tools = Tools(vault, self._secret, self._desk, self._shelf, sizes, self._paths.judge / name)
-        cache = cache_root(self._config.pool.cache_dir)
+        cache = NodeCache.of(self._config.pool).models
         models = Pretrained(domain, self._config.task.world_seed, cache, self._desk, self._shelf, sizes)
         return Workshop(tools, models, self._objects, self._config.scoring, self._baselines, self._price)
 
@@ -260,7 +261,8 @@ class Judge:
         """Score one method on one tier of one domain, exactly, against its baselines; the record as plain data.
 
         For a run directory without researchers: exact figures of a tier that a campaign still answers from would
-        wear it out. Only the first method that is scored on the sealed items can be said to beat a baseline. Raises `RefusedError`: bad_tier, unknown_domain, campaign_running, and those of a snapshot.
+        wear it out. Only the first method that is scored on the sealed items can be said to beat a baseline. Raises
+        `RefusedError`: bad_tier, unknown_domain, campaign_running, and those of a snapshot.
         """
         if tier not in TIERS:
             raise RefusedError("bad_tier", f"tier {tier!r} is unknown; expected one of {', '.join(TIERS)}")

@@ -33,13 +33,8 @@ def library_version() -> str:
     return digest.hexdigest()[:12]
 
 
-def cache_root(configured: str | None) -> Path:
-    """The node cache; by default under the user's cache directory."""
-    return Path(configured).expanduser() if configured else Path.home() / ".cache" / "aar-cluster"
-
-
 class Pretrained:
-    """The strong and the weak model of one domain."""
+    """The strong and the weak model of one domain; `cache` is the directory that sandboxes see read-only."""
 
     def __init__(self, domain: Domain, world_seed: int, cache: Path, desk: Desk, shelf: Shelf, sizes: Sizes) -> None:
         self._domain = domain

@@ -97,7 +97,7 @@ def _short_of_a_claim(bench: Bench, run: ScoredRun, versus: str, p: float, opene
     if bench.tier != "seal":
         return "not sealed"
     if opened:
-        return f"{opened} methods were scored on these items before"
+        return f"not the first method scored on these sealed items ({opened} before)"
     if bench.baselines[versus][1].failures:
         return f"{versus} failed {len(bench.baselines[versus][1].failures)} of its seeds"
     if not enough(seeds, items):

@@ -229,14 +229,21 @@ def fit_probe(
 
 
 def principal_probe(run: MethodRun, layer: int = -1, components: int = 4) -> Probe:
-    """The one of the first principal directions that correlates most with the weak labels, which also give its sign."""
+    """The one of the first principal directions that correlates most with the weak labels, which also give its sign.
+
+    Raises TrainingError when no direction of the layer says anything about the labels.
+    """
     layer = layer % run.hidden.shape[1]
     states = run.hidden[:, layer]
     mean, std = states.mean(axis=0), states.std(axis=0) + 1e-5
     inputs = (states - mean) / std
     directions = np.linalg.svd(inputs, full_matrices=False)[2][:components]
     scores = inputs @ directions.T
-    match = [float(np.corrcoef(column, run.weak)[0, 1]) for column in scores.T]
+    spread = scores.std(axis=0) * np.std(run.weak)
+    shared = ((scores - scores.mean(axis=0)) * (run.weak - run.weak.mean())[:, None]).mean(axis=0)
+    match = np.divide(shared, spread, out=np.zeros_like(shared), where=spread > 1e-6)
+    if not match.any():
+        raise TrainingError(f"no principal direction of layer {layer} goes with the weak labels: does the layer vary?")
     best = int(np.argmax(np.abs(match)))
     direction = directions[best] * np.sign(match[best]) / (scores[:, best].std() + 1e-6)
     cut = float(np.median(inputs @ direction))

@@ -42,8 +42,8 @@ class Recipe(BaseModel):
     strength: float = Field(default=0.5, ge=0.2, le=0.9, description="alpha of logconf, q of gce, power of product")
     trainable: Trainable = "full"
     layer: int = Field(default=-1, ge=-3, le=-1, description="layer of a probe, from the top")
-    epochs: int = Field(default=5, ge=1, le=6)
-    lr: float = Field(default=5e-4, ge=5e-5, le=5e-3)
+    epochs: int = Field(default=5, ge=1, le=6, description="5 is the protocol's")
+    lr_scale: float = Field(default=1.0, ge=0.1, le=10.0, description="learning rate over that of the task's protocol")
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     ema: float = Field(default=0.0, ge=0.0, le=0.995, description="decay of the weight average; 0 is off")
     curriculum: bool = False
@@ -66,9 +66,9 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "loss": ("ce", "logconf", "gce", "product", "reverse_kl"),
     "strength": (0.3, 0.5, 0.6, 0.75, 0.85),
     "trainable": ("full", "top:1", "top:2", "head", "probe", "principal", "evolution"),
-    "layer": (-1, -2, -3),
+    "layer": (-1, -2),
     "epochs": (1, 2, 3, 5),
-    "lr": (1e-4, 2e-4, 5e-4, 1e-3, 2e-3),
+    "lr_scale": (0.2, 0.5, 1.0, 2.0, 4.0),
     "schedule": ("linear", "cosine", "constant"),
     "ema": (0.0, 0.95, 0.99),
     "curriculum": (False, True),
@@ -81,7 +81,7 @@ def canonical(recipe: Recipe) -> Recipe:
     idle: set[str] = set()
     probe = recipe.trainable in PROBES
     if probe:
-        idle |= {"weighting", "loss", "epochs", "lr", "schedule", "ema", "curriculum", "members"}
+        idle |= {"weighting", "loss", "epochs", "lr_scale", "schedule", "ema", "curriculum", "members"}
     if probe and recipe.selection == "small_loss":
         idle |= {"selection"}
     if recipe.trainable == "principal":
@@ -269,15 +269,16 @@ def _config(r: Recipe) -> str:
         "product": f"losses.product({r.strength:g})",
         "reverse_kl": "losses.reverse_kl()",
     }[r.loss]
-    written = [f"epochs={r.epochs}", f"lr={r.lr:g}"]
     optional: list[tuple[bool, Callable[[], str]]] = [
+        (r.epochs != VANILLA.epochs, lambda: f"epochs={r.epochs}"),
+        (r.lr_scale != VANILLA.lr_scale, lambda: f"lr={r.lr_scale:g} * run.protocol.lr"),
         (r.schedule != "linear", lambda: f'schedule="{r.schedule}"'),
         (bool(loss), lambda: f"loss={loss}"),
         (r.trainable != "full", lambda: f'trainable="{r.trainable}"'),
         (r.ema > 0, lambda: f"ema={r.ema:g}"),
         (r.selection == "small_loss", lambda: f"drop_share={1 - r.share:.2g}"),
     ]
-    return f"config = run.config({', '.join(written + [text() for on, text in optional if on])})"
+    return f"config = run.config({', '.join(text() for on, text in optional if on)})"
 
 
 def _summary(r: Recipe) -> str:

@@ -49,7 +49,7 @@ THEMES: tuple[Theme, ...] = (
     ),
     Theme(
         r"simpl|capacity|low.?rank|frozen|regulari",
-        (("trainable", "top:1"), ("trainable", "top:2"), ("trainable", "head"), ("epochs", 1), ("lr", 1e-4)),
+        (("trainable", "top:1"), ("trainable", "top:2"), ("trainable", "head"), ("epochs", 1), ("lr_scale", 0.2)),
     ),
     Theme(
         r"epiplex|early|late|curricul|order|learnt first|easy",
@@ -62,7 +62,7 @@ THEMES: tuple[Theme, ...] = (
     ),
     Theme(
         r"interpret|inside|activation|hidden|direction that|neuron|probe|circuit",
-        (("trainable", "probe"), ("trainable", "principal"), ("relabel", "probe"), ("layer", -2), ("layer", -3)),
+        (("trainable", "probe"), ("trainable", "principal"), ("relabel", "probe"), ("layer", -2)),
     ),
     Theme(
         r"confiden|loss|robust|objective|entropy",

@@ -45,7 +45,7 @@ def idea(recipe: Recipe) -> str:
     parts += ["curriculum"] if "curriculum" in different else []
     parts += ["ensemble"] if "members" in different else []
     parts += ["weight average"] if "ema" in different else []
-    return " + ".join(parts) or f"plain training, {recipe.epochs} epochs at {recipe.lr:g}"
+    return " + ".join(parts) or f"plain training, {recipe.epochs} epochs at {recipe.lr_scale:g} x the learning rate"
 
 
 def features(recipe: Recipe) -> tuple[str, ...]:

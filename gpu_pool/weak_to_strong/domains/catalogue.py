@@ -23,6 +23,7 @@ _WEAK_STANDARD = PretrainSpec(_WEAK, steps=280, seed=1)
 _STRONG_STANDARD = PretrainSpec(ModelShape(hidden=64, layers=3, head_dim=16), steps=1000, seed=0)
 _TEACHER_QUICK = FinetuneSpec(epochs=12, lr=1e-3, members=2)  # two members: steadier over seeds than one of 20 epochs
 _TEACHER_STANDARD = FinetuneSpec(epochs=20, lr=1e-3)
+_STUDENT_QUICK = FinetuneSpec(epochs=5, lr=1e-3, batch=64)  # as good as 32 at 5e-4, in two thirds of the time
 _STUDENT = FinetuneSpec(epochs=5, lr=5e-4)
 
 
@@ -33,15 +34,15 @@ def _strong_quick(hidden: int, steps: int) -> PretrainSpec:
 _QUICK = {
     "chat": DomainSpec(
         "chat", "pair", "quick", labelled=300, unlabelled=1000, test=2000, documents=80_000,
-        strong=_strong_quick(64, 1100), weak=_WEAK_CHAT, teacher=_TEACHER_QUICK, student=_STUDENT,
+        strong=_strong_quick(64, 1100), weak=_WEAK_CHAT, teacher=_TEACHER_QUICK, student=_STUDENT_QUICK,
     ),
     "math": DomainSpec(
         "math", "binary", "quick", labelled=250, unlabelled=1000, test=2000, documents=100_000,
-        strong=_strong_quick(48, 1200), weak=_WEAK_MATH, teacher=_TEACHER_QUICK, student=_STUDENT,
+        strong=_strong_quick(48, 1200), weak=_WEAK_MATH, teacher=_TEACHER_QUICK, student=_STUDENT_QUICK,
     ),
     "code": DomainSpec(
         "code", "binary", "quick", labelled=200, unlabelled=1000, test=2000, documents=100_000,
-        strong=_strong_quick(48, 1200), weak=_WEAK_CODE, teacher=_TEACHER_QUICK, student=_STUDENT,
+        strong=_strong_quick(48, 1200), weak=_WEAK_CODE, teacher=_TEACHER_QUICK, student=_STUDENT_QUICK,
     ),
 }  # fmt: skip
 

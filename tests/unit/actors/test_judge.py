@@ -268,7 +268,7 @@ def test_sixteen_seeds_establish_a_claim_in_each_domain_and_grade_b_never_does(t
     world.scheduler.run = run  # type: ignore[method-assign]
     result = asyncio.run(world.judge.seal())
     records = [r for r in map(world.judge.record, result["records"]) if r is not None]
-    assert [(r["domain"], r["status"]) for r in records] == [("chat", "beats vanilla on chat"), ("math", "unverified")]
+    assert [(r["domain"], r["status"]) for r in records] == [("chat", "beats vanilla on chat"), ("math", "provisional")]
     assert records[1]["standing"]["reason"] == "sandbox grade B"
     assert {c["versus"] for c in records[0]["comparisons"]} == {"vanilla", "confident"}
     assert all(record["standing"]["p"] < 0.05 for record in records)

@@ -1,0 +1,109 @@
+"""When may it be said that a method beats a baseline? Every condition alone takes the word away."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from actors.evaluator.estimate import check_budget, largest_lease, sealing
+from actors.evaluator.scoring import Bench, draft_record, fixed, standing
+from actors.evaluator.shelf import ScoredRun, Usage
+from actors.evaluator.source import Method
+from actors.evaluator.statistics import compare
+from cluster.config import ConfigError, load_config
+from cluster.money import MICRO, MS_PER_HOUR
+
+N = 1400
+
+
+def run(skill: float, seed: int, seeds: int = 10, n: int = N, grade: str = "A", **failures: str) -> ScoredRun:
+    """Students of that accuracy whose mistakes are partly on the same items."""
+    hard = np.random.default_rng(7).random(n)
+    luck = np.random.default_rng(seed).random((seeds, n))
+    usage = Usage(("l1",), 1000, grade, "probe")
+    return ScoredRun(0.5 * hard + 0.5 * luck < skill, {int(k[1:]): v for k, v in failures.items()}, usage)
+
+
+def bench(vanilla: ScoredRun, tier: Any = "seal", ceiling: float = 0.95) -> Bench:
+    groups = np.arange(vanilla.hits.shape[1])
+    method = Method("snapshot", "hash", "vanilla")
+    seeds, n = vanilla.hits.shape
+    return Bench(
+        "math", tier, groups, run(0.4, 1, seeds, n), run(ceiling, 2, 5, n), {"vanilla": (method, vanilla)}, "v", 1
+    )
+
+
+def word(made: Bench, own: ScoredRun, p: float = 0.001, opened: int = 0) -> dict[str, Any]:
+    found = compare(own.hits, made.baselines["vanilla"][1].hits, made.groups)
+    return standing(made, own, "vanilla", found, p, opened)
+
+
+def test_a_sealed_run_that_is_clearly_better_beats_the_baseline() -> None:
+    assert word(bench(run(0.5, 3)), run(0.7, 4))["word"] == "beats vanilla on math"
+
+
+@pytest.mark.parametrize(
+    ("made", "own", "p", "opened", "expected", "reason"),
+    [
+        (bench(run(0.5, 3), "board"), run(0.7, 4), 0.001, 0, "ahead (not established)", "not sealed"),
+        (bench(run(0.5, 3)), run(0.7, 4), 0.2, 0, "ahead (not established)", "not significant"),
+        (bench(run(0.5, 3)), run(0.7, 4), 0.001, 1, "ahead (not established)", "not the first method"),
+        (bench(run(0.5, 3, s1="timeout")), run(0.7, 4), 0.001, 0, "ahead (not established)", "vanilla failed 1"),
+        (bench(run(0.5, 3, 5)), run(0.7, 4, 5), 0.001, 0, "ahead (not established)", "too few"),
+        (bench(run(0.5, 3)), run(0.7, 4, grade="B"), 0.001, 0, "provisional", "grade B"),
+        (bench(run(0.5, 3)), run(0.7, 4, grade="C"), 0.001, 0, "unverified", "grade C"),
+        (bench(run(0.5, 3), ceiling=0.55), run(0.7, 4), 0.001, 0, "unverified", "above the ceiling"),
+        (bench(run(0.5, 3)), run(0.5, 3), 0.9, 0, "tied", ""),
+        (bench(run(0.7, 3)), run(0.5, 4), 0.001, 0, "behind", ""),
+    ],
+)  # fmt: skip
+def test_every_condition_alone_takes_the_word_away(
+    made: Bench, own: ScoredRun, p: float, opened: int, expected: str, reason: str
+) -> None:
+    found = word(made, own, p, opened)
+    assert found["word"] == expected
+    assert reason in found["reason"]
+    assert bool(reason) == bool(found["reason"])
+
+
+def test_a_method_whose_every_seed_failed_has_failed_and_has_no_interval() -> None:
+    made = bench(run(0.5, 3))
+    own = replace(made.weak, failures=dict.fromkeys(range(10), "error"))
+    found = word(made, own)
+    record = draft_record(made, Method("s", "h", "broken"), "01-a", own, [found])
+    assert (record.status, record.interval) == ("failed", None)
+
+
+def test_what_others_are_measured_against_carries_its_sandbox_grade() -> None:
+    assert fixed("baseline", run(0.5, 3))["word"] == "baseline"
+    assert fixed("baseline", run(0.5, 3, grade="C"))["word"] == "baseline, unverified"
+    record = draft_record(
+        bench(run(0.5, 3)), Method("", "", "ceiling"), "campaign", run(0.9, 2), [fixed("reference", run(0.9, 2))]
+    )
+    assert (record.pgr, record.interval_method) == (1.0, "by definition")
+
+
+def test_an_interval_of_accuracy_stays_between_nothing_and_all() -> None:
+    made = bench(run(0.5, 3))
+    own = run(0.9999, 4)
+    record = draft_record(made, Method("s", "h", "m"), "01-a", own, [word(made, own)])
+    assert record.accuracy_interval is not None
+    assert record.accuracy_interval[1] <= 1.0
+
+
+@pytest.mark.parametrize("preset", ["quickstart", "offline", "identical", "solo", "no-forum"])
+def test_the_shipped_presets_can_pay_for_their_seal(preset: str) -> None:
+    check_budget(load_config(preset), 2)
+
+
+def test_a_budget_that_cannot_pay_for_the_seal_is_refused_with_what_would_do() -> None:
+    config = load_config("quickstart", overrides=("budget.campaign.usd=0.5",))
+    need = sealing(config, 2) + largest_lease(config)
+    with pytest.raises(ConfigError, match=rf"budget.campaign.usd: 0.5 .* at least {need.usd / MICRO:.2f}"):
+        check_budget(config, 2)
+    hours = load_config("quickstart", overrides=("budget.campaign.gpu_hours=0.1", "budget.campaign.usd=null"))
+    with pytest.raises(ConfigError, match=rf"gpu_hours: 0.1 .* at least {need.gpu_ms / MS_PER_HOUR:.2f}"):
+        check_budget(hours, 2)
