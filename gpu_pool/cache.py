@@ -31,7 +31,9 @@ class NodeCache:
         else:
             root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aar-cluster"
         cache = cls(root.absolute())
-        cache.models.mkdir(parents=True, exist_ok=True)
+        if not cache.models.is_dir():
+            cache.models.mkdir(parents=True, exist_ok=True)
+            cache.models.chmod(0o755)  # whatever the umask: sandboxes read it as another user
         return cache
 
     @property

@@ -2,10 +2,12 @@
 
     python scripts/bench_campaign.py [--preset quickstart] [--cold]
 
-Runs the campaign as a user would and prints: wall seconds in all and per phase, peak memory (proportional set size of
-all its processes), the median time from handing a step of foreign code to a warm slot to its first line, and
-orchestration's share: the wall time in which no lease ran (between the first and the last one) plus, inside leases,
-the time that belongs to no step. `--cold` uses a new, empty node cache of pretrained models.
+Runs the campaign as a user would and prints: wall seconds in all and per phase; peak memory (proportional set size of
+all its processes); the median time from the grant of a lease of foreign code on a warm slot to the first line of that
+code; and where the wall time went. A moment belongs to work when a lease runs; the rest is start-up (Ray, imports,
+sandboxes becoming warm), gaps between leases, and the end (report, verification, shutdown). Inside leases, what belongs
+to no step counts by slot. Orchestration is gaps, end and the inside of leases over the whole wall time.
+`--cold` uses a new, empty node cache of pretrained models.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import psutil
 
+from cluster.clock import now_us
 from cluster.journal import read_events
 from cluster.names import RunPaths
 from cluster.store import open_readonly
@@ -81,14 +84,29 @@ def lease_results(run: Path) -> list[LeaseResult]:
     return [LeaseResult.from_dict(unpack(path.read_bytes(), 16 << 20)) for path in paths]
 
 
-def uncovered_seconds(leases: list[LeaseResult]) -> float:
-    """Wall seconds between the first lease's start and the last one's end in which none ran."""
-    idle, reached = 0, None
+def covered_seconds(leases: list[LeaseResult]) -> float:
+    """Wall seconds in which at least one lease ran."""
+    total, reached = 0, 0
     for start, end in sorted((lease.started_us, lease.ended_us) for lease in leases):
-        if reached is not None and start > reached:
-            idle += start - reached
-        reached = end if reached is None else max(reached, end)
-    return idle / 1e6
+        total += max(0, end - max(start, reached))
+        reached = max(reached, end)
+    return total / 1e6
+
+
+def first_lines_ms(run: Path, leases: list[LeaseResult]) -> list[float]:
+    """For each lease of a researcher's method: from its grant to the first line of the method's code."""
+    db = open_readonly(RunPaths(run).scheduler_db)
+    granted = {
+        e.payload["lease_id"]: (e.at_us, e.payload["kind"]) for e in read_events(db) if e.kind == "lease_granted"
+    }
+    db.close()
+    found = []
+    for lease in leases:
+        at_us, kind = granted[lease.lease_id]
+        first = lease.steps[0].first_line_ms if lease.steps else None
+        if kind in ("pilot", "full") and first is not None:
+            found.append((lease.started_us - at_us) / 1e3 + first)
+    return found
 
 
 def phases(run: Path) -> dict[str, float]:
@@ -99,24 +117,31 @@ def phases(run: Path) -> dict[str, float]:
     return {a[0]: (b[1] - a[1]) / 1e6 for a, b in itertools.pairwise(marks)}
 
 
-def report(run: Path, wall: float, peak: int) -> dict[str, object]:
-    """All figures of one finished campaign."""
-    leases = lease_results(run)
+def report(run: Path, wall: float, began_us: int, peak: int) -> dict[str, object]:
+    """All figures of one finished campaign; `began_us` is when its command was started."""
+    leases = [lease for lease in lease_results(run) if lease.steps]
     steps = [step for lease in leases for step in lease.steps]
-    first = [step.first_line_ms for lease in leases for step in lease.steps if step.first_line_ms is not None]
-    inside = sum((lease.ended_us - lease.started_us) / 1e6 for lease in leases) - sum(step.seconds for step in steps)
-    gap = uncovered_seconds(leases)
+    slots = len({lease.slot for lease in leases})
+    first = first_lines_ms(run, leases)
+    start = min(lease.started_us for lease in leases)
+    end = max(lease.ended_us for lease in leases)
+    covered = covered_seconds(leases)
+    gaps, tail = (end - start) / 1e6 - covered, began_us / 1e6 + wall - end / 1e6
+    held = sum((lease.ended_us - lease.started_us) / 1e6 for lease in leases)
+    inside = (held - sum(step.seconds for step in steps)) / slots
     return {
         "wall_seconds": round(wall, 1),
         "phase_seconds": {name: round(seconds, 1) for name, seconds in phases(run).items()},
         "peak_memory_gib": round(peak / (1 << 30), 2),
         "leases": len(leases),
         "steps": len(steps),
-        "step_seconds": round(sum(step.seconds for step in steps), 1),
-        "first_line_ms_median": round(statistics.median(first), 1) if first else None,
-        "seconds_without_any_lease": round(gap, 1),
-        "lease_seconds_outside_steps": round(inside, 1),
-        "orchestration_share": round((gap + inside) / wall, 4),
+        "first_line_ms_median": round(statistics.median(first), 1),
+        "first_line_ms_worst": round(max(first), 1),
+        "startup_seconds": round(start / 1e6 - began_us / 1e6, 1),
+        "gap_seconds": round(gaps, 1),
+        "end_seconds": round(tail, 1),
+        "lease_seconds_outside_steps_per_slot": round(inside, 1),
+        "orchestration_share": round((gaps + tail + inside) / wall, 4),
     }
 
 
@@ -125,13 +150,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--preset", default="quickstart")
     parser.add_argument("--cold", action="store_true", help="with an empty node cache")
     args = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         command = [sys.executable, str(ROOT / "scripts" / "run_campaign.py"), "--preset", args.preset]
         command += ["--runs-dir", scratch, "--name", "bench"]
         if args.cold:
             command += ["--set", f"pool.cache_dir={scratch}/cache"]
         known = set(psutil.pids())
-        began = time.monotonic()
+        began, began_us = time.monotonic(), now_us()
         child = subprocess.Popen(command, cwd=ROOT)
         sampler = MemorySampler(psutil.Process(child.pid), known)
         sampler.start()
@@ -139,7 +164,7 @@ def main(argv: list[str]) -> int:
         wall = time.monotonic() - began
         if code != 0:
             return code
-        print(json.dumps(report(Path(scratch) / "bench", wall, sampler.peak), indent=2))
+        print(json.dumps(report(Path(scratch) / "bench", wall, began_us, sampler.peak), indent=2))
     return 0
 
 

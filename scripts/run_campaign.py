@@ -154,6 +154,7 @@ def campaign(run_dir: Path, config: CampaignConfig) -> None:
     """Connect, bring the actors up, follow them to the end, take them down."""
     set_authentication()
     import ray
+    from ray.exceptions import RayError, RayTaskError
 
     from actors.director.bring_up import bring_up
     from cluster.connection import connect
@@ -166,6 +167,10 @@ def campaign(run_dir: Path, config: CampaignConfig) -> None:
     handles = bring_up(run_dir, config, connection)
     try:
         follow(handles.director, run_dir.name)
+    except RayTaskError as error:
+        raise AarError(str(error.cause)) from None
+    except RayError as error:
+        raise AarError(f"Ray failed: {error}") from None
     finally:
         handles.take_down()
         ray.shutdown()

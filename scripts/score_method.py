@@ -3,7 +3,9 @@
     python scripts/score_method.py my_method.py --task math --tier dev [--json]
 
 The file defines `train(run) -> Student` (see gpu_pool/weak_to_strong/run.py). Baselines, teachers and pretrained models
-are made once per task in `--runs-dir` and used again. The record that comes out is signed like any other.
+are made once per task in `--runs-dir` and used again. The record that comes out is signed like any other. Sealed items
+are fresh for the first method only: later ones are scored on them, too, but are never said to beat a baseline; another
+`--runs-dir` draws others.
 """
 
 from __future__ import annotations
@@ -33,25 +35,29 @@ def configuration(task: str, overrides: list[str]) -> CampaignConfig:
 
 
 def directory(runs: Path, config: CampaignConfig) -> Path:
-    """The run directory of this task's scores; its configuration is the one it was made with."""
+    """The run directory of this task's scores. Raises `ConfigError` when it was made with other settings."""
     task = config.task
     run = runs.absolute() / f"score-{task.domains[0]}-{task.size}-{task.world_seed}"
     run.mkdir(parents=True, exist_ok=True)
     stored = RunPaths(run).config
     if not stored.exists():
         stored.write_text(dump_config(config))
-    elif load_config(file=stored).scoring != config.scoring:
-        raise ConfigError(f"scoring: differs from what {run} was made with; expected the same, or another --runs-dir")
+    before = load_config(file=stored)
+    changed = [name for name in type(config).model_fields if getattr(before, name) != getattr(config, name)]
+    if changed:
+        raise ConfigError(
+            f"{changed[0]}: differs from what {run} was made with; expected the same, or another --runs-dir"
+        )
     return run
 
 
 async def score(run_dir: Path, config: CampaignConfig, slots: list[str], source: bytes, name: str, tier: str) -> Any:
     """The record of the method, as plain data."""
+    from actors.director.roster import enrol
     from cluster.remote import Remote
 
     scheduler = Remote(actor_name(run_dir.name, "scheduler"))
-    for slot in slots:
-        await scheduler.register_slot(await Remote(slot, patience_s=600).info(), slot)
+    await enrol(scheduler, slots)
     await scheduler.open_account("open/campaign", "campaign", None, Caps().to_dict())
     snapshot = ObjectStore(RunPaths(run_dir).objects).put_tree({"method.py": source})
     evaluator = Remote(actor_name(run_dir.name, "evaluator"), patience_s=600)
@@ -65,7 +71,8 @@ def show(record: dict[str, Any]) -> None:
         f"{record['method']} on {record['domain']}, {record['tier']}: PGR {figure(record['pgr'], record['interval'])}"
     )
     print(f"accuracy {record['accuracy']:.3f} over {record['seeds']} seeds and {record['n']} items")
-    print(f"{record['status']} (versus {standing.get('versus')}, p = {standing.get('p')})")
+    why = f": {standing['reason']}" if standing.get("reason") else ""
+    print(f"{record['status']}{why} (versus {standing.get('versus')}, p = {standing.get('p')})")
     print(f"sandbox grade {record['sandbox_grade']}, cost {format_usd(record['cost'])}, record {record['record_id']}")
 
 

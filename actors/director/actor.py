@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
 import ray
 
 from actors.director.director import Director, Offices
+from actors.director.roster import enrol
 from cluster.config import validate
 from cluster.metrics import Metrics
 from cluster.names import RunPaths, actor_name
@@ -39,17 +39,9 @@ class DirectorActor:
 
     async def run(self) -> dict[str, Any]:
         """Register the slots that there are now, retire those of an earlier start, carry the campaign to its end."""
-        names = await asyncio.gather(*(self._register(slot) for slot in self._slots))
-        for slot in (await self._scheduler.status())["slots"]:
-            if slot["name"] not in names:
-                await self._scheduler.retire_slot(slot["name"])
+        await enrol(self._scheduler, self._slots)
         self._registered = True
         return await self._director.run()
-
-    async def _register(self, slot: str) -> str:
-        info = await Remote(slot, patience_s=600).info()
-        await self._scheduler.register_slot(info, slot)
-        return str(info["name"])
 
     async def status(self) -> dict[str, Any]:
         """Everything that a live page shows."""

@@ -25,8 +25,9 @@ class SchedulerActor:
         """`config` is the campaign's configuration as plain data."""
         self._name = f"{Path(run_dir).name}/scheduler"
         paths = RunPaths(Path(run_dir))
-        price = usd_from_decimal(validate(config).pool.usd_per_gpu_hour)
-        self._plain = Scheduler(Store(paths.scheduler_db), Remote, SchedulerConfig(price), paths.leases)
+        pool = validate(config).pool
+        settings = SchedulerConfig(usd_from_decimal(pool.usd_per_gpu_hour), int(pool.memory_gb * (1 << 30)))
+        self._plain = Scheduler(Store(paths.scheduler_db), Remote, settings, paths.leases)
 
     def __repr__(self) -> str:
         return self._name

@@ -75,12 +75,19 @@ def cost_of(gpu_ms: int, usd_per_gpu_hour: int) -> Amounts:
     return Amounts(usd=gpu_cost(gpu_ms, usd_per_gpu_hour), gpu_ms=gpu_ms)
 
 
-def check_request(request: LeaseRequest, usd_per_gpu_hour: int) -> Demand:
-    """The demand of a request. Raises `RefusedError`: "malformed" or "larger_than_any_slot"."""
+def check_request(request: LeaseRequest, usd_per_gpu_hour: int, most_memory: int | None = None) -> Demand:
+    """The demand of a request; `most_memory` is what a slot gives one lease, bytes.
+
+    Raises `RefusedError`: "malformed" or "larger_than_any_slot".
+    """
     _check_texts(request)
     thousandths = _thousandths(request.gpus)
     duration_ms = _milliseconds(request.seconds)
     _whole("memory_bytes", request.memory_bytes)
+    if most_memory is not None and request.memory_bytes > most_memory:
+        detail = {"asked": request.memory_bytes, "largest_slot": most_memory}
+        text = f"memory_bytes: {request.memory_bytes} is more than a slot gives one lease ({most_memory})"
+        raise RefusedError("larger_than_any_slot", text, detail)
     _check_steps(request)
     try:
         packed = pack(request.to_dict())

@@ -38,13 +38,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class SchedulerConfig:
-    """`usd_per_gpu_hour` in micro-dollars; times in seconds.
+    """`usd_per_gpu_hour` in micro-dollars; `most_memory` of one lease in bytes; times in seconds.
 
     `grace_s`: how long after a lease's end its slot may still answer before the lease counts as lost.
     `rest_s`: a slot that failed gets no lease for this long, longer with each failure in a row, up to ten times.
     """
 
     usd_per_gpu_hour: int
+    most_memory: int | None = None
     attempts: int = 3
     grace_s: float = 180.0
     rest_s: float = 2.0
@@ -113,7 +114,7 @@ class Scheduler:
 
     def _admit(self, request: LeaseRequest) -> Entry:
         price = self._config.usd_per_gpu_hour
-        demand = check_request(request, price)
+        demand = check_request(request, price, self._config.most_memory)
         waiting, limit = self.book.count_queued(holder_of(request.account)), self._config.queue_limit
         if waiting >= limit:
             detail = {"waiting": waiting, "limit": limit}

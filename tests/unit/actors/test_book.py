@@ -138,6 +138,7 @@ STEP = Step("a", "method", {}, {}, {}, 1.0)
         ({"account": 7}, "malformed", "account"),
         ({"label": "x" * 201}, "malformed", "label"),
         ({"memory_bytes": 0}, "malformed", "memory_bytes"),
+        ({"memory_bytes": (4 << 30) + 1}, "larger_than_any_slot", "memory_bytes: 4294967297"),
         ({"job": Job(())}, "malformed", "job.steps"),
         ({"job": Job((STEP, STEP))}, "malformed", "distinct step names"),
         ({"job": Job((Step("a", "method", {}, {"x": object()}, {}, 1.0),))}, "malformed", "plain data"),
@@ -149,7 +150,7 @@ def test_a_refused_request_names_the_field_the_value_and_what_was_expected(
 ) -> None:
     request = LeaseRequest(**{**{f: getattr(a_request("k"), f) for f in LeaseRequest.__dataclass_fields__}, **fields})
     with pytest.raises(RefusedError) as caught:
-        check_request(request, PRICE)
+        check_request(request, PRICE, most_memory=4 << 30)
     assert caught.value.reason == reason
     assert named in caught.value.message
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.config import Pool
 from gpu_pool.cache import NodeCache
 from gpu_pool.library import engine_version, library_files, materialise
 from gpu_pool.staging import StagingError, clear_directory, directory_bytes, stage
@@ -111,3 +112,12 @@ def test_a_cache_entry_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     with cache.building("key") as directory:
         (directory / "second").write_text("x")
     assert os.listdir(cache.entry("key")) == ["whole"]  # noqa: PTH208
+
+
+def test_sandboxes_can_read_the_cache_whatever_the_umask_of_who_made_it(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        cache = NodeCache.of(Pool(cache_dir=str(tmp_path / "cache")))
+    finally:
+        os.umask(before)
+    assert cache.models.stat().st_mode & 0o777 == 0o755
