@@ -14,6 +14,7 @@ from typing import Any
 import ray
 
 from actors.director.actor import DirectorActor
+from actors.director.roster import WARM_S
 from actors.evaluator.actor import EvaluatorActor
 from actors.researcher.actor import ResearcherActor
 from actors.scheduler.actor import SchedulerActor
@@ -58,11 +59,13 @@ def bring_up(run_dir: Path, config: CampaignConfig, connection: Connection) -> C
     name, data = run_dir.name, config.model_dump(mode="json")
     base, slots = bring_up_evaluation(run_dir, config, connection)
     forum = _start(ForumActor, actor_name(name, "forum"), (str(run_dir), data), OFFICE)
+    director = _start(DirectorActor, actor_name(name, "director"), (str(run_dir), data, slots), OFFICE)
+    # Researchers have nothing to do before the task is made: their processes start beside that, not beside the slots.
+    ray.wait([slot.info.remote() for slot in base.slots], num_returns=len(base.slots), timeout=WARM_S)
     researchers = [
         _start(ResearcherActor, actor_name(name, researcher), (str(run_dir), data, researcher), OFFICE)
         for researcher in config.researcher_ids()
     ]
-    director = _start(DirectorActor, actor_name(name, "director"), (str(run_dir), data, slots), OFFICE)
     return Campaign((director, *researchers, forum, *base.actors), base.slots, director)
 
 

@@ -1,4 +1,8 @@
-"""The evaluator's actor: a thin shell. State is in `runs/<campaign>/evaluator.db` and `judge/`; truth is in memory."""
+"""The evaluator's actor: a thin shell. State is in `runs/<campaign>/evaluator.db` and `judge/`; truth is in memory.
+
+`ray.get_actor` imports this module in every process that calls the evaluator, so what only the evaluator needs (scipy,
+pyarrow: seconds and 100 MB each time) is imported when the actor starts.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,11 @@ from typing import Any
 
 import ray
 
-from actors.evaluator.judge import Judge
 from cluster.config import validate
 from cluster.journal import Journal
 from cluster.names import RunPaths, actor_name
 from cluster.remote import Remote
 from cluster.store import Store
-from gpu_pool.weak_to_strong.domains import get_domain
 
 _PR_SET_DUMPABLE = 4
 _PATIENCE_S = 600.0
@@ -33,6 +35,9 @@ class EvaluatorActor:
 
     def __init__(self, run_dir: str, config: dict[str, Any]) -> None:
         """`config` is the campaign's configuration as plain data."""
+        from actors.evaluator.judge import Judge
+        from gpu_pool.weak_to_strong.domains import get_domain
+
         close_process()
         paths, settings = RunPaths(Path(run_dir)), validate(config)
         self._name = actor_name(paths.root.name, "evaluator")
