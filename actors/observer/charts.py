@@ -22,6 +22,11 @@ INK, GRID = "#010203", "#040506"
 BLUE, ORANGE, GREEN, PURPLE, RED, GREY = "#3f7fd0", "#d98324", "#2f9e74", "#9467c9", "#cf4b5c", "#8a8f98"
 KIND_COLOURS = {"baseline": GREY, "full": BLUE, "pilot": ORANGE, "serve": PURPLE}
 WIDTH = 11.6
+_DOTS: dict[str, dict[str, Any]] = {
+    "dev": {"marker": "o", "mfc": "none", "mec": GREY, "ms": 4},
+    "board": {"marker": "o", "color": BLUE, "alpha": 0.55, "ms": 4.5, "mew": 0},
+    "seal": {"marker": "D", "color": GREEN, "ms": 6, "mew": 0, "clip_on": False, "zorder": 4},
+}
 _STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -48,11 +53,13 @@ _STYLE: Any = {
 
 @dataclass(frozen=True, slots=True)
 class Dot:
-    """One counted score at `x`; `open` draws it hollow."""
+    """One counted score at `x`; sealed ones are drawn with their interval."""
 
     x: float
     y: float
-    open: bool = False
+    tier: str = "board"
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +119,12 @@ def best_so_far(
 ) -> str:
     """The best-so-far step curve with its band over single scores; `levels` are baselines as dashed lines."""
     figure, axes = _axes(2.9, right=0.925)
-    solid = [d for d in dots if not d.open]
-    hollow = [d for d in dots if d.open]
-    axes.plot([d.x for d in hollow], [d.y for d in hollow], "o", mfc="none", mec=GREY, ms=4, label="DEV")
-    axes.plot([d.x for d in solid], [d.y for d in solid], "o", color=BLUE, alpha=0.55, ms=4.5, mew=0, label="BOARD")
+    for tier, look in _DOTS.items():
+        shown = [d for d in dots if d.tier == tier]
+        axes.plot([d.x for d in shown], [d.y for d in shown], linestyle="none", label=tier.upper(), **look)
+    for dot in dots:
+        if dot.tier == "seal" and dot.low is not None and dot.high is not None:
+            axes.plot([dot.x, dot.x], [dot.low, dot.high], color=GREEN, linewidth=2, clip_on=False, zorder=3)
     ends = [*(s.x for s in steps[1:]), max([end, *(s.x for s in steps)])]
     for step, until in zip(steps, ends, strict=False):
         if step.low is not None and step.high is not None:
@@ -128,7 +137,7 @@ def best_so_far(
     axes.set_xlabel(x_label)
     axes.set_ylabel("PGR")
     if steps or dots:
-        _legend(axes, 3)
+        _legend(axes, 4)
     return _svg(figure, name)
 
 
@@ -158,7 +167,8 @@ def _upright_levels(axes: Axes, levels: dict[str, float]) -> None:
 
 def _limits(axes: Axes, steps: Sequence[Step], dots: Sequence[Dot], levels: dict[str, float], end: float) -> None:
     values = [s.y for s in steps] + [d.y for d in dots] + list(levels.values())
-    values += [v for s in steps for v in (s.low, s.high) if v is not None]
+    marks: list[Step | Dot] = [*steps, *dots]
+    values += [v for mark in marks for v in (mark.low, mark.high) if v is not None]
     low, high = min([0.0, *values]), max([1.0, *values])
     axes.set_ylim(max(low, -1.0) - 0.05, min(high, 2.0) + 0.05)
     axes.set_xlim(0, max(end, 1e-9))

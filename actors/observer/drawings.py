@@ -61,11 +61,12 @@ def _dots(run: RunData, summary: dict[str, Any], axis: str, divisor: float) -> l
         while position < len(bill) and bill[position][0] <= row.created_us:
             spent += int(bill[position][1].payload.get("amounts", {}).get("usd", 0))
             position += 1
-        wanted = row.tier in ("dev", "board") and row.domain == summary["task"]["domain"]
+        wanted = row.domain == summary["task"]["domain"]
         if row.is_baseline or row.pgr is None or not wanted:
             continue
         x = (row.created_us - begin) / 1e6 / divisor if axis == "t_seconds" else spent / MICRO
-        dots.append(charts.Dot(x, row.pgr, open=row.tier == "dev"))
+        low, high = (row.interval or (None, None)) if row.tier == "seal" else (None, None)
+        dots.append(charts.Dot(x, row.pgr, row.tier, low, high))
     return dots
 
 
