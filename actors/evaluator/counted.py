@@ -94,9 +94,9 @@ class CountedRuns:
         split = self._t.vault.split(tier)
         context = ("method", self._t.domain, tier, method.code_hash)
         sheets = {i: make_sheet(self._t.secret, split, *context, i) for i in seeds}
-        sizes = self._t.sizes
+        sizes = self._t.sizes.own() if payer.kind == "baseline" else self._t.sizes
         with self._t.desk.files(f"{key}/{seeds[0]}") as folder:
-            steps = self._steps(method, tier, teachers, sheets, model, folder)
+            steps = self._steps(method, tier, teachers, sheets, model, folder, sizes.seed_seconds)
             order = Order(
                 label=label,
                 account=payer.account,
@@ -119,14 +119,21 @@ class CountedRuns:
         return result, rows, failures
 
     def _steps(
-        self, method: Method, tier: Tier, teachers: list[int], sheets: dict[int, Sheet], model: Path, folder: Path
+        self,
+        method: Method,
+        tier: Tier,
+        teachers: list[int],
+        sheets: dict[int, Sheet],
+        model: Path,
+        folder: Path,
+        seconds: float,
     ) -> list[Step]:
         code = folder / "code"
         for path, data in self._objects.get_tree(method.snapshot).items():
             target = code / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(data)
-        spec, seconds, steps = self._t.vault.domain.spec.student, self._t.sizes.seed_seconds, list[Step]()
+        spec, steps = self._t.vault.domain.spec.student, list[Step]()
         for i, sheet in sheets.items():
             sheet_file = folder / f"sheet-{i}.arrow"
             save_items(sheet.items, sheet_file)

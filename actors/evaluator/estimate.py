@@ -20,16 +20,18 @@ def _cost(config: CampaignConfig, seconds: float) -> Amounts:
 def sealing(config: CampaignConfig, baselines: int) -> Amounts:
     """The most that SEAL takes: `baselines` and finalists on every domain, with ceilings of their own."""
     sizes = Sizes.of(config)
-    counted = sum(sizes.lease_seconds(len(chunk)) for chunk in sizes.chunks(range(seeds_of("seal", config.scoring))))
-    ceilings = sum(sizes.lease_seconds(len(chunk)) for chunk in sizes.chunks(range(CEILINGS["seal"])))
-    domain = counted * (baselines + config.scoring.finalists) + ceilings
+    own, seeds = sizes.own(), range(seeds_of("seal", config.scoring))
+    finalists = config.scoring.finalists * sum(sizes.lease_seconds(len(chunk)) for chunk in sizes.chunks(seeds))
+    compared = baselines * sum(own.lease_seconds(len(chunk)) for chunk in own.chunks(seeds))
+    ceilings = sum(own.lease_seconds(len(chunk)) for chunk in own.chunks(range(CEILINGS["seal"])))
+    domain = finalists + compared + ceilings
     others = PREDICT_SECONDS * (len(config.task.domains) - 1)
     return _cost(config, domain * len(config.task.domains) + others)
 
 
 def largest_lease(config: CampaignConfig) -> Amounts:
     """The dearest lease of preparation; the others may wait for what it gives back."""
-    sizes = Sizes.of(config)
+    sizes = Sizes.of(config).own()
     return _cost(config, max(sizes.pretrain_seconds + LEASE_SLACK_SECONDS, sizes.lease_seconds(sizes.seeds_per_lease)))
 
 

@@ -7,7 +7,7 @@ and weak labels; `predict` gets scored items and nothing else.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,9 @@ MODEL_BYTES = 64 << 20
 FEATURE_BYTES = 256 << 20
 PREDICT_SECONDS = 60.0
 DEADLINE_SHARE = 0.9
+OWN_PATIENCE = 4.0
+"""The evaluator's own training may take so many times a method's limit: its length is known, the machine's load is not,
+and a campaign without teachers is none. A method's limit is part of the task and stays."""
 LEASE_SLACK_SECONDS = 30.0
 """Applying students and moving files, beside the training that a counted lease is for."""
 
@@ -45,6 +48,10 @@ class Sizes:
             pretrain_seconds=config.runs.pretrain_seconds,
             seeds_per_lease=config.scoring.seeds_per_lease,
         )
+
+    def own(self) -> Sizes:
+        """The sizes for teachers, ceilings and baselines."""
+        return replace(self, seed_seconds=OWN_PATIENCE * self.seed_seconds)
 
     def lease_seconds(self, seeds: int) -> float:
         """The wall limit of a lease that trains `seeds` students."""

@@ -124,7 +124,7 @@ class SharedWork:
     async def _teach(self, key: str, model: Path, tier: Tier, numbers: list[int]) -> tuple[LeaseResult, Hits]:
         label = f"{key}/{numbers[0]}-{numbers[-1]}"
         truth, split = self._t.vault.split("train_label"), self._t.vault.split(tier)
-        spec, seconds = self._t.vault.domain.spec.teacher, self._t.sizes.seed_seconds
+        spec, seconds = self._t.vault.domain.spec.teacher, self._t.sizes.own().seed_seconds
         sheets = {n: make_sheet(self._t.secret, split, "teacher", self._t.domain, tier, n) for n in numbers}
         with self._t.desk.files(label) as folder:
             save_items(truth.items, folder / "train.arrow")
@@ -143,7 +143,8 @@ class SharedWork:
                 steps.append(
                     predict_step(f"teacher-{n}-sheet", f"teacher-{n}-train", model, folder / f"sheet-{n}.arrow")
                 )
-            order = self._order(label, BASELINES_ACCOUNT, self._t.sizes.lease_seconds(len(numbers)), tuple(steps))
+            limit = self._t.sizes.own().lease_seconds(len(numbers))
+            order = self._order(label, BASELINES_ACCOUNT, limit, tuple(steps))
             result = await self._t.desk.run(order)
         rows = []
         for n, sheet in sheets.items():
@@ -179,7 +180,7 @@ class SharedWork:
         self, key: str, model: Path, tiers: list[Tier], numbers: list[int], account: str
     ) -> tuple[LeaseResult, dict[Tier, Hits]]:
         label = f"{key}/{numbers[0]}-{numbers[-1]}"
-        truth, spec, seconds = self._t.vault.unlabelled(), self._t.vault.domain.spec.student, self._t.sizes.seed_seconds
+        truth, spec, sizes = self._t.vault.unlabelled(), self._t.vault.domain.spec.student, self._t.sizes.own()
         sheets: dict[tuple[int, Tier], Sheet] = {
             (n, tier): make_sheet(self._t.secret, self._t.vault.split(tier), "ceiling", self._t.domain, tier, n)
             for n in numbers
@@ -191,13 +192,13 @@ class SharedWork:
             inputs["labels.safetensors"] = folder / "labels.safetensors"
             steps: list[Step] = []
             for n in numbers:
-                params = protocol(spec, self._t.secret.seed("ceiling", self._t.domain, n), seconds)
-                steps.append(truth_step(f"ceiling-{n}-train", "ceiling", inputs, params, seconds))
+                params = protocol(spec, self._t.secret.seed("ceiling", self._t.domain, n), sizes.seed_seconds)
+                steps.append(truth_step(f"ceiling-{n}-train", "ceiling", inputs, params, sizes.seed_seconds))
                 for tier in tiers:
                     file = folder / f"sheet-{n}-{tier}.arrow"
                     save_items(sheets[n, tier].items, file)
                     steps.append(predict_step(f"ceiling-{n}-{tier}", f"ceiling-{n}-train", model, file))
-            order = self._order(label, account, self._t.sizes.lease_seconds(len(numbers)), tuple(steps))
+            order = self._order(label, account, sizes.lease_seconds(len(numbers)), tuple(steps))
             result = await self._t.desk.run(order)
         rows: dict[Tier, list[Hits]] = {tier: [] for tier in tiers}
         for (n, tier), sheet in sheets.items():

@@ -137,7 +137,10 @@ class Runs(Strict):
     full_gpus: Annotated[float, Field(ge=0.05, le=1)] = Field(1.0, description="fraction of a GPU of a counted run")
     pilot_items: Count = Field(400, description="items of pool A that a pilot trains on")
     pilot_seconds: Positive = Field(60, description="wall limit of a pilot run")
-    seed_seconds: Positive = Field(90, description="wall limit of one seed of a counted run")
+    seed_seconds: Positive = Field(
+        90,
+        description="wall limit of one seed of a counted run; teachers, ceilings and baselines may take 4 times that",
+    )
     pretrain_seconds: Positive = Field(900, description="wall limit of pretraining a model")
 
 
