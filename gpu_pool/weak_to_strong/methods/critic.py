@@ -1,0 +1,20 @@
+"""Critic training: critiques, a judge, best-of-n fine-tuning of the critic, labels by the judge.
+
+After the published critic baseline, with rejection sampling (arXiv 2203.14465, 2304.06767) in place of GRPO.
+"""
+
+from __future__ import annotations
+
+from gpu_pool.weak_to_strong import MethodRun, Student, blocks
+
+SAMPLES = 4
+TOKENS = 12
+ROUNDS = 1
+JUDGE_EPOCHS = 2
+
+
+def train(run: MethodRun) -> Student:
+    """Labels of judges that read trained critiques, the task's fixed protocol."""
+    config = blocks.CriticConfig(samples=SAMPLES, tokens=TOKENS, rounds=ROUNDS, judge_epochs=JUDGE_EPOCHS)
+    labels = blocks.hard(blocks.critique_labels(run, config))
+    return run.student(run.fit(labels))
