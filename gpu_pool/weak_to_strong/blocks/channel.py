@@ -53,8 +53,8 @@ def em_posterior(
 ) -> FloatArray:
     """Posterior labels of a noisy-channel EM: cross-fitted students as P(label | text), the weak label as a channel.
 
-    With `prior` (for example `run.prior`) the first round starts from it instead of training. The published researchers'
-    transferable method; its original used two rounds and margins of several question texts (`template_prior`).
+    With `prior` (for example `run.prior`) the first round starts from it instead of training. It is what the published
+    researchers tried in production; theirs used two rounds and margins of several question texts (`template_prior`).
     """
     posterior = 0.15 + 0.7 * hard(run.weak)
     if prior is not None:

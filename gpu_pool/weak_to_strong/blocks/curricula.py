@@ -1,4 +1,4 @@
-"""Training in several parts: which items come first, what was learnt from each, and averages of weights and students."""
+"""Training in parts: which items come first, what was learnt from each, and averages of weights and students."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def curriculum(
 
 
 def shortest_code(run: MethodRun, labels: FloatArray, share: float = 0.5, config: TrainConfig | None = None) -> Index:
-    """Indices of the `share` of items whose label is said in the fewest bits by a cross-fitted student, fewest first."""
+    """Indices of the `share` of items whose label a cross-fitted student says in the fewest bits, fewest first."""
     bits = code_length(labels, cross_fit(run, labels, config))
     return np.argsort(bits, kind="stable")[: max(1, round(share * len(bits)))]
 
@@ -90,7 +90,7 @@ def ensemble(
 
 @torch.no_grad()
 def interpolate(run: MethodRun, model: LabelModel, share: float = 0.5) -> LabelModel:
-    """A model with weights (1 - share) * pretrained + share * `model`: WiSE-FT (Wortsman et al. 2021, arXiv 2109.01903).
+    """A model with weights (1 - share) * pretrained + share * `model`: WiSE-FT (Wortsman et al. 2021, 2109.01903).
 
     Label rows of its own, when `model` has them, are mixed with the pretrained head's.
     """

@@ -17,7 +17,7 @@ from gpu_pool.weak_to_strong.blocks.targets import hard, logit
 from gpu_pool.weak_to_strong.models import FloatArray, sigmoid
 from gpu_pool.weak_to_strong.run import MethodRun
 
-_FINAL = re.compile(r"(?:final answer|answer is|answer\s*:|####|\\boxed\{|so the result is|result\s*:)\s*(.+)", re.I)
+_FINAL = re.compile(r"(?:answer is|answer:|result:|####|\\boxed\{)[\s$]*(.+)", re.IGNORECASE)
 
 
 def consistent(probs: npt.ArrayLike, groups: Sequence[object], keys: Sequence[object]) -> FloatArray:
@@ -79,8 +79,8 @@ def answer_keys(run: MethodRun) -> list[str] | None:
 def make_consistent(run: MethodRun, probs: FloatArray, swapped: FloatArray | None = None) -> FloatArray:
     """Hard labels (n,) of the model's opinions `probs` after the consistency fix that the items allow.
 
-    Pairs: with `swapped` the swap fix. Single answers: the group fix when `answer_keys` finds final answers and at least
-    one group holds two items. Otherwise the opinions as they are: without a common answer, several candidates of one
+    Pairs: with `swapped` the swap fix. Single answers: the group fix when `answer_keys` finds final answers and
+    some group holds two items. Otherwise the opinions as they are: without a common answer, several candidates of one
     group may be right.
     """
     if run.items.kind == "pair":

@@ -1,7 +1,8 @@
 """Evolution strategies: a probe, or low-rank changes of the top layer, improved without gradients.
 
 The fitness is what can be known without truth: agreement with the labels, balance of the two classes, and, for pairs,
-opposite answers when the two options are swapped. OpenAI-ES with mirrored noise (Salimans et al. 2017, arXiv 1703.03864).
+opposite answers when the two options are swapped. OpenAI-ES with mirrored noise (Salimans et al. 2017, arXiv
+1703.03864).
 """
 
 from __future__ import annotations

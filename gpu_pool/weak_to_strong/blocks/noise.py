@@ -1,4 +1,4 @@
-"""Training that is robust to label noise and needs state beyond one loss: co-teaching and early-learning regularisation.
+"""Training that is robust to label noise and needs more than a loss: co-teaching and early-learning regularisation.
 
 (Small-loss selection inside a batch is `TrainConfig.drop_share`; GCE and reverse KL are in `losses`.)
 """
