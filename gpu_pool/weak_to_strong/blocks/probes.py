@@ -69,15 +69,16 @@ def fit_probe(
 def mean_difference(run: MethodRun, labels: FloatArray, layer: int = -1, *, keep: Index | None = None) -> Probe:
     """The direction mean(h | label 1) - mean(h | label 0) of the standardised states, cut at the labels' class rate.
 
-    Difference in means ("mass mean"): Marks & Tegmark 2023, arXiv 2310.06824. TrainingError with one class only.
+    Difference in means ("mass mean"): Marks & Tegmark 2023, arXiv 2310.06824. Soft labels y weight the means by y and
+    1 - y. Raises TrainingError when all labels are equal.
     """
     index = np.arange(len(run.items)) if keep is None else keep
     layer, inputs, mean, std = _standardised(run, layer, index)
-    ones = hard(np.asarray(labels)[index]) == 1
-    if ones.all() or not ones.any():
+    one = np.asarray(labels, dtype=np.float32)[index]
+    if np.ptp(one) == 0:
         raise TrainingError("difference in means needs labels of both classes")
-    direction = inputs[ones].mean(axis=0) - inputs[~ones].mean(axis=0)
-    return _cut_at_rate(layer, direction, inputs, float(ones.mean()), mean, std)
+    direction = one @ inputs / one.sum() - (1 - one) @ inputs / (1 - one).sum()
+    return _cut_at_rate(layer, direction, inputs, float(hard(one).mean()), mean, std)
 
 
 def principal_probe(run: MethodRun, layer: int = -1, components: int = 4) -> Probe:
