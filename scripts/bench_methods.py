@@ -185,7 +185,8 @@ def rows(domain: str, measured: list[dict[str, tuple[Hits, float]]]) -> list[dic
         row["seconds"] = float(np.mean([one[name][1] for one in measured]))
         if "vanilla" in hits and name not in ("vanilla", "weak", "ceiling"):
             versus = compare(own, hits["vanilla"])
-            row |= {"difference": versus.difference / gap, "p": 2 * min(versus.p, 1 - versus.p)}
+            p = 2 * min(versus.p, 1 - versus.p) if len(own) > 1 else math.nan
+            row |= {"difference": versus.difference / gap, "p": p}
             row["times_vanilla"] = row["seconds"] / max(1e-9, float(np.mean([one["vanilla"][1] for one in measured])))
         out.append(row)
     return out
@@ -208,7 +209,9 @@ def cells_of(row: dict[str, Any]) -> list[str]:
     if row["method"] in ("weak", "ceiling"):
         return [f"accuracy {row['accuracy']:.3f}", "", f"{row['seconds']:.1f}"]
     between = "" if math.isnan(row["low"]) else f" [{row['low']:.2f}, {row['high']:.2f}]"
-    versus = f"{row['difference']:+.2f} ({row['p']:.3f})" if "difference" in row else ""
+    versus = f"{row['difference']:+.2f}" if "difference" in row else ""
+    if versus and not math.isnan(row["p"]):
+        versus += f" ({row['p']:.3f})"
     return [f"{row['pgr']:.2f}{between}", versus, f"{row['seconds']:.1f}"]
 
 

@@ -156,9 +156,10 @@ class MethodRun:
         """A fresh copy of the pretrained strong model."""
         return self.base.copy()
 
-    def label_token(self, label: int) -> int:
-        """The token id of label 0 or 1."""
-        return int(self.base.label_ids[label])
+    def label_token(self, label: int, *, prior: bool = False) -> int:
+        """The token id of label 0 or 1 as the trained question, or the zero-shot one, is answered."""
+        names = (getattr(self.base.fmt, "prior_labels", None) if prior else None) or self.base.fmt.labels
+        return int(self.base.tokenizer.backend_tokenizer.encode(names[label], add_special_tokens=False).ids[0])
 
     def generator(self, model: LabelModel | None = None) -> Generator:
         """Text generation with `model` (by default the pretrained strong one)."""

@@ -17,26 +17,26 @@ from gpu_pool.weak_to_strong.models import FloatArray
 from gpu_pool.weak_to_strong.run import MethodRun
 
 Floats = npt.NDArray[np.float64]
-Contrast = Literal["labels", "swap"]
+Contrast = Literal["auto", "labels", "swap"]
 STEPS = 300
 LENGTH_BINS = 8
 
 
-def contrast_states(run: MethodRun, contrast: Contrast = "labels", layer: int = -1) -> tuple[FloatArray, FloatArray]:
+def contrast_states(run: MethodRun, contrast: Contrast = "auto", layer: int = -1) -> tuple[FloatArray, FloatArray]:
     """States (n, d) of each item claimed to be label 1, and claimed to be label 0, normalised; see `normalised`.
 
     `labels`: the label token stands behind the zero-shot question, `layer` layers deep. `swap` (pairs only): the item
-    as it is, and with its answers exchanged. Index `layer` from the top is negative; the last is before the final norm
+    as it is, and with its answers exchanged. `auto`: swap for pairs, labels for single answers. Index `layer` from the top is negative; the last is before the final norm
     for `labels`.
     """
     depth = layer % (run.base.layers + 1)
-    if contrast == "swap":
+    if contrast == "swap" or (contrast == "auto" and run.items.kind == "pair"):
         both = [run.hidden[:, depth], run.swapped_hidden[:, depth]]
     else:
         asked = run.base.tokenize(run.items, prior=True)
         both = []
         for label in (1, 0):
-            answered = [np.append(asked[i], run.label_token(label)) for i in range(len(asked))]
+            answered = [np.append(asked[i], run.label_token(label, prior=True)) for i in range(len(asked))]
             both.append(last_states(run.base, answered, depth))
     lengths = np.array([len(run.tokens[i]) for i in range(len(run.tokens))])
     one, zero = (normalised(states, lengths) for states in both)
@@ -70,7 +70,7 @@ def ccs_loss(one: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
 
 def ccs(
     run: MethodRun,
-    contrast: Contrast = "labels",
+    contrast: Contrast = "auto",
     layer: int = -1,
     restarts: int = 10,
     choose: Literal["loss", "weak"] = "weak",

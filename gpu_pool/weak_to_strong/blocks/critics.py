@@ -32,13 +32,16 @@ ASK = "\nCritique:"
 
 @dataclass(frozen=True, slots=True)
 class CriticConfig:
-    """`samples` critiques an item of at most `tokens` tokens at `temperature`; epochs of critic and judge."""
+    """`samples` critiques an item of at most `tokens` tokens at `temperature`; epochs of critic and judge.
 
-    samples: int = 4
-    tokens: int = 12
-    temperature: float = 1.0
+    The defaults suit the generated domains, whose models write no arguments; a real critic writes longer at 1.0.
+    """
+
+    samples: int = 2
+    tokens: int = 6
+    temperature: float = 0.5
     epochs: int = 1
-    judge_epochs: int = 2
+    judge_epochs: int = 4
     rounds: int = 1
 
 

@@ -111,44 +111,48 @@ def zero_shot_labels(run: MethodRun) -> tuple[FloatArray, Index]:
     return labels, balanced(labels, run.prior)
 
 
-def few_shot(run: MethodRun, labels: FloatArray, shots: int, seed: int = 0) -> FloatArray:
+def few_shot(run: MethodRun, labels: FloatArray, shots: int, seed: int = 0, *, swapped: bool = False) -> FloatArray:
     """P(label 1) of each item (n,) with `shots` other items before it, as `labels` answers them.
 
     Demonstrations are drawn anew for each item, half of each class, from other groups. Those that the context cannot
     hold are left out, never a part of the question. Calibrated like the zero-shot opinion: the median margin is zero.
+    `swapped` asks about the items with first and second exchanged (pairs), behind the same examples.
     """
     rng = np.random.default_rng((run.seed, seed, shots))
-    asked = run.base.tokenize(run.items, prior=True)
+    # The model reads its answer off the trained labels, so a zero-shot question with other answers cannot be asked.
+    prior = getattr(run.base.fmt, "prior_labels", None) is None
+    asked = run.base.tokenize(run.items, prior=prior)
     answers = hard(labels).astype(int)
     answered = [np.append(asked[i], run.label_token(int(answers[i]))) for i in range(len(asked))]
+    questions = run.base.tokenize(run.items.swap(), prior=prior) if swapped else asked
     pools = [np.flatnonzero(answers == label) for label in (0, 1)]
     longest = int(getattr(run.base.lm.config, "max_position_embeddings", 1 << 20))
     texts = []
     for i in range(len(asked)):
         chosen = _demonstrations(run.groups, pools, i, shots, rng)
-        room = longest - len(asked[i])
+        room = longest - len(questions[i])
         parts: list[npt.NDArray[np.int64]] = []
         for demo in chosen:
             room -= len(answered[demo])
             if room < 0:
                 break
             parts.append(answered[demo])
-        texts.append(np.concatenate([*parts, asked[i]]))
+        texts.append(np.concatenate([*parts, questions[i]]))
     return sigmoid(_centred(run.base.logits(texts)))
 
 
 def few_shot_labels(run: MethodRun, schedule: Sequence[int] = (2, 4, 16)) -> tuple[FloatArray, Index]:
     """Labels (n,) relabelled with ever more of the model's own examples, made consistent after each round; indices.
 
-    As published: zero-shot first, then `schedule` shots. Single answers are relabelled as they stand; pairs too, with
-    both orders asked.
+    As published: zero-shot first, then `schedule` shots; pairs are asked in both orders.
     """
     labels, _ = zero_shot_labels(run)
     probs = run.prior
     for number, shots in enumerate(schedule):
         run.check_deadline()
         probs = few_shot(run, labels, shots, number)
-        labels = make_consistent(run, probs)
+        swapped = few_shot(run, labels, shots, number, swapped=True) if run.items.kind == "pair" else None
+        labels = make_consistent(run, probs, swapped)
         run.log("few-shot round", shots=shots, ones=float(labels.mean()))
     return labels, balanced(labels, probs)
 

@@ -23,7 +23,7 @@ from gpu_pool.weak_to_strong.run import MethodRun
 
 Floats = npt.NDArray[np.float64]
 Signs = npt.NDArray[np.floating[Any]]
-BASIS = 256  # items of which the states under the top layer are kept while a LoRA evolves
+BASIS = 128  # items of which the states under the top layer are kept while a LoRA evolves
 
 
 def fitness(own: Floats, sign: Signs, swapped: Floats | None = None) -> Floats:
@@ -96,14 +96,14 @@ def evolve_lora(
     model: LabelModel,
     labels: FloatArray,
     rank: int = 2,
-    generations: int = 25,
-    population: int = 12,
+    generations: int = 20,
+    population: int = 10,
     scale: float = 0.02,
 ) -> LabelModel:
     """`model` (changed in place, and returned) with an evolved low-rank change of every linear map of its top layer.
 
     W + B A with A (rank, in) drawn once and fixed, B (out, rank) evolved from 0 (LoRA: arXiv 2106.09685). Fitness on a
-    fixed random basis of at most 256 items, on which the states under the top layer are computed once.
+    fixed random basis of at most 128 items, on which the states under the top layer are computed once.
     """
     rng = np.random.default_rng(run.seed)
     index = rng.permutation(len(run.items))[:BASIS]
@@ -153,6 +153,8 @@ class _Adapter:
         top = model.lm.model.layers[-1]
         self._maps = [module for module in top.modules() if isinstance(module, nn.Linear)]
         self._before = [module.weight.detach().clone() for module in self._maps]
+        for module, before in zip(self._maps, self._before, strict=True):
+            module.weight = nn.Parameter(before.clone())  # its own memory: copies may share what training froze
         generator = torch.Generator().manual_seed(seed)
         self._down = [
             torch.randn(rank, module.in_features, generator=generator).to(module.weight) / module.in_features**0.5

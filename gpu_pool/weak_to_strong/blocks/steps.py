@@ -74,8 +74,8 @@ def padded(model: LabelModel, tokens: Tokens, index: Index) -> tuple[torch.Tenso
 
 def batch_logits(model: LabelModel, tokens: Tokens, index: Index) -> torch.Tensor:
     """Label logits (b, 2) of the texts at `index`, with gradient."""
-    ids, last = padded(model, tokens, index)
-    return model.last_logits(model.run_layers(model.embed(ids), 0, model.layers), last)
+    logits: torch.Tensor = model(*padded(model, tokens, index))
+    return logits
 
 
 @torch.no_grad()

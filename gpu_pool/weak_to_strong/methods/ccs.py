@@ -6,7 +6,7 @@ from typing import Literal
 
 from gpu_pool.weak_to_strong import MethodRun, Student, blocks
 
-CONTRAST: Literal["labels", "swap"] = "labels"
+CONTRAST: Literal["auto", "labels", "swap"] = "auto"
 LAYER = -1
 RESTARTS = 10
 CHOOSE: Literal["loss", "weak"] = "weak"

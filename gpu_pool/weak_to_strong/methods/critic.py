@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from gpu_pool.weak_to_strong import MethodRun, Student, blocks
 
-SAMPLES = 4
-TOKENS = 12
+SAMPLES = 2
+TOKENS = 6
+TEMPERATURE = 0.5
 ROUNDS = 1
-JUDGE_EPOCHS = 2
+JUDGE_EPOCHS = 4
 
 
 def train(run: MethodRun) -> Student:
     """Labels of judges that read trained critiques, the task's fixed protocol."""
-    config = blocks.CriticConfig(samples=SAMPLES, tokens=TOKENS, rounds=ROUNDS, judge_epochs=JUDGE_EPOCHS)
+    config = blocks.CriticConfig(SAMPLES, TOKENS, TEMPERATURE, judge_epochs=JUDGE_EPOCHS, rounds=ROUNDS)
     labels = blocks.hard(blocks.critique_labels(run, config))
     return run.student(run.fit(labels))

@@ -11,8 +11,8 @@ from gpu_pool.weak_to_strong import MethodRun, Student, blocks
 LABELS = "weak"
 EPOCHS = 2
 RANK = 2
-GENERATIONS = 25
-POPULATION = 12
+GENERATIONS = 20
+POPULATION = 10
 
 
 def train(run: MethodRun) -> Student:

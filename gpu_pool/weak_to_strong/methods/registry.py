@@ -100,14 +100,15 @@ class _FewShot(Params):
 
 
 class _Critic(Params):
-    samples: int = Field(default=4, ge=1, le=64)
-    tokens: int = Field(default=12, ge=1)
+    samples: int = Field(default=2, ge=1, le=64, description="critiques of an item, of which the best is learnt")
+    tokens: int = Field(default=6, ge=1, description="length of a critique, for the generated domains")
+    temperature: float = Field(default=0.5, gt=0)
     rounds: int = Field(default=1, ge=1)
-    judge_epochs: int = Field(default=2, ge=1)
+    judge_epochs: int = Field(default=4, ge=1)
 
 
 class _Ccs(Params):
-    contrast: Literal["labels", "swap"] = "labels"
+    contrast: Literal["auto", "labels", "swap"] = "auto"
     layer: int = Layer
     restarts: int = Field(default=10, ge=1)
     choose: Literal["loss", "weak"] = "weak"
@@ -161,8 +162,8 @@ class _EvolutionLora(Params):
     labels: Literal["weak", "ccs"] = "weak"
     epochs: int = Field(default=2, ge=1)
     rank: int = Field(default=2, ge=1)
-    generations: int = Field(default=25, ge=1)
-    population: int = Field(default=12, ge=2)
+    generations: int = Field(default=20, ge=1)
+    population: int = Field(default=10, ge=2)
 
 
 PARAMS: dict[str, type[Params]] = {

@@ -258,9 +258,7 @@ def test_few_shot_texts_end_in_the_whole_question_after_balanced_examples(
 
     monkeypatch.setattr(run.base, "logits", logits)
     blocks.few_shot(run, labels, shots=4)
-    examples = {
-        (*asked[i].tolist(), run.label_token(int(labels[i]))): (i, int(labels[i])) for i in range(len(asked))
-    }
+    examples = {(*asked[i].tolist(), run.label_token(int(labels[i]))): (i, int(labels[i])) for i in range(len(asked))}
     for i, text in enumerate(given):
         size = len(asked[i])
         assert text[-size:].tolist() == asked[i].tolist()
@@ -368,7 +366,7 @@ def test_evolution_climbs() -> None:
     rng = np.random.default_rng(0)
 
     def score(candidates: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        return -((candidates - goal) ** 2).sum(axis=1)
+        return np.asarray(-((candidates - goal) ** 2).sum(axis=1))
 
     found = blocks.evolve(np.zeros(3), score, generations=200, population=20, scale=0.1, rng=rng)
     assert np.abs(found - goal).max() < 0.2

@@ -21,7 +21,7 @@ from gpu_pool.weak_to_strong.run import MethodRun, RunParams
 from gpu_pool.weak_to_strong.student import Student
 from tests.unit.weak_to_strong.conftest import tiny_domain
 
-SMALL = {
+SMALL: dict[str, dict[str, Any]] = {
     "bagging": {"members": 2, "helper_epochs": 1},
     "born_again": {"rounds": 1, "helper_epochs": 1},
     "critic": {"samples": 2, "tokens": 3, "judge_epochs": 1},
@@ -66,7 +66,7 @@ def test_every_method_trains_a_student_that_predicts(
     worlds: dict[str, MethodRun], name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = worlds[kind]
-    given = SMALL.get(name, {})
+    given: dict[str, Any] = SMALL.get(name, {})
     (tmp_path / "method.py").write_text(registry.source_of(name, **given))
     monkeypatch.syspath_prepend(str(tmp_path))
     student = load_method(tmp_path).train(run)
@@ -107,7 +107,7 @@ def test_parameters_become_literals_and_nothing_else_changes() -> None:
     different = [(a, b) for a, b in zip(plain.splitlines(), changed.splitlines(), strict=True) if a != b]
     assert different == [("STRENGTH = 0.75", "STRENGTH = 0.5")]
     assert 'STAGES = ("top:1",)' in registry.source_of("bootstrap", stages=("top:1",))
-    assert 'CONTRAST: Literal["labels", "swap"] = "swap"' in registry.source_of("ccs", contrast="swap")
+    assert 'CONTRAST: Literal["auto", "labels", "swap"] = "swap"' in registry.source_of("ccs", contrast="swap")
 
 
 @pytest.mark.parametrize(
