@@ -21,6 +21,7 @@ ALLOWED = (
     "gpu_pool/__init__.py",
     "gpu_pool/child/*.py",
     "gpu_pool/weak_to_strong/*.py",
+    "gpu_pool/weak_to_strong/blocks/*.py",
     "gpu_pool/weak_to_strong/methods/*.py",
 )
 """Patterns of files; `gpu_pool/weak_to_strong/domains` must never be added."""

@@ -25,15 +25,21 @@ FAMILIES = (
 
 # Names that the code uses: variables, attributes, functions, keyword arguments, words of string constants.
 _PATTERNS: dict[str, re.Pattern[str]] = {
-    "self-training": re.compile(r"self_?train|relabel|cross_?fit|em_posterior|noisy_channel|pseudo|born_?again"),
-    "ensemble": re.compile(r"ensemble|bagg|committee|majority"),
+    "self-training": re.compile(
+        r"self_?train|relabel|cross_?fit|em_posterior|noisy_channel|pseudo|born_?again|bootstrap|co_?teach"
+    ),
+    "ensemble": re.compile(r"ensemble|bagg|committee|majority|out_of_bag|interpolate|pool_teachers"),
     "distillation": re.compile(r"distil|teacher_student|temperature"),
-    "data filtering": re.compile(r"agreement|^confident$|filter|small_loss|drop_share|^keep$|select"),
+    "data filtering": re.compile(
+        r"agreement|^confident$|filter|small_loss|drop_share|^keep$|select|overlap|_threshold$|co_?teach"
+    ),
     "confidence weighting": re.compile(r"confidence_weights|^weights$|sample_weight|reweight"),
-    "loss": re.compile(r"^losses$|logconf|^gce$|reverse_kl|smooth|^loss_fn$|_loss$|entropy"),
-    "UE": re.compile(r"^prior$|zero_?shot|mix_prior|unsupervised|^ccs$|^icm$"),
-    "curriculum": re.compile(r"curricul|easy|anneal|pacing"),
-    "model internal": re.compile(r"probe|^hidden$|activation|^top:\d+$|^head$|svd|pca|principal|run_layers|steer"),
+    "loss": re.compile(r"^losses$|logconf|^gce$|reverse_kl|smooth|^loss_fn$|_loss$|entropy|^elr$|early_learning"),
+    "UE": re.compile(r"^prior$|zero_?shot|few_?shot|mix_prior|template_prior|unsupervised|^ccs$|^icm$"),
+    "curriculum": re.compile(r"curricul|easy|anneal|pacing|shortest_code|description_length|loss_drop"),
+    "model internal": re.compile(
+        r"probe|^hidden$|activation|^top:\d+$|^head$|svd|pca|principal|run_layers|steer|^ccs$|contrast|mean_difference"
+    ),
     "evolutionary": re.compile(r"evol|mutat|fitness|population|crossover|genetic"),
 }
 

@@ -24,7 +24,9 @@ def logconf(strength: float = 0.5, warmup: float = 0.2) -> Loss:
     """Auxiliary confidence loss of Burns et al. 2023: cross entropy to (1 - c) w + c s.
 
     s is the student's own hardened prediction, cut at the batch quantile that keeps the weak labels' class share; c
-    rises linearly to `strength` over the first `warmup` of training.
+    rises linearly to `strength` over the first `warmup` of training and stays there (appendix A.4 of the paper: 20 % of
+    training, strength .75 for large students and .5 for small ones). The published code jumps to 1 behind its warm-up
+    instead (openai/weak-to-strong issue 33); this does not.
     """
 
     def loss(logits: torch.Tensor, target: torch.Tensor, done: float) -> torch.Tensor:
@@ -38,12 +40,16 @@ def logconf(strength: float = 0.5, warmup: float = 0.2) -> Loss:
     return loss
 
 
-def product(power: float = 1.0, warmup: float = 0.2) -> Loss:
-    """Cross entropy to the detached target proportional to p^b w, b rising to `power` (openai/weak-to-strong)."""
+def product(power: float = 1.0, warmup: float = 0.2, weak_power: float = 1.0) -> Loss:
+    """Product confidence: cross entropy to the detached target proportional to p^b w^a, a = `weak_power`.
+
+    b rises linearly from 0 to `power` over the first `warmup` of training, like the confidence loss's weight (the
+    original, openai/weak-to-strong, has the setting and does not use it).
+    """
 
     def loss(logits: torch.Tensor, target: torch.Tensor, done: float) -> torch.Tensor:
         exponent = power * min(1.0, done / warmup) if warmup > 0 else power
-        mixed = torch.softmax(logits.detach(), -1) ** exponent * target.clamp_min(1e-6)
+        mixed = torch.softmax(logits.detach(), -1) ** exponent * target.clamp_min(1e-6) ** weak_power
         return cross_entropy(logits, mixed / mixed.sum(-1, keepdim=True), done)
 
     return loss
@@ -69,3 +75,15 @@ def reverse_kl(floor: float = 0.02) -> Loss:
         return (log_p.exp() * (log_p - target.clamp(floor, 1 - floor).log())).sum(-1)
 
     return loss
+
+
+def early_learning(
+    logits: torch.Tensor, target: torch.Tensor, memory: torch.Tensor, strength: float = 3.0
+) -> torch.Tensor:
+    """Cross entropy + strength log(1 - sum_k p_k t_k), with t `memory` (b, 2): the running mean of past predictions.
+
+    Early-learning regularisation, Liu et al. 2020 (arXiv 2007.00151): where t is sure, moving p away from it costs. Not
+    a `Loss`, because it needs a memory for each item (`blocks.elr` keeps it).
+    """
+    inner = (torch.softmax(logits, -1) * memory).sum(-1).clamp(1e-4, 1 - 1e-4)
+    return cross_entropy(logits, target, 1.0) + strength * (1 - inner).log()

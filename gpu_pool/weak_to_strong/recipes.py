@@ -17,11 +17,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from gpu_pool.weak_to_strong.families import families_of_source
 
 Target = Literal["hard", "soft", "smoothed"]
-Relabel = Literal["none", "crossfit", "self_train", "em", "em_prior", "probe"]
-Selection = Literal["all", "confident", "agreement", "small_loss"]
+Relabel = Literal["none", "crossfit", "self_train", "em", "em_prior", "probe", "ccs", "elicit", "epiplexity"]
+Selection = Literal["all", "confident", "threshold", "overlap", "agreement", "small_loss"]
 LossName = Literal["ce", "logconf", "gce", "product", "reverse_kl"]
-Trainable = Literal["full", "top:1", "top:2", "head", "probe", "principal", "evolution"]
-PROBES = ("probe", "principal", "evolution")
+Trainable = Literal["full", "top:1", "top:2", "head", "probe", "diff_means", "principal", "evolution"]
+PROBES = ("probe", "diff_means", "principal", "evolution")
+OWN_LABELS = ("em", "em_prior", "ccs", "elicit")
+"""Relabelling that starts from the teacher's or the strong model's opinion itself, not from the targets."""
+KEEPS = ("confident", "threshold", "overlap", "agreement")
+"""Selections that choose items before training."""
 
 
 class Recipe(BaseModel):
@@ -36,16 +40,18 @@ class Recipe(BaseModel):
     rounds: int = Field(default=2, ge=1, le=3, description="rounds of self-training or of EM")
     helper_epochs: int = Field(default=2, ge=1, le=4, description="epochs of students that only make labels or choices")
     selection: Selection = "all"
-    share: float = Field(default=0.5, ge=0.2, le=0.9, description="share kept by confident and small_loss selection")
+    share: float = Field(default=0.5, ge=0.2, le=0.9, description="share kept by confident, overlap and small_loss")
     weighting: Literal["none", "confidence"] = "none"
     loss: LossName = "ce"
     strength: float = Field(default=0.5, ge=0.2, le=0.9, description="alpha of logconf, q of gce, power of product")
     trainable: Trainable = "full"
-    layer: int = Field(default=-1, ge=-3, le=-1, description="layer of a probe, from the top")
+    layer: int = Field(default=-1, ge=-3, le=-1, description="layer of a probe or of ccs, from the top")
+    start: Literal["pretrained", "probe"] = "pretrained"
     epochs: int = Field(default=5, ge=1, le=6, description="5 is the protocol's")
     lr_scale: float = Field(default=1.0, ge=0.1, le=10.0, description="learning rate over that of the task's protocol")
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     ema: float = Field(default=0.0, ge=0.0, le=0.995, description="decay of the weight average; 0 is off")
+    wise: float = Field(default=1.0, ge=0.1, le=1.0, description="share of the tuned weights; the rest is pretrained")
     curriculum: bool = False
     members: int = Field(default=1, ge=1, le=3, description="students that are averaged")
 
@@ -57,20 +63,22 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "target": ("hard", "soft", "smoothed"),
     "smoothing": (0.1, 0.2, 0.4),
     "prior_share": (0.0, 0.25, 0.5, 1.0),
-    "relabel": ("none", "crossfit", "self_train", "em", "em_prior", "probe"),
+    "relabel": ("none", "crossfit", "self_train", "em", "em_prior", "probe", "ccs", "elicit", "epiplexity"),
     "rounds": (1, 2, 3),
     "helper_epochs": (1, 2, 3),
-    "selection": ("all", "confident", "agreement", "small_loss"),
+    "selection": ("all", "confident", "threshold", "overlap", "agreement", "small_loss"),
     "share": (0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
     "weighting": ("none", "confidence"),
     "loss": ("ce", "logconf", "gce", "product", "reverse_kl"),
     "strength": (0.3, 0.5, 0.6, 0.75, 0.85),
-    "trainable": ("full", "top:1", "top:2", "head", "probe", "principal", "evolution"),
+    "trainable": ("full", "top:1", "top:2", "head", "probe", "diff_means", "principal", "evolution"),
     "layer": (-1, -2),
+    "start": ("pretrained", "probe"),
     "epochs": (1, 2, 3, 5),
     "lr_scale": (0.2, 0.5, 1.0, 2.0, 4.0),
     "schedule": ("linear", "cosine", "constant"),
     "ema": (0.0, 0.95, 0.99),
+    "wise": (0.5, 0.75, 1.0),
     "curriculum": (False, True),
     "members": (1, 3),
 }
@@ -81,23 +89,25 @@ def canonical(recipe: Recipe) -> Recipe:
     idle: set[str] = set()
     probe = recipe.trainable in PROBES
     if probe:
-        idle |= {"weighting", "loss", "epochs", "lr_scale", "schedule", "ema", "curriculum", "members"}
+        idle |= {"weighting", "loss", "start", "epochs", "lr_scale", "schedule", "ema", "wise", "curriculum", "members"}
     if probe and recipe.selection == "small_loss":
         idle |= {"selection"}
     if recipe.trainable == "principal":
         idle |= {"target", "prior_share", "relabel", "selection"}
     fields = recipe.model_dump()
     fields |= {name: _DEFAULTS[name] for name in idle}
-    if fields["relabel"] in ("em", "em_prior"):
+    if fields["relabel"] in OWN_LABELS:
         fields |= {"target": "hard", "prior_share": 0.0}
     if fields["members"] > 1:
-        fields["curriculum"] = False
+        fields |= {"curriculum": False, "wise": 1.0}
+    if fields["members"] > 1 or fields["curriculum"]:
+        fields["start"] = "pretrained"
     unused = {
         "smoothing": fields["target"] != "smoothed",
         "rounds": fields["relabel"] not in ("self_train", "em", "em_prior"),
-        "share": fields["selection"] not in ("confident", "small_loss") and not fields["curriculum"],
+        "share": fields["selection"] not in ("confident", "overlap", "small_loss") and not fields["curriculum"],
         "strength": fields["loss"] in ("ce", "reverse_kl"),
-        "layer": not probe and fields["relabel"] != "probe",
+        "layer": not probe and fields["relabel"] not in ("probe", "ccs"),
         "helper_epochs": not _trains_helpers(fields),
     }
     return Recipe(**(fields | {name: _DEFAULTS[name] for name, off in unused.items() if off}))
@@ -107,7 +117,7 @@ _DEFAULTS = VANILLA.model_dump()
 
 
 def _trains_helpers(fields: dict[str, Any]) -> bool:
-    relabels = fields["relabel"] in ("crossfit", "self_train", "em")
+    relabels = fields["relabel"] in ("crossfit", "self_train", "em", "epiplexity")
     em_trains = fields["relabel"] == "em_prior" and fields["rounds"] > 1
     return relabels or em_trains or fields["selection"] == "agreement"
 
@@ -153,11 +163,12 @@ def cost(recipe: Recipe) -> float:
     r = canonical(recipe)
     share = {"full": 1.0, "top:1": 0.35, "top:2": 0.65, "head": 0.2}.get(r.trainable, 0.0)
     helper = (share or 1.0) * r.helper_epochs / VANILLA.epochs
-    passes = {"crossfit": 1, "self_train": r.rounds, "em": r.rounds, "em_prior": r.rounds - 1}.get(r.relabel, 0)
-    extra = helper * (passes + (1 if r.selection == "agreement" else 0)) + (0.1 if r.relabel == "probe" else 0)
+    passes = {"crossfit": 1, "epiplexity": 1, "self_train": r.rounds, "em": r.rounds, "em_prior": r.rounds - 1}
+    once = {"probe": 0.1, "ccs": 0.2, "elicit": 0.1}.get(r.relabel, 0) + (0.1 if r.start == "probe" else 0)
+    extra = helper * (passes.get(r.relabel, 0) + (1 if r.selection == "agreement" else 0)) + once
     if r.trainable in PROBES:
         return extra + 0.1
-    kept = r.share if r.selection == "confident" else 0.8 if r.selection == "agreement" else 1.0
+    kept = {"confident": r.share, "overlap": r.share, "agreement": 0.8, "threshold": 0.7}.get(r.selection, 1.0)
     return extra + share * r.epochs / VANILLA.epochs * kept * (1.5 if r.curriculum else 1.0) * r.members
 
 
@@ -195,7 +206,7 @@ def method_source(recipe: Recipe) -> str:
 
 
 def _labels(r: Recipe) -> list[str]:
-    if r.trainable == "principal" or r.relabel in ("em", "em_prior"):
+    if r.trainable == "principal" or r.relabel in OWN_LABELS:
         return []
     if r.prior_share == 1.0 and r.target == "hard":
         return ["labels = blocks.hard(run.prior)"]
@@ -222,25 +233,34 @@ def _relabel(r: Recipe) -> list[str]:
         "em": f"labels = blocks.em_posterior(run, rounds={r.rounds}, config=helper)",
         "em_prior": f"labels = blocks.em_posterior(run, rounds={r.rounds}, config=helper, prior=run.prior)",
         "probe": f"labels = blocks.fit_probe(run, labels, layer={r.layer}).probs(run.hidden)  # distil a probe",
+        "ccs": f"labels = blocks.hard_at_rate(blocks.ccs(run, layer={r.layer}), 0.5)",
+        "elicit": "labels, _ = blocks.zero_shot_labels(run)",
+        "epiplexity": "held_out = blocks.cross_fit(run, labels, helper)",
     }[r.relabel]
     if r.relabel == "em_prior" and r.rounds == 1:
         text = "labels = blocks.em_posterior(run, rounds=1, prior=run.prior)"
-    return [*lines, text] if text else lines
+    more = []
+    if r.relabel == "epiplexity":
+        more = ["labels = blocks.adaptive_smooth(blocks.hard(held_out), blocks.loss_drop(labels, held_out))"]
+    return [*lines, text, *more] if text else lines
 
 
 def _selection(r: Recipe) -> list[str]:
     return {
         "confident": [f"keep = blocks.confident(run.weak, share={r.share:g})"],
+        "threshold": ["keep = blocks.confident_threshold(run.weak)"],
+        "overlap": [f"keep = blocks.overlap_density(run, share={r.share:g})"],
         "agreement": ["keep = blocks.agreement(run, labels, helper)"],
     }.get(r.selection, [])
 
 
 def _training(r: Recipe) -> list[str]:
-    keeps = r.selection in ("confident", "agreement")
+    keeps = r.selection in KEEPS
     keep = ", keep=keep" if keeps else ""
     if r.trainable in PROBES:
         call = {
             "probe": f"blocks.fit_probe(run, labels, layer={r.layer}{keep})",
+            "diff_means": f"blocks.mean_difference(run, labels, layer={r.layer}{keep})",
             "evolution": f"blocks.evolve_probe(run, labels, layer={r.layer}{keep})",
             "principal": f"blocks.principal_probe(run, layer={r.layer})",
         }[r.trainable]
@@ -253,11 +273,16 @@ def _training(r: Recipe) -> list[str]:
         return [*lines, f"return blocks.ensemble(run, labels, config, members={r.members}{keep}{weights})"]
     if r.curriculum:
         lines.append(f"model = blocks.curriculum(run, labels, config, share={r.share:g}{keep}{weights})")
-    elif keeps:
-        chosen = ", weights=weights[keep]" if weights else ""
-        lines.append(f"model = run.fit(labels[keep], config, indices=keep{chosen})")
     else:
-        lines.append(f"model = run.fit(labels, config{weights})")
+        rows = "labels[keep], config, indices=keep" if keeps else "labels, config"
+        chosen = ", weights=weights[keep]" if weights and keeps else weights
+        if r.start == "probe":
+            start = "blocks.start_from_probe(model, blocks.fit_probe(run, labels))"
+            lines += ["model = run.strong()", start, f"run.finetune(model, {rows}{chosen})"]
+        else:
+            lines.append(f"model = run.fit({rows}{chosen})")
+    if r.wise < 1:
+        lines.append(f"model = blocks.interpolate(run, model, {r.wise:g})")
     return [*lines, "return run.student(model)"]
 
 
@@ -289,12 +314,17 @@ def _summary(r: Recipe) -> str:
         "em": "Posterior of a noisy-channel EM",
         "em_prior": "Posterior of a noisy channel started at the zero-shot prior",
         "probe": "Labels distilled from a probe",
+        "ccs": "Labels of the contrast-consistent direction",
+        "elicit": "The strong model's own consistent labels",
+        "epiplexity": "Out-of-fold labels, smoothed where little was learnt",
     }[r.relabel]
     if r.trainable == "principal":
         return "The principal direction of the hidden states that fits the weak labels best."
     chosen = {
         "all": "all items",
         "confident": "the items the teacher is surest of",
+        "threshold": "the items above the published confidence threshold",
+        "overlap": "the items where easy and hard patterns overlap",
         "agreement": "the items on which a cross-fitted student agrees",
         "small_loss": "all items, high losses dropped from each batch",
     }[r.selection]

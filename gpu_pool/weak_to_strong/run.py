@@ -30,7 +30,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from gpu_pool.weak_to_strong.errors import MethodError
+from gpu_pool.weak_to_strong.errors import DeadlineError, MethodError
+from gpu_pool.weak_to_strong.generation import Generator, TransformersGenerator
 from gpu_pool.weak_to_strong.items import ItemSet
 from gpu_pool.weak_to_strong.models import FloatArray, LabelModel, Tokens, softmax
 from gpu_pool.weak_to_strong.student import Student
@@ -61,9 +62,10 @@ class RunParams(BaseModel):
 class MethodRun:
     """Inputs and tools of one run; n items, a strong model of L layers and width d.
 
-    Attributes: `items`, the unlabelled ItemSet; `weak`, float32 (n,) = P(label 1) by the weak teacher; `seed`, int;
+    Attributes: `items`, the unlabelled ItemSet; `weak`, float32 (n,) = P(label 1) by the weak teacher; `weak_members`,
+    the same by each of k teachers (n, k) when the run was given them, else None; `seed`, int;
     `protocol`, the task's TrainConfig (what `vanilla` uses); `base`, the pretrained strong LabelModel (leave it as it
-    is; take `strong()`); `device`, `threads`.
+    is; take `strong()`); `device`, `threads`; `deadline`, time.monotonic seconds or None.
     """
 
     def __init__(
@@ -73,39 +75,46 @@ class MethodRun:
         base: LabelModel,
         params: RunParams | None = None,
         log: Log | None = None,
+        weak_members: npt.ArrayLike | None = None,
     ) -> None:
         params = params or RunParams()
         self.items = items
         self.weak: FloatArray = np.asarray(weak, dtype=np.float32)
+        self.weak_members: FloatArray | None = None if weak_members is None else np.asarray(weak_members, np.float32)
         self.base = base
         self.seed = params.seed
         self.protocol = params.train_config()
         self.device = params.device
         self.threads = params.threads or torch.get_num_threads()
         self._log = log
-        self._end = None if params.seconds is None else time.monotonic() + params.seconds
+        self.deadline = None if params.seconds is None else time.monotonic() + params.seconds
         if self.weak.shape != (len(items),) or not np.isfinite(self.weak).all():
             raise MethodError(
                 f"weak labels have shape {self.weak.shape}, expected ({len(items)},) finite probabilities"
             )
+        members = self.weak_members
+        if members is not None and (members.ndim != 2 or len(members) != len(items) or not np.isfinite(members).all()):
+            raise MethodError(f"weak members have shape {members.shape}, expected ({len(items)}, teachers), finite")
 
     @classmethod
     def from_dir(cls, in_dir: Path, params: dict[str, Any], log: Log | None = None) -> MethodRun:
         """The run whose files lie in `in_dir`.
 
-        items.arrow; weak.safetensors with `probs` (n, 2); strong/, the model folder; optionally features.safetensors
-        with `hidden` and prior.safetensors with `prior`, else both are computed when first used. MethodError when they
-        do not fit.
+        items.arrow; weak.safetensors with `probs` (n, 2) and optionally `members` (n, k); strong/, the model folder;
+        optionally features.safetensors with `hidden` and prior.safetensors with `prior`, else both are computed when
+        first used. MethodError when they do not fit.
         """
         try:
             settings = RunParams.model_validate(params)
-            weak = load_file(in_dir / "weak.safetensors")["probs"]
+            given = load_file(in_dir / "weak.safetensors")
+            weak = given["probs"]
         except (ValidationError, OSError, SafetensorError, KeyError) as error:
             raise MethodError(f"run inputs in {in_dir}: {error}") from error
         items = ItemSet.load(in_dir / "items.arrow")
         if weak.shape != (len(items), 2):
             raise MethodError(f"weak.safetensors: probs have shape {weak.shape}, expected ({len(items)}, 2)")
-        run = cls(items, weak[:, 1], LabelModel.load(in_dir / "strong", items.kind), settings, log)
+        base = LabelModel.load(in_dir / "strong", items.kind)
+        run = cls(items, weak[:, 1], base, settings, log, given.get("members"))
         for attribute in ("hidden", "prior"):
             path = in_dir / ("features.safetensors" if attribute == "hidden" else "prior.safetensors")
             if path.is_file():
@@ -123,6 +132,22 @@ class MethodRun:
         return self.base.hidden(self.items)
 
     @cached_property
+    def swapped_prior(self) -> FloatArray:
+        """`prior` of the items with first and second exchanged (pairs only)."""
+        return self.base.zero_shot(self.items.swap())
+
+    @cached_property
+    def swapped_hidden(self) -> FloatArray:
+        """`hidden` of the items with first and second exchanged (pairs only)."""
+        return self.base.hidden(self.items.swap())
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The consistency group of each item: the items' own groups, or else their prompts."""
+        own: tuple[str, ...] | None = getattr(self.items, "groups", None)
+        return self.items.prompts if own is None else own
+
+    @cached_property
     def tokens(self) -> Tokens:
         """Token ids of each item's text."""
         return self.base.tokenize(self.items)
@@ -130,6 +155,16 @@ class MethodRun:
     def strong(self) -> LabelModel:
         """A fresh copy of the pretrained strong model."""
         return self.base.copy()
+
+    def label_token(self, label: int, *, prior: bool = False) -> int:
+        """The token id of label 0 or 1 as the trained question, or the zero-shot one, is answered."""
+        names = (getattr(self.base.fmt, "prior_labels", None) if prior else None) or self.base.fmt.labels
+        return int(self.base.tokenizer.backend_tokenizer.encode(names[label], add_special_tokens=False).ids[0])
+
+    def generator(self, model: LabelModel | None = None) -> Generator:
+        """Text generation with `model` (by default the pretrained strong one)."""
+        chosen = model or self.base
+        return TransformersGenerator(chosen.lm, chosen.tokenizer)
 
     def config(self, **changes: Any) -> TrainConfig:
         """The task's protocol with `changes` (fields of TrainConfig)."""
@@ -151,7 +186,7 @@ class MethodRun:
         tokens = self._chosen(indices)
         chosen = config or self.protocol
         report = finetune(
-            model, tokens, targets, chosen, weights=weights, on_progress=self._progress, deadline=self._end
+            model, tokens, targets, chosen, weights=weights, on_progress=self._progress, deadline=self.deadline
         )
         self.log("trained", items=len(tokens), steps=report.steps, seconds=report.seconds, loss=report.loss)
         return report
@@ -179,7 +214,12 @@ class MethodRun:
 
     def seconds_left(self) -> float:
         """Seconds until the deadline, not below 0; infinite without one."""
-        return float("inf") if self._end is None else max(0.0, self._end - time.monotonic())
+        return float("inf") if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+    def check_deadline(self) -> None:
+        """Raise DeadlineError when the run's time is over; for loops of a method's own."""
+        if self.seconds_left() == 0:
+            raise DeadlineError("the run's time was over")
 
     def log(self, message: str, **metrics: float) -> None:
         """Report a line and numbers; they stand in the run's log."""

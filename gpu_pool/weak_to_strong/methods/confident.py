@@ -1,12 +1,14 @@
-"""Train only on the half of the items on which the weak teacher is most confident."""
+"""Train only on the items on which the weak teacher is most confident."""
 
 from __future__ import annotations
 
 from gpu_pool.weak_to_strong import MethodRun, Student, blocks
 
+SHARE = 0.5
+
 
 def train(run: MethodRun) -> Student:
-    """Hard labels of the confident half, the task's fixed protocol."""
-    keep = blocks.confident(run.weak, share=0.5)
+    """Hard labels of the confident share, the task's fixed protocol."""
+    keep = blocks.confident(run.weak, share=SHARE)
     model = run.fit(blocks.hard(run.weak)[keep], indices=keep)
     return run.student(model)

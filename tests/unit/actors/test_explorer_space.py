@@ -112,7 +112,7 @@ def test_ideas_of_others_are_left_to_them() -> None:
 def test_values_find_the_block_that_works() -> None:
     rng = random.Random(3)
     scores = []
-    for _ in range(40):
+    for _ in range(60):
         recipe = sample(rng)
         good = 0.4 if recipe.selection == "agreement" else 0.0
         scores.append(Score(features(recipe), 0.2 + good + rng.gauss(0, 0.05), 0.1))

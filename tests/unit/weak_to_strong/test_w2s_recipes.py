@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gpu_pool.weak_to_strong import recipes
 from gpu_pool.weak_to_strong.families import FAMILIES, families_of_source
-from gpu_pool.weak_to_strong.methods import path_of
+from gpu_pool.weak_to_strong.methods import path_of, registry
 from gpu_pool.weak_to_strong.recipes import CHOICES, VANILLA, Recipe, canonical, crossover, method_source, mutate
 
 RECIPES = st.builds(lambda **fields: Recipe(**fields), **{name: st.sampled_from(v) for name, v in CHOICES.items()})
@@ -61,12 +61,33 @@ def test_families_come_from_code_not_from_words() -> None:
     assert recipes.families(Recipe(trainable="evolution")) == ["model internal", "evolutionary"]
     assert recipes.families(Recipe(relabel="em_prior")) == ["self-training", "UE"]
     assert recipes.families(Recipe(members=3, loss="gce")) == ["ensemble", "loss"]
+    assert recipes.families(Recipe(relabel="ccs")) == ["UE", "model internal"]
+    assert recipes.families(Recipe(relabel="elicit")) == ["UE"]
+    assert recipes.families(Recipe(selection="overlap")) == ["data filtering"]
+    assert recipes.families(Recipe(wise=0.5)) == ["ensemble"]
     assert families_of_source(path_of("vanilla").read_text()) == ["other"]
     assert families_of_source(path_of("confident").read_text()) == ["data filtering"]
 
 
+def test_published_methods_belong_to_families() -> None:
+    found = {name: families_of_source(path_of(name).read_text()) for name in registry.names()}
+    assert {family for several in found.values() for family in several} >= set(FAMILIES) - {"distillation"}
+    assert found["ue_fewshot"] == ["data filtering", "UE"]
+    assert found["mdl_curriculum"][0:2] == ["data filtering", "curriculum"]
+    assert found["evolution_lora"] == ["UE", "model internal", "evolutionary"]
+    assert found["co_teaching"] == ["self-training", "data filtering"]
+
+
+def test_fields_without_effect_do_not_make_another_recipe() -> None:
+    assert canonical(Recipe(members=3, wise=0.5, start="probe")) == Recipe(members=3)
+    assert canonical(Recipe(curriculum=True, start="probe")) == Recipe(curriculum=True)
+    assert canonical(Recipe(relabel="elicit", target="soft", prior_share=0.5)) == Recipe(relabel="elicit")
+    assert canonical(Recipe(trainable="diff_means", wise=0.5, loss="gce")) == Recipe(trainable="diff_means")
+    assert canonical(Recipe(relabel="ccs", layer=-2)).layer == -2
+
+
 def test_recipes_items_and_scores_need_no_torch() -> None:
-    modules = ("recipes", "families", "items", "pgr", "methods", "domains")
+    modules = ("recipes", "families", "items", "pgr", "methods", "methods.registry", "domains")
     code = "; ".join(f"import gpu_pool.weak_to_strong.{name}" for name in modules)
     code += "; import sys; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,148 @@
+"""Critics: the strong model writes about each item, a judge reads it, and what helps the judge is reinforced.
+
+The published critic baseline trains a critic by GRPO against a judge. Here the preference optimisation is best-of-n
+supervised fine-tuning (STaR, arXiv 2203.14465; RAFT, arXiv 2304.06767): of n critiques the one that makes an
+out-of-fold judge give the weak label the most probability is kept, and the critic is fine-tuned on the kept ones. It
+needs no reference model and no reward scaling, and its optimum is the same in kind. A run has no labelled split, so the
+judge learns from weak labels, cross-fitted so that no judge has seen the items that it judges.
+
+It runs at the size of the generated domains. At the published size (4B) it needs a GPU and was not measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from gpu_pool.weak_to_strong.blocks.steps import Stepper, batches
+from gpu_pool.weak_to_strong.blocks.targets import hard
+from gpu_pool.weak_to_strong.items import ItemSet
+from gpu_pool.weak_to_strong.models import FloatArray, LabelModel, softmax
+from gpu_pool.weak_to_strong.run import MethodRun
+from gpu_pool.weak_to_strong.trainer import TrainConfig, finetune
+
+ASK = "\nCritique:"
+
+
+@dataclass(frozen=True, slots=True)
+class CriticConfig:
+    """`samples` critiques an item of at most `tokens` tokens at `temperature`; epochs of critic and judge.
+
+    The defaults suit the generated domains, whose models write no arguments; a real critic writes longer at 1.0.
+    """
+
+    samples: int = 2
+    tokens: int = 6
+    temperature: float = 0.5
+    epochs: int = 1
+    judge_epochs: int = 4
+    rounds: int = 1
+
+
+def critique_labels(run: MethodRun, config: CriticConfig | None = None) -> FloatArray:
+    """P(label 1) of each item (n,): the judges' mean over critiques of the trained critic."""
+    config = config or CriticConfig()
+    labels = hard(run.weak)
+    critic = run.strong()
+    critiques = write_critiques(run, critic, config, run.seed)
+    verdicts = judge(run, critiques, labels, config)
+    for number in range(config.rounds):
+        best = best_of(verdicts, labels)
+        kept = [critiques[i][int(k)] for i, k in enumerate(best)]
+        train_critic(run, critic, kept, config)
+        critiques = write_critiques(run, critic, config, run.seed + number + 1)
+        verdicts = judge(run, critiques, labels, config)
+        right = np.where(labels[:, None] == 1, verdicts, 1 - verdicts)
+        run.log("critic", round=number, judge_agrees=float((right > 0.5).mean()))
+    return np.asarray(verdicts.mean(axis=1), dtype=np.float32)
+
+
+def critique_prompts(run: MethodRun) -> list[str]:
+    """The text of each item, ending where its critique begins."""
+    return run.items.render(replace(run.base.fmt, ask=ASK))
+
+
+def write_critiques(run: MethodRun, critic: LabelModel, config: CriticConfig, seed: int) -> list[list[str]]:
+    """`samples` critiques of each item."""
+    run.check_deadline()
+    writer = run.generator(critic)
+    return writer.generate(critique_prompts(run), config.samples, config.tokens, config.temperature, seed)
+
+
+def with_critiques(items: ItemSet, critiques: Sequence[str]) -> ItemSet:
+    """The items with a critique behind the last answer: what a judge reads."""
+    if items.kind == "pair":
+        return replace(items, seconds=_behind(items.seconds, critiques))
+    return replace(items, firsts=_behind(items.firsts, critiques))
+
+
+def judge(run: MethodRun, critiques: list[list[str]], labels: FloatArray, config: CriticConfig) -> FloatArray:
+    """P(label 1) by a judge that has seen neither the item nor its critiques, (n, samples).
+
+    Two folds; a judge is a strong model fine-tuned on items with one critique each towards `labels` (n,).
+    """
+    fold = np.random.default_rng(run.seed).permutation(len(labels)) % 2
+    texts = [run.base.tokenize(with_critiques(run.items, column)) for column in zip(*critiques, strict=True)]
+    pick = np.random.default_rng(run.seed + 1).integers(len(texts), size=len(labels))
+    mixed = [texts[int(k)][i] for i, k in enumerate(pick)]
+    out = np.zeros((len(labels), len(texts)), dtype=np.float32)
+    for number in range(2):
+        inside, outside = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
+        model = run.strong()
+        deadline = run.deadline
+        chosen = run.config(epochs=config.judge_epochs)
+        finetune(model, [mixed[int(i)] for i in inside], labels[inside], chosen, deadline=deadline)
+        for column, tokens in enumerate(texts):
+            out[outside, column] = softmax(model.logits([tokens[int(i)] for i in outside]))[:, 1]
+    return out
+
+
+def best_of(verdicts: npt.ArrayLike, labels: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Index (n,) of the critique under which the judge gives the label the most probability; verdicts (n, samples)."""
+    given = np.asarray(verdicts, dtype=np.float64)
+    right = np.where(np.asarray(labels)[:, None] == 1, given, 1 - given)
+    return np.asarray(right.argmax(axis=1), dtype=np.int64)
+
+
+def train_critic(run: MethodRun, critic: LabelModel, critiques: Sequence[str], config: CriticConfig) -> float:
+    """Fine-tune `critic` in place to write `critiques` (n,), one for each item; gives the mean loss (nats a token)."""
+    backend = critic.tokenizer.backend_tokenizer
+    heads = [row.ids for row in backend.encode_batch(critique_prompts(run))]
+    tails = [row.ids for row in backend.encode_batch(list(critiques), add_special_tokens=False)]
+    useful = [i for i, tail in enumerate(tails) if tail]
+    if not useful:
+        return math.nan
+    rows = [np.array([*heads[i], *tails[i]], dtype=np.int64) for i in useful]
+    starts = [len(heads[i]) for i in useful]
+    plan: TrainConfig = run.config(epochs=config.epochs)
+    stepper = Stepper(critic, plan, plan.epochs * math.ceil(len(rows) / plan.batch_size))
+    rng = np.random.default_rng(run.seed)
+    values = []
+    for _ in range(plan.epochs):
+        for index in batches(rows, plan.batch_size, rng):
+            run.check_deadline()
+            values.append(stepper.step(text_loss(critic, [rows[i] for i in index], [starts[i] for i in index])))
+    return float(np.mean(values))
+
+
+def text_loss(model: LabelModel, rows: Sequence[npt.NDArray[np.int64]], starts: Sequence[int]) -> torch.Tensor:
+    """Mean next-token loss over the tokens of each row (t,) from position `starts` on; what is before is given."""
+    device = next(model.parameters()).device
+    ids = nn.utils.rnn.pad_sequence([torch.from_numpy(row) for row in rows], batch_first=True).to(device)
+    position = torch.arange(ids.shape[1], device=device)[None, 1:]
+    begin = torch.tensor(list(starts), device=device)[:, None]
+    end = torch.tensor([len(row) for row in rows], device=device)[:, None]
+    counted = (position >= begin) & (position < end)
+    log_p = torch.log_softmax(model.lm(input_ids=ids).logits[:, :-1].float(), -1)
+    each = log_p.gather(-1, ids[:, 1:, None])[..., 0]
+    return -each[counted].mean()
+
+
+def _behind(texts: Sequence[str], critiques: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"{text}{ASK} {critique}" for text, critique in zip(texts, critiques, strict=True))

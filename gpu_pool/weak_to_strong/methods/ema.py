@@ -1,0 +1,13 @@
+"""The exponential moving average of the student's weights over training."""
+
+from __future__ import annotations
+
+from gpu_pool.weak_to_strong import MethodRun, Student, blocks
+
+DECAY = 0.99
+
+
+def train(run: MethodRun) -> Student:
+    """Hard labels, averaged weights."""
+    config = run.config(ema=DECAY)
+    return run.student(run.fit(blocks.hard(run.weak), config))
