@@ -23,6 +23,8 @@ ALLOWED = (
     "gpu_pool/weak_to_strong/*.py",
     "gpu_pool/weak_to_strong/blocks/*.py",
     "gpu_pool/weak_to_strong/methods/*.py",
+    "gpu_pool/weak_to_strong/models/*.py",
+    "gpu_pool/weak_to_strong/training/*.py",
 )
 """Patterns of files; `gpu_pool/weak_to_strong/domains` must never be added."""
 _EMPTY_PACKAGES = ("cluster/sandbox/__init__.py",)

@@ -7,7 +7,6 @@ Promise: an item, an item set and an item file never hold a label.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,51 +17,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from gpu_pool.weak_to_strong.errors import ItemError
+from gpu_pool.weak_to_strong.formats import FORMATS, PromptFormat
 
 Kind = Literal["pair", "binary"]
 KINDS: tuple[Kind, ...] = ("pair", "binary")
 _COLUMNS = ("id", "prompt", "first", "second")
 MAX_FILE_BYTES = 1 << 30
-
-
-@dataclass(frozen=True, slots=True)
-class PromptFormat:
-    """How an item becomes text; `{prompt}`, `{first}`, `{second}` are replaced once, item text is never a template.
-
-    `ask` ends a text that is trained on, `ask_prior` one that asks the model's own zero-shot opinion; `labels` are the
-    two single-token answers, label 0 first.
-    """
-
-    body: str
-    ask: str
-    ask_prior: str
-    labels: tuple[str, str]
-
-    def text(self, prompt: str, first: str, second: str, *, prior: bool = False) -> str:
-        """The text of one item, ending where the label token would follow."""
-        body = self.body.format(prompt=prompt, first=first, second=second)
-        return f"{body} {self.ask_prior if prior else self.ask}"
-
-    def save(self, path: Path) -> None:
-        """Write as JSON."""
-        fields = {"body": self.body, "ask": self.ask, "ask_prior": self.ask_prior, "labels": list(self.labels)}
-        path.write_text(json.dumps(fields, indent=1), encoding="utf-8")
-
-    @classmethod
-    def load(cls, path: Path) -> PromptFormat:
-        """Read what `save` wrote; raises ItemError when a field is missing or of the wrong type."""
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-            first, second = raw["labels"]
-            return cls(str(raw["body"]), str(raw["ask"]), str(raw["ask_prior"]), (str(first), str(second)))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ItemError(f"{path}: not a prompt format (body, ask, ask_prior, labels): {error}") from error
-
-
-FORMATS: dict[Kind, PromptFormat] = {
-    "pair": PromptFormat("user {prompt} A {first} B {second}", "pick", "better", ("A", "B")),
-    "binary": PromptFormat("task {prompt} work {first}", "verdict", "grade", ("wrong", "right")),
-}
 
 
 @dataclass(frozen=True, slots=True)

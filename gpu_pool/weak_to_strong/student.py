@@ -1,8 +1,8 @@
 """Students are data, not code: named tensors in one safetensors file, with a JSON manifest in its metadata.
 
-Three kinds. `lm`: tensors of the base model that training changed. `head`: a linear head on the standardised state of
-one layer at the last position. `ensemble`: a weighted mean of the members' probabilities. Inference is always this
-library's. Promise: `Student.load` executes nothing from the file and refuses whatever does not fit the base model with
+Four kinds. `lm`: tensors of the base model that training changed. `lora`: low-rank adapters of its linear layers, and
+nothing of the base. `head`: a linear head on the standardised state of one layer at the position that answers.
+`ensemble`: a weighted mean of the members' probabilities. Inference is always this library's. Promise: `Student.load` executes nothing from the file and refuses whatever does not fit the base model with
 StudentError.
 """
 
@@ -23,11 +23,12 @@ from torch import nn
 
 from gpu_pool.weak_to_strong.errors import StudentError
 from gpu_pool.weak_to_strong.items import ItemSet
-from gpu_pool.weak_to_strong.models import FloatArray, LabelModel, sigmoid
+from gpu_pool.weak_to_strong.models import FloatArray, LabelModel, lora, sigmoid
 
 LABEL_HEAD = "label_head"
 MAX_MEMBERS = 32
 MAX_DEPTH = 3
+MAX_RANK = 1024
 MAX_MANIFEST = 64 * 1024
 MAX_FILE_BYTES = 1 << 31
 Tensors = Mapping[str, torch.Tensor]
@@ -41,6 +42,14 @@ class LmNode(_Node):
     """Manifest of an `lm` student."""
 
     kind: Literal["lm"] = "lm"
+
+
+class LoraNode(_Node):
+    """Manifest of a `lora` student: the adapters' rank and alpha (see models.lora for the formula)."""
+
+    kind: Literal["lora"] = "lora"
+    rank: int = Field(ge=1, le=MAX_RANK)
+    alpha: float = Field(gt=0, le=1e6)
 
 
 class HeadNode(_Node):
@@ -58,7 +67,8 @@ class EnsembleNode(_Node):
     weights: list[float] = Field(min_length=1, max_length=MAX_MEMBERS)
 
 
-Node = Annotated[LmNode | HeadNode | EnsembleNode, Field(discriminator="kind")]
+AnyNode = LmNode | LoraNode | HeadNode | EnsembleNode
+Node = Annotated[AnyNode, Field(discriminator="kind")]
 EnsembleNode.model_rebuild()
 
 
@@ -74,12 +84,15 @@ class Student:
     """One student; `tensors` are named by their path in the tree (`0/1/weight` is member 1 of member 0)."""
 
     base: LabelModel
-    node: LmNode | HeadNode | EnsembleNode
+    node: AnyNode
     tensors: Tensors
 
     @classmethod
     def from_model(cls, model: LabelModel, base: LabelModel) -> Student:
-        """The tensors of `model` that differ from `base`, as a student."""
+        """The tensors of `model` that differ from `base`, as a student; with adapters, those alone and its own head."""
+        if model.lora is not None:
+            adapters = {k: v.detach().float() for k, v in lora.parameters(model.lm).items()}
+            return cls(base, LoraNode(rank=model.lora.rank, alpha=model.lora.alpha), adapters | _own_head(model, base))
         own, reference = lm_tensors(model), lm_tensors(base)
         changed = {k: v for k, v in own.items() if k not in reference or not torch.equal(v, reference[k])}
         return cls(base, LmNode(), changed)
@@ -160,15 +173,21 @@ class Student:
 
 
 def lm_tensors(model: LabelModel) -> dict[str, torch.Tensor]:
-    """The distinct tensors of a label model by name (a tied head once, separate label rows as `label_head`)."""
-    tensors = {name: value.detach() for name, value in model.lm.named_parameters()}
+    """The distinct tensors of a label model by name, float32 (a tied head once, separate label rows `label_head`)."""
+    tensors = {name: value.detach().float() for name, value in model.lm.named_parameters()}
     if model.label_head is not None:
         tensors[LABEL_HEAD] = model.label_head.detach()
     return tensors
 
 
+def _own_head(model: LabelModel, base: LabelModel) -> dict[str, torch.Tensor]:
+    if model.label_head is None or (base.label_head is not None and torch.equal(model.label_head, base.label_head)):
+        return {}
+    return {LABEL_HEAD: model.label_head.detach()}
+
+
 def expected_tensors(
-    node: LmNode | HeadNode | EnsembleNode, base: LabelModel, prefix: str = "", depth: int = 1
+    node: AnyNode, base: LabelModel, prefix: str = "", depth: int = 1
 ) -> dict[str, tuple[int, ...]]:
     """Names and shapes that a student of this tree may hold; raises StudentError when it is too deep or too large."""
     if depth > MAX_DEPTH:
@@ -176,6 +195,11 @@ def expected_tensors(
     if isinstance(node, LmNode):
         shapes = {prefix + name: tuple(value.shape) for name, value in lm_tensors(base).items()}
         shapes[prefix + LABEL_HEAD] = (2, base.width)
+        return shapes
+    if isinstance(node, LoraNode):
+        shapes = {prefix + LABEL_HEAD: (2, base.width)}
+        for name, (wide, tall) in lora.targets(base.lm).items():
+            shapes |= {f"{prefix}{name}.lora_A": (node.rank, wide), f"{prefix}{name}.lora_B": (tall, node.rank)}
         return shapes
     if isinstance(node, HeadNode):
         if node.layer > base.layers:
@@ -190,7 +214,7 @@ def expected_tensors(
     return shapes
 
 
-def _leaves(node: LmNode | HeadNode | EnsembleNode) -> int:
+def _leaves(node: AnyNode) -> int:
     return sum(_leaves(m) for m in node.members) if isinstance(node, EnsembleNode) else 1
 
 
@@ -200,7 +224,7 @@ def _check_header(header: object, name: str, shape: tuple[int, ...]) -> None:
         raise StudentError(f"tensor {name!r} is {dtype} {given}, expected F32 {shape}")
 
 
-def _check(node: LmNode | HeadNode | EnsembleNode, tensors: Tensors, base: LabelModel, prefix: str) -> None:
+def _check(node: AnyNode, tensors: Tensors, base: LabelModel, prefix: str) -> None:
     """Shapes, finiteness, completeness and weights of a whole tree."""
     if prefix == "":
         expected = expected_tensors(node, base)
@@ -209,6 +233,11 @@ def _check(node: LmNode | HeadNode | EnsembleNode, tensors: Tensors, base: Label
                 raise StudentError(f"tensor {name!r} is {tuple(value.shape)}, expected {expected.get(name)} float32")
             if not bool(torch.isfinite(value).all()):
                 raise StudentError(f"tensor {name!r} holds a value that is not finite")
+    if isinstance(node, LoraNode):
+        halves = {name[:-1] for name in tensors if name.startswith(prefix) and name.endswith((".lora_A", ".lora_B"))}
+        alone = [half for half in halves if not {f"{half}A", f"{half}B"} <= tensors.keys()]
+        if alone:
+            raise StudentError(f"adapter {min(alone)!r} lacks its A or B")
     if isinstance(node, HeadNode):
         missing = [n for n in ("weight", "bias", "mean", "std") if prefix + n not in tensors]
         if missing:
@@ -224,7 +253,7 @@ def _check(node: LmNode | HeadNode | EnsembleNode, tensors: Tensors, base: Label
 
 
 def _predict(
-    node: LmNode | HeadNode | EnsembleNode, tensors: Tensors, base: LabelModel, items: ItemSet
+    node: AnyNode, tensors: Tensors, base: LabelModel, items: ItemSet
 ) -> npt.NDArray[np.float64]:
     """P(label 1) of each item (n,)."""
     if isinstance(node, EnsembleNode):
@@ -234,22 +263,30 @@ def _predict(
             members.append(_predict(member, own, base, items))
         return np.average(np.stack(members), axis=0, weights=node.weights)
     if isinstance(node, HeadNode):
-        hidden = base.hidden(items)[:, node.layer]
+        hidden = base.hidden(items, [node.layer])[:, 0]
         weight, bias, mean, std = (tensors[n].numpy().astype(np.float64) for n in ("weight", "bias", "mean", "std"))
         return sigmoid((hidden - mean) / std @ weight + bias[0]).astype(np.float64)
-    return to_model(tensors, base).probs(items)[:, 1].astype(np.float64)
+    rank = (node.rank, node.alpha) if isinstance(node, LoraNode) else None
+    return to_model(tensors, base, rank).probs(items)[:, 1].astype(np.float64)
 
 
-@torch.no_grad()
-def to_model(tensors: Tensors, base: LabelModel) -> LabelModel:
-    """A fresh model: `base` with the tensors of an `lm` student put in."""
-    model = base.copy()
-    parameters = dict(model.lm.named_parameters())
+def to_model(tensors: Tensors, base: LabelModel, rank: tuple[int, float] | None = None) -> LabelModel:
+    """A model for inference: `base` with the tensors of an `lm` student, or of a `lora` one with (rank, alpha), put in.
+
+    What the student does not hold is the base's own memory: read only.
+    """
+    if rank is None:
+        model = base.copy("head")
+        parameters: Mapping[str, nn.Parameter] = dict(model.lm.named_parameters())
+    else:
+        model = base.copy(f"lora:{rank[0]}")
+        model.adapt(lora.LoraSettings(*rank), seed=0)
+        parameters = lora.parameters(model.lm)
     for name, value in tensors.items():
         if name == LABEL_HEAD:
-            model.label_head = nn.Parameter(value.clone())
+            model.label_head = nn.Parameter(value.to(base.device, copy=True))
         else:
-            parameters[name].copy_(value)
+            parameters[name].data = value.to(parameters[name].device, copy=True)
     return model
 
 

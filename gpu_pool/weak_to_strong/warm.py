@@ -17,7 +17,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
-from gpu_pool.weak_to_strong.items import FORMATS, Item, ItemSet
+from gpu_pool.weak_to_strong.formats import FORMATS
+from gpu_pool.weak_to_strong.items import Item, ItemSet
 from gpu_pool.weak_to_strong.models import LabelModel
 from gpu_pool.weak_to_strong.pretrain import pretrain_model
 from gpu_pool.weak_to_strong.student import Student

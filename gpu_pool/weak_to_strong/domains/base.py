@@ -18,7 +18,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 
-from gpu_pool.weak_to_strong.items import ItemSet, Kind, PromptFormat
+from gpu_pool.weak_to_strong.formats import PromptFormat
+from gpu_pool.weak_to_strong.items import ItemSet, Kind
 
 Seed = int | bytes
 Size = Literal["quick", "standard"]

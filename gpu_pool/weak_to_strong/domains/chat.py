@@ -14,7 +14,8 @@ from tokenizers import Tokenizer
 
 from gpu_pool.weak_to_strong.domains import base, words
 from gpu_pool.weak_to_strong.domains.base import DomainSpec, IntArray, Labels, Seed
-from gpu_pool.weak_to_strong.items import FORMATS, ItemSet, Kind, PromptFormat
+from gpu_pool.weak_to_strong.formats import FORMATS, PromptFormat
+from gpu_pool.weak_to_strong.items import ItemSet, Kind
 
 _STRUCTURE = ("user", "bot", "A", "B", "react", "better", "pick", ".", "thanks", "useless")
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpu_pool.weak_to_strong.errors import ItemError
-from gpu_pool.weak_to_strong.items import FORMATS, Item, ItemSet, PromptFormat
+from gpu_pool.weak_to_strong.formats import FORMATS, PromptFormat
+from gpu_pool.weak_to_strong.items import Item, ItemSet
 
 WORDS = st.text(max_size=20).filter(lambda text: "\x00" not in text)
 

@@ -1,0 +1,1 @@
+"""The parts of the training loop: its settings, batches, what moves, memory, several seeds at once."""
