@@ -25,9 +25,9 @@ LENGTH_BINS = 8
 def contrast_states(run: MethodRun, contrast: Contrast = "auto", layer: int = -1) -> tuple[FloatArray, FloatArray]:
     """States (n, d) of each item claimed to be label 1, and claimed to be label 0, normalised; see `normalised`.
 
-    `labels`: the label token stands behind the zero-shot question, `layer` layers deep. `swap` (pairs only): the item
-    as it is, and with its answers exchanged. `auto`: swap for pairs, labels for single answers. Index `layer` from the top is negative; the last is before the final norm
-    for `labels`.
+    `labels`: the label token stands behind the zero-shot question. `swap` (pairs only): the item as it is, and with its
+    answers exchanged. `auto`: swap for pairs, labels for single answers. A negative `layer` counts from the top; of
+    `labels` the last one is read before the final norm.
     """
     depth = layer % (run.base.layers + 1)
     if contrast == "swap" or (contrast == "auto" and run.items.kind == "pair"):
