@@ -29,11 +29,17 @@ class Theme:
 THEMES: tuple[Theme, ...] = (
     Theme(
         r"unsupervised|elicit|believe|zero.?shot|prior|already know",
-        (("prior_share", 0.5), ("prior_share", 1.0), ("relabel", "em_prior"), ("trainable", "principal")),
+        (("prior_share", 1.0), ("relabel", "elicit"), ("relabel", "ccs"), ("trainable", "principal")),
     ),
     Theme(
         r"reweight|weighting|trust|trusted|filter|select",
-        (("weighting", "confidence"), ("selection", "confident"), ("selection", "agreement"), ("target", "soft")),
+        (
+            ("weighting", "confidence"),
+            ("selection", "confident"),
+            ("selection", "agreement"),
+            ("selection", "overlap"),
+            ("selection", "threshold"),
+        ),
     ),
     Theme(
         r"combin|together|both|mix",
@@ -49,11 +55,11 @@ THEMES: tuple[Theme, ...] = (
     ),
     Theme(
         r"simpl|capacity|low.?rank|frozen|regulari",
-        (("trainable", "top:1"), ("trainable", "top:2"), ("trainable", "head"), ("epochs", 1), ("lr_scale", 0.2)),
+        (("trainable", "top:1"), ("trainable", "top:2"), ("trainable", "head"), ("wise", 0.75), ("epochs", 1)),
     ),
     Theme(
         r"epiplex|early|late|curricul|order|learnt first|easy",
-        (("selection", "small_loss"), ("curriculum", True), ("epochs", 1), ("epochs", 2), ("ema", 0.99)),
+        (("relabel", "epiplexity"), ("selection", "small_loss"), ("curriculum", True), ("epochs", 2), ("ema", 0.99)),
     ),
     Theme(
         r"evol|search|mutation|genetic|population",
@@ -62,7 +68,14 @@ THEMES: tuple[Theme, ...] = (
     ),
     Theme(
         r"interpret|inside|activation|hidden|direction that|neuron|probe|circuit",
-        (("trainable", "probe"), ("trainable", "principal"), ("relabel", "probe"), ("layer", -2)),
+        (
+            ("trainable", "probe"),
+            ("trainable", "diff_means"),
+            ("trainable", "principal"),
+            ("relabel", "probe"),
+            ("relabel", "ccs"),
+            ("start", "probe"),
+        ),
     ),
     Theme(
         r"confiden|loss|robust|objective|entropy",

@@ -45,6 +45,8 @@ def idea(recipe: Recipe) -> str:
     parts += ["curriculum"] if "curriculum" in different else []
     parts += ["ensemble"] if "members" in different else []
     parts += ["weight average"] if "ema" in different else []
+    parts += ["started from a probe"] if "start" in different else []
+    parts += ["half-way weights"] if "wise" in different else []
     return " + ".join(parts) or f"plain training, {recipe.epochs} epochs at {recipe.lr_scale:g} x the learning rate"
 
 
