@@ -193,7 +193,7 @@ def expected_tensors(
     if depth > MAX_DEPTH:
         raise StudentError(f"ensembles may be nested {MAX_DEPTH - 1} deep at most")
     if isinstance(node, LmNode):
-        shapes = {prefix + name: tuple(value.shape) for name, value in lm_tensors(base).items()}
+        shapes = {prefix + name: tuple(value.shape) for name, value in base.lm.named_parameters()}
         shapes[prefix + LABEL_HEAD] = (2, base.width)
         return shapes
     if isinstance(node, LoraNode):
