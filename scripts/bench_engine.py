@@ -12,6 +12,7 @@ round. The data are made up: texts of lognormal length in which marker words tel
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import resource
@@ -98,7 +99,9 @@ def fresh_lm(size: Size) -> Any:
         return initial_lm(path, seed=0)
 
 
-def padded_loop(size: Size, rows: list[Ids], labels: npt.NDArray[np.int64], lm: Any, seed: int, checkpoint: bool = True) -> None:
+def padded_loop(
+    size: Size, rows: list[Ids], labels: npt.NDArray[np.int64], lm: Any, seed: int, checkpoint: bool = True
+) -> None:
     """Random batches padded to their longest, attention mask, full-vocabulary logits at every position, loss on the
     label and the end token, recomputation in the backward pass, an optimiser that walks over the parameters.
     """
@@ -152,7 +155,7 @@ def one_row_loop(size: Size, rows: list[Ids], labels: npt.NDArray[np.int64], lm:
                 scores.extend(state[:, -1] @ lm.lm_head.weight[head].T)
                 targets.append(torch.tensor([1 - float(labels[i]), float(labels[i])]))
             loss = functional.cross_entropy(torch.stack(scores), torch.stack(targets))
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             loss.item()
             optimizer.param_groups[0]["lr"] = size.lr * (steps - step) / steps
             optimizer.step()
@@ -198,7 +201,7 @@ def engine_loop(size: Size, rows: list[Ids], labels: npt.NDArray[np.int64], lm: 
 
 LOOPS: dict[str, Callable[..., Any]] = {
     "padded": padded_loop,
-    "padded, no recomputation": lambda *args: padded_loop(*args, checkpoint=False),
+    "padded, no recomputation": functools.partial(padded_loop, checkpoint=False),
     "one row": one_row_loop,
     "engine": engine_loop,
 }
@@ -244,7 +247,9 @@ def compare(size: Size, rounds: int) -> None:
     examples = size.epochs * (size.train // BATCH) * BATCH
     engine = best["engine"]
     print(f"\n{size.name}: d {size.width}, {size.layers} layers, vocabulary {size.vocabulary}, {examples} examples")
-    print(f"{'loop':26s} {'train s':>8s} {'ex/s':>7s} {'engine is':>10s} {'peak MiB':>9s} {'eval/s':>7s} {'accuracy':>9s}")
+    print(
+        f"{'loop':26s} {'train s':>8s} {'ex/s':>7s} {'engine is':>10s} {'peak MiB':>9s} {'eval/s':>7s} {'accuracy':>9s}"
+    )
     for name, r in best.items():
         print(
             f"{name:26s} {r['train_s']:8.2f} {examples / r['train_s']:7.0f} {r['train_s'] / engine['train_s']:9.2f}x "

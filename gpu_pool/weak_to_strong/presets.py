@@ -1,7 +1,7 @@
 """The two published models with their hyper-parameters (automated-w2s-research, 2026).
 
-Both roles were trained alike: LoRA r = 32, alpha 32, rank-stabilised, no dropout, on all seven linear layers; AdamW with
-betas .9/.95, learning rate 1e-4 linear after 10 % warm-up, no weight decay, batches of 32, 5 epochs, contexts up to
+Both roles were trained alike: LoRA r = 32, alpha 32, rank-stabilised, no dropout, on all seven linear layers; AdamW
+with betas .9/.95, learning rate 1e-4 linear after 10 % warm-up, no weight decay, batches of 32, 5 epochs, contexts up to
 8,192 tokens. The published run kept its optimiser's moments in 8 bits and put a loss on the end token too; here moments
 are float32 and the loss is on the label alone.
 
@@ -37,7 +37,7 @@ class Preset:
 
     def load(self, kind: Kind, folder: Path | str | None = None, **options: Any) -> LabelModel:
         """The model from `folder`, else from the hub, with its published texts; `options` as in LabelModel.load."""
-        settings = {"fmt": self.format(kind), "max_length": self.max_length} | options
+        settings: dict[str, Any] = {"fmt": self.format(kind), "max_length": self.max_length} | options
         return LabelModel.load(folder or self.name, kind, **settings)
 
 

@@ -24,7 +24,8 @@ from gpu_pool.weak_to_strong.student import Student
 from gpu_pool.weak_to_strong.trainer import TrainConfig, finetune
 
 WORDS = [
-    *"<pad> <bos> <unk> task work user A B pick better verdict grade wrong right".split(),
+    *("<pad>", "<bos>", "<unk>", "task", "work", "user", "A", "B", "pick", "better", "verdict", "grade"),
+    *("wrong", "right"),
     *(f"w{i}" for i in range(50)),
 ]
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 64}
@@ -82,16 +83,18 @@ def test_answers_equal_the_models_own_forward(folders: dict[str, Path], name: st
     assert np.allclose(model.logits(tokens), torch.stack(own), atol=2e-5)
 
 
+def _own_states(model: LabelModel, ids: Any) -> torch.Tensor:
+    out = model.lm(torch.from_numpy(ids)[None].long(), output_hidden_states=True)
+    return torch.stack(out.hidden_states)
+
+
 @pytest.mark.parametrize("name", [*CAUSAL, "bert"])
 def test_hidden_states_equal_the_models_own(folders: dict[str, Path], name: str) -> None:
     model = LabelModel.load(folders[name], "binary")
     items = some_items()
     at = 0 if name == "bert" else -1
     with torch.no_grad():
-        own = [
-            torch.stack([state[0, at] for state in model.lm(torch.from_numpy(ids)[None].long(), output_hidden_states=True).hidden_states])
-            for ids in model.tokenize(items)
-        ]  # fmt: skip
+        own = [_own_states(model, ids)[:, 0, at] for ids in model.tokenize(items)]
     hidden = model.hidden(items)
     assert hidden.shape == (9, 3, 16)
     assert np.allclose(hidden, torch.stack(own), atol=2e-5)
@@ -113,7 +116,12 @@ def test_gradients_equal_the_models_own(folders: dict[str, Path], name: str) -> 
         assert torch.allclose(mine[key], parameter.grad, atol=1e-5), key
 
 
-@pytest.mark.parametrize(("name", "trainable"), [("gpt2", "full"), ("gpt2", "lora:2"), ("bert", "full"), ("bert", "head"), ("bert", "lora:2"), ("llama", "lora:4")])  # fmt: skip
+KINDS = [
+    ("gpt2", "full"), ("gpt2", "lora:2"), ("bert", "full"), ("bert", "head"), ("bert", "lora:2"), ("llama", "lora:4"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "trainable"), KINDS)
 def test_every_kind_learns_and_its_student_is_read_back(
     folders: dict[str, Path], name: str, trainable: str, tmp_path: Path
 ) -> None:
@@ -276,7 +284,7 @@ def test_chat_models_are_asked_through_their_template(folders: dict[str, Path], 
     model = LabelModel.load(folder, "binary", fmt=fmt, max_length=10)
     items = ItemSet.of([Item("a", "binary", "w1", "w2"), Item("b", "binary", "w1", "w3 " * 20)])
     words = [[WORDS[i] for i in row] for row in model.tokenize(items)]
-    assert words[0] == "user task w1 work w2 verdict B".split()
+    assert words[0] == ["user", "task", "w1", "work", "w2", "verdict", "B"]
     assert words[1] == ["user", *["w3"] * 7, "verdict", "B"]
     with pytest.raises(ModelError, match="chat template"):
         LabelModel.load(folders["llama"], "binary", fmt=fmt)

@@ -25,10 +25,13 @@ def texts() -> tuple[TokenTable, Any, Any]:
     return table, rng.random(24), rng.random(24)
 
 
-def step(model: LabelModel, texts: tuple[TokenTable, Any, Any], **changes: Any) -> tuple[dict[str, torch.Tensor], float]:
-    """The change of every tensor by one step of plain size: a big epsilon would hide nothing, clipping is off."""
+def step(
+    model: LabelModel, texts: tuple[TokenTable, Any, Any], **changes: Any
+) -> tuple[dict[str, torch.Tensor], float]:
+    """The gradients that the optimiser is given at the one step, and the loss; no clipping."""
     twin = model.copy()
-    config = TrainConfig(**({"epochs": 1, "batch_size": 24, "lr": 1.0, "clip": 1e9, "schedule": "constant"} | changes))
+    settings: dict[str, Any] = {"epochs": 1, "batch_size": 24, "clip": 1e9, "schedule": "constant"}
+    config = TrainConfig(**(settings | changes))
     gradients: dict[str, torch.Tensor] = {}
 
     def keep(self: Any, closure: Any = None) -> None:
