@@ -287,6 +287,110 @@ def counts(size: Size) -> None:
     )
 
 
+# a whole run
+
+
+def vanilla_inputs(folder: Path) -> None:
+    """What a vanilla run on 1,000 chat items reads, with a random-initialised strong model, and 2,000 test items."""
+    from safetensors.numpy import save_file
+
+    from gpu_pool.weak_to_strong.domains import get_domain, write_pretrain_inputs
+    from gpu_pool.weak_to_strong.methods import path_of
+    from gpu_pool.weak_to_strong.pretrain import pretrain_model
+
+    domain = get_domain("chat", "quick")
+    params = write_pretrain_inputs(domain, "strong", folder / "raw")
+    pretrain_model(folder / "raw", folder / "strong", params | {"steps": 0})
+    items, labels = domain.sample(domain.spec.unlabelled, 1)
+    items.save(folder / "items.arrow")
+    weak = np.where(labels == 1, 0.7, 0.3)
+    save_file({"probs": np.stack([1 - weak, weak], 1).astype(np.float32)}, folder / "weak.safetensors")
+    (folder / "code").mkdir()
+    (folder / "code" / "method.py").write_bytes(path_of("vanilla").read_bytes())
+    (folder / "test").mkdir()
+    (folder / "test" / "model").symlink_to(folder / "strong")
+    domain.sample(domain.spec.test, 2)[0].save(folder / "test" / "items.arrow")
+    student = domain.spec.student
+    (folder / "params.json").write_text(
+        json.dumps({"epochs": student.epochs, "lr": student.lr, "batch": student.batch})
+    )
+
+
+def vanilla_run(folder: Path) -> None:
+    """Train on the weak labels, then answer the test items with the student's file."""
+    from gpu_pool.weak_to_strong import entrypoints
+
+    torch.set_num_threads(1)
+    params = json.loads((folder / "params.json").read_text())
+    entrypoints.method(folder, folder / "test", params, lambda *_, **__: None)
+    entrypoints.predict(folder / "test", folder / "test", {}, lambda *_, **__: None)
+
+
+def vanilla() -> None:
+    """Print the seconds of a whole vanilla run in a new interpreter, and in a forked child of a warm parent."""
+    from gpu_pool.weak_to_strong.warm import warm_up
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        vanilla_inputs(folder)
+        started, before = time.monotonic(), _children()
+        subprocess.run([sys.executable, __file__, "--run", name], check=True)
+        cold = f"{time.monotonic() - started:.1f} s ({_children() - before:.1f} s of CPU)"
+        warm_up()
+        started, before = time.monotonic(), _children()
+        forked = os.fork()
+        if forked == 0:
+            vanilla_run(folder)
+            os._exit(0)
+        if os.waitpid(forked, 0)[1] != 0:
+            raise SystemExit("the forked run failed")
+        warm = f"{time.monotonic() - started:.1f} s ({_children() - before:.1f} s of CPU)"
+        print(f"vanilla run from request to answers, 1,000 items and 2,000 test items: warm {warm}, cold {cold}")
+
+
+def _children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+# on a GPU: written to be run, never measured
+
+
+def on_gpu(items: int = 6826, mean: float = 1050.0, steps: int = 12) -> None:
+    """Qwen3-4B's shape with random weights, LoRA r = 32, batches of 32 on texts of lognormal length (sigma .6 assumed):
+    seconds of some steps, and of a whole run of five epochs by the ratio of tokens.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from gpu_pool.weak_to_strong.trainer import TrainConfig, finetune
+
+    shape = Size("4B", 2560, 36, 151_936, mean, 0.6, items, 0, 5, 1e-4)
+    config = shape.config() | {
+        "intermediate_size": 9728, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128,
+        "max_position_embeddings": 32_768,
+    }  # fmt: skip
+    with torch.device("cuda"):
+        lm = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=torch.bfloat16)  # type: ignore[no-untyped-call]
+    rows, labels = made_up(shape, items, 1)
+    model = engine_model(shape, lm.eval())
+    settings = TrainConfig(epochs=1, batch_size=BATCH, lr=1e-4, betas=(0.9, 0.95), trainable="lora:32")
+    finetune(model, rows[:BATCH], labels[:BATCH], settings)
+    torch.cuda.reset_peak_memory_stats()
+    torch.cuda.synchronize()
+    start = time.monotonic()
+    report = finetune(model, rows[: steps * BATCH], labels[: steps * BATCH], settings)
+    torch.cuda.synchronize()
+    rate = report.tokens / (time.monotonic() - start)
+    whole = 5 * sum(len(row) for row in rows) / rate
+    # 16.2 GFLOP a token: forward 7.27, backward to the activations 7.27, adapters .53, the rest attention at 1,200.
+    print(
+        f"{torch.cuda.get_device_name()}: {rate:.0f} tokens/s, {rate * 16.2e9 / 1e12:.0f} TFLOP/s counted, padded "
+        f"{report.padded / report.tokens:.2f}x, peak {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB, five epochs "
+        f"of {items} items would take {whole:.0f} s"
+    )
+
+
 def main() -> None:
     """Parse, run, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -294,9 +398,21 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--child", choices=list(LOOPS), help=argparse.SUPPRESS)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--vanilla", action="store_true", help="only a whole run, warm and cold")
+    parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.run:
+        vanilla_run(options.run)
+        return
+    if options.device == "cuda":
+        on_gpu()
+        return
     if options.child:
         print(json.dumps(child(SIZES[options.size], options.child, options.seed)))
+        return
+    vanilla()
+    if options.vanilla:
         return
     for name in SIZES if options.size == "all" else [options.size]:
         compare(SIZES[name], options.rounds)

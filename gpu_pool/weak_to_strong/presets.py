@@ -1,9 +1,9 @@
 """The two published models with their hyper-parameters (automated-w2s-research, 2026).
 
 Both roles were trained alike: LoRA r = 32, alpha 32, rank-stabilised, no dropout, on all seven linear layers; AdamW
-with betas .9/.95, learning rate 1e-4 linear after 10 % warm-up, no weight decay, batches of 32, 5 epochs, contexts up to
-8,192 tokens. The published run kept its optimiser's moments in 8 bits and put a loss on the end token too; here moments
-are float32 and the loss is on the label alone.
+with betas .9/.95, learning rate 1e-4 linear after 10 % warm-up, no weight decay, batches of 32, 5 epochs, contexts up
+to 8,192 tokens. The published run kept its optimiser's moments in 8 bits and put a loss on the end token too; here
+moments are float32 and the loss is on the label alone.
 
     preset = PRESETS["Qwen/Qwen3-4B-Base"]
     model = preset.load("pair", device="cuda")

@@ -29,7 +29,8 @@ class _RmsNorm(torch.autograd.Function):
         inverse = torch.linalg.vecdot(x, x).div_(x.shape[-1]).add_(eps).rsqrt_().unsqueeze(-1)
         scaled = x * inverse
         ctx.save_for_backward(scaled, weight, inverse)
-        return scaled * weight
+        out: torch.Tensor = scaled * weight
+        return out
 
     @staticmethod
     @once_differentiable
