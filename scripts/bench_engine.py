@@ -283,7 +283,8 @@ def counts(size: Size) -> None:
     full = 4 * style * size.layers * layer + 3 * style * 2 * size.width * size.vocabulary
     print(
         f"counted: {real} tokens; computed {engine} ({engine / real:.2f}x) by the engine, {style} "
-        f"({style / real:.2f}x) by the padded loop; {lean / 1e9:.0f} GFLOP against {full / 1e9:.0f} ({full / lean:.1f}x), attention apart"
+        f"({style / real:.2f}x) by the padded loop; {lean / 1e9:.0f} GFLOP "
+        f"against {full / 1e9:.0f} ({full / lean:.1f}x), attention apart"
     )
 
 
