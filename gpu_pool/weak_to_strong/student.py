@@ -2,8 +2,8 @@
 
 Four kinds. `lm`: tensors of the base model that training changed. `lora`: low-rank adapters of its linear layers, and
 nothing of the base. `head`: a linear head on the standardised state of one layer at the position that answers.
-`ensemble`: a weighted mean of the members' probabilities. Inference is always this library's. Promise: `Student.load` executes nothing from the file and refuses whatever does not fit the base model with
-StudentError.
+`ensemble`: a weighted mean of the members' probabilities. Inference is always this library's. Promise: `Student.load`
+executes nothing from the file and refuses whatever does not fit the base model with StudentError.
 """
 
 from __future__ import annotations
@@ -186,14 +186,12 @@ def _own_head(model: LabelModel, base: LabelModel) -> dict[str, torch.Tensor]:
     return {LABEL_HEAD: model.label_head.detach()}
 
 
-def expected_tensors(
-    node: AnyNode, base: LabelModel, prefix: str = "", depth: int = 1
-) -> dict[str, tuple[int, ...]]:
+def expected_tensors(node: AnyNode, base: LabelModel, prefix: str = "", depth: int = 1) -> dict[str, tuple[int, ...]]:
     """Names and shapes that a student of this tree may hold; raises StudentError when it is too deep or too large."""
     if depth > MAX_DEPTH:
         raise StudentError(f"ensembles may be nested {MAX_DEPTH - 1} deep at most")
     if isinstance(node, LmNode):
-        shapes = {prefix + name: tuple(value.shape) for name, value in lm_tensors(base).items()}
+        shapes = {prefix + name: tuple(value.shape) for name, value in base.lm.named_parameters()}
         shapes[prefix + LABEL_HEAD] = (2, base.width)
         return shapes
     if isinstance(node, LoraNode):
@@ -252,9 +250,7 @@ def _check(node: AnyNode, tensors: Tensors, base: LabelModel, prefix: str) -> No
             _check(member, tensors, base, f"{prefix}{number}/")
 
 
-def _predict(
-    node: AnyNode, tensors: Tensors, base: LabelModel, items: ItemSet
-) -> npt.NDArray[np.float64]:
+def _predict(node: AnyNode, tensors: Tensors, base: LabelModel, items: ItemSet) -> npt.NDArray[np.float64]:
     """P(label 1) of each item (n,)."""
     if isinstance(node, EnsembleNode):
         members = []

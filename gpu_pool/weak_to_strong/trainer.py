@@ -114,7 +114,9 @@ class _Loop:
             nn.utils.clip_grad_norm_(parameters, self.config.clip)
             self._optimizer.step()
             if average:
-                torch._foreach_lerp_(average, parameters, 1 - min(self.config.ema, (1 + step) / (10 + step)))
+                torch._foreach_lerp_(
+                    average, list[torch.Tensor](parameters), 1 - min(self.config.ema, (1 + step) / (10 + step))
+                )
             if (step + 1) % REPORT_EVERY == 0 or step + 1 == self.steps:
                 losses += self._read(recent, len(losses))
                 recent = []
@@ -129,7 +131,8 @@ class _Loop:
         for number, value in enumerate(values):
             if not math.isfinite(value):
                 raise TrainingError(
-                    f"loss is {value} at step {first + number} of {self.steps} (lr {self.config.lr}); lower lr or check it"
+                    f"loss is {value} at step {first + number} of {self.steps} (lr {self.config.lr}); "
+                    "lower lr, or check the loss"
                 )
         return values
 
@@ -153,7 +156,7 @@ class _Loop:
                 self.padded += sum(len(part) * int(self.model.lengths[part[0]]) for part in parts)
                 return loss
             # Out here the error, and with it the graph that its traceback holds, is gone.
-            self.budget = largest // 2
+            self.budget = min(self.budget, largest) // 2
             if self.target.is_cuda:
                 torch.cuda.empty_cache()
 
@@ -175,7 +178,7 @@ class _Loop:
         logits.requires_grad_(True)
         value = self._loss(logits, np.concatenate(parts), done)
         (toward,) = torch.autograd.grad(value, logits)
-        for part, slope in zip(parts, toward.split([len(part) for part in parts]), strict=True):
+        for part, slope in zip(parts, torch.split(toward, [len(part) for part in parts]), strict=True):
             self.model.logits(part).backward(slope)  # type: ignore[no-untyped-call]
         return value.detach()
 

@@ -89,7 +89,8 @@ class Decoder:
             queries = rotate(queries, cos[last].unsqueeze(1), sin[last].unsqueeze(1))
             mixed = _attend_last(queries, keys, values, attention.scaling, last)
         state = state + attention.o_proj(mixed)
-        return state + layer.mlp(rms_norm(state, layer.post_attention_layernorm))
+        out: torch.Tensor = state + layer.mlp(rms_norm(state, layer.post_attention_layernorm))
+        return out
 
     def _heads(self, projected: torch.Tensor, norm: Any) -> torch.Tensor:
         heads = projected.view(*projected.shape[:2], -1, self._head_dim)
@@ -119,9 +120,7 @@ def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> 
     return mixed.reshape(*mixed.shape[:2], -1)
 
 
-def _attend_last(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, last: torch.Tensor
-) -> torch.Tensor:
+def _attend_last(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, last: torch.Tensor) -> torch.Tensor:
     """Attention of one query a text (b, 1, heads, head_dim) to the keys up to `last`; (b, 1, heads * head_dim)."""
     b, t, groups, size = k.shape
     grouped = q.view(b, groups, -1, size)

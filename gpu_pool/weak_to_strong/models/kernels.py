@@ -17,7 +17,8 @@ def rms_norm(x: torch.Tensor, norm: Any) -> torch.Tensor:
     """x / sqrt(mean(x^2) + eps) * weight over the last axis, of a module with `weight` and `variance_epsilon`."""
     weight, eps = norm.weight, norm.variance_epsilon
     if x.is_cuda or x.dtype != torch.float32:
-        return functional.rms_norm(x, x.shape[-1:], weight.to(x.dtype), eps)
+        fused: torch.Tensor = functional.rms_norm(x, x.shape[-1:], weight.to(x.dtype), eps)
+        return fused
     normed: torch.Tensor = _RmsNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
     return normed
 
@@ -28,10 +29,11 @@ class _RmsNorm(torch.autograd.Function):
         inverse = torch.linalg.vecdot(x, x).div_(x.shape[-1]).add_(eps).rsqrt_().unsqueeze(-1)
         scaled = x * inverse
         ctx.save_for_backward(scaled, weight, inverse)
-        return scaled * weight
+        out: torch.Tensor = scaled * weight
+        return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, None]:
         (given,) = gradients
         scaled, weight, inverse = ctx.saved_tensors
@@ -54,9 +56,10 @@ class _Rotate(torch.autograd.Function):
         return _turned(x, cos, sin, 1)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        return _turned(gradients[0], *ctx.saved_tensors, -1), None, None
+        cos, sin = ctx.saved_tensors
+        return _turned(gradients[0], cos, sin, -1), None, None
 
 
 def _turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, direction: int) -> torch.Tensor:

@@ -32,7 +32,7 @@ Readout = Literal["labels", "head"]
 Pool = Literal["last", "first"]
 HEAD_STD = 0.02
 _PLAIN = (
-    "tokenizer", "kind", "fmt", "readout", "pool", "max_length", "over_long", "lora", "label_ids", "_frame", "half",
+    "tokenizer", "kind", "fmt", "readout", "pool", "max_length", "over_long", "lora", "label_ids", "_frame", "in_half",
 )  # fmt: skip
 """Attributes that a copy shares: none of them is ever changed in place."""
 
@@ -73,7 +73,7 @@ class LabelModel(nn.Module):
         self.label_ids = [texts.single_token(tokenizer, label) for label in fmt.labels] if readout == "labels" else []
         self._frame = texts.chat_frame(tokenizer) if fmt.chat else None
         # Weights in half precision are trained as float32 masters and computed with under autocast.
-        self.half = next(lm.parameters()).dtype == torch.bfloat16
+        self.in_half = next(lm.parameters()).dtype == torch.bfloat16
 
     @classmethod
     def load(
@@ -138,7 +138,8 @@ class LabelModel(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(self.lm.parameters()).device
+        place: torch.device = next(self.lm.parameters()).device
+        return place
 
     @property
     def _body(self) -> Decoder | Opaque:
@@ -176,7 +177,9 @@ class LabelModel(nn.Module):
         head = [] if self.label_head is None else [self.label_head]
         if trainable.startswith("lora:") or self.lora is not None:
             if self.lora is not None and trainable != f"lora:{self.lora.rank}":
-                raise ModelError(f"the model has adapters of rank {self.lora.rank}: it trains with lora:{self.lora.rank}")
+                raise ModelError(
+                    f"the model has adapters of rank {self.lora.rank}: it trains with lora:{self.lora.rank}"
+                )
             return [*lora.parameters(self.lm).values(), *(head if self.readout == "head" else [])]
         if trainable == "full":
             return [*self.lm.parameters(), *head]
@@ -184,7 +187,9 @@ class LabelModel(nn.Module):
             return head
         depth = self.layers - int(trainable.removeprefix("top:"))
         if self.decoder is None:
-            raise ModelError(f"trainable {trainable!r} needs single layers, which {type(self.lm).__name__} does not show")
+            raise ModelError(
+                f"trainable {trainable!r} needs single layers, which {type(self.lm).__name__} does not show"
+            )
         if depth < 0:
             raise ModelError(f"trainable {trainable!r}: the model has {self.layers} layers")
         body = self.decoder.body
@@ -251,7 +256,7 @@ class LabelModel(nn.Module):
 
     def precision(self) -> contextlib.AbstractContextManager[Any]:
         """Autocast to bfloat16 where the weights were loaded so."""
-        return torch.autocast(self.device.type, torch.bfloat16) if self.half else contextlib.nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16) if self.in_half else contextlib.nullcontext()
 
     def logits(self, tokens: Tokens) -> FloatArray:
         """Label logits (n, 2) in the order of `tokens`."""
@@ -262,7 +267,7 @@ class LabelModel(nn.Module):
         return softmax(self.logits(self.tokenize(items)))
 
     def hidden(self, items: ItemSet, layers: Sequence[int] | None = None) -> FloatArray:
-        """States at the position that answers, (n, layers + 1, d): index 0 the embedding, the last after the final norm.
+        """States at the position that answers, (n, layers + 1, d): the embedding first, the last after the final norm.
 
         `layers` chooses some of them, (n, len(layers), d).
         """
@@ -318,7 +323,7 @@ class LabelModel(nn.Module):
         return out
 
     def batches(self, tokens: Tokens) -> Iterator[tuple[npt.NDArray[np.int64], torch.Tensor, torch.Tensor]]:
-        """Length-sorted batches for inference: indices (b,), ids (b, t) and last positions (b,) on the model's device."""
+        """Length-sorted batches for inference: indices (b,), ids (b, t), last positions (b,) on the model's device."""
         return inference_batches(tokens, self.width, self.device)
 
     def save(self, folder: Path) -> None:

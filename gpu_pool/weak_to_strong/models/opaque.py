@@ -49,7 +49,9 @@ class Opaque:
         else:
             # The head runs at the few distinct last positions of a length-sorted batch, not at every token.
             positions, which = torch.unique(last, return_inverse=True)
-            logits = self.lm(input_ids=ids, attention_mask=_mask(ids, last), logits_to_keep=positions).logits[rows, which]
+            logits = self.lm(input_ids=ids, attention_mask=_mask(ids, last), logits_to_keep=positions).logits[
+                rows, which
+            ]
         chosen: torch.Tensor = logits[:, label_ids]
         return chosen
 

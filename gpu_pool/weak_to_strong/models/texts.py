@@ -26,7 +26,7 @@ def load_tokenizer(folder: Path) -> Any:
     bare = folder / "tokenizer.json"
     try:
         if any((folder / name).is_file() for name in ("tokenizer_config.json", "vocab.txt", "vocab.json")):
-            tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)  # type: ignore[no-untyped-call]
+            tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
             if getattr(tokenizer, "backend_tokenizer", None) is not None:
                 tokenizer.backend_tokenizer.no_padding()
                 tokenizer.backend_tokenizer.no_truncation()

@@ -45,8 +45,8 @@ def resolve(folder_or_id: str | Path) -> Path:
     except Exception as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
-            f"{name} is no folder here and the Hugging Face hub does not give it ({first}): where there is a network, run "
-            f"`hf download {name} --local-dir DIR`, copy DIR to this machine and give its path"
+            f"{name} is no folder here and the Hugging Face hub does not give it ({first}): where there is a network, "
+            f"run `hf download {name} --local-dir DIR`, copy DIR to this machine and give its path"
         ) from error
 
 
@@ -80,7 +80,7 @@ def initial_lm(config_file: Path, seed: int) -> Any:
     factory = AutoModel if is_encoder(config) else AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return factory.from_config(config, dtype=torch.float32)
+        return factory.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
 
 
 def load_lm(folder: Path, config: Any, dtype: torch.dtype) -> Any:
@@ -90,7 +90,7 @@ def load_lm(folder: Path, config: Any, dtype: torch.dtype) -> Any:
         return _mapped(folder, files, config, dtype)
     factory = AutoModel if is_encoder(config) else AutoModelForCausalLM
     try:
-        lm, info = factory.from_pretrained(
+        lm, info = factory.from_pretrained(  # type: ignore[misc]
             str(folder), config=config, dtype=dtype, local_files_only=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -122,7 +122,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 def _mapped(folder: Path, files: list[Path], config: Any, dtype: torch.dtype) -> Any:
     with torch.device("meta"):
-        lm = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        lm = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
     names = {name for name, _ in lm.named_parameters(remove_duplicate=False)}
     try:
         given = {name: value for file in files for name, value in load_file(file).items()}

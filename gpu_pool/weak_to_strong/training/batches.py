@@ -15,9 +15,9 @@ from gpu_pool.weak_to_strong.training.config import TrainConfig
 BUCKET_BATCHES = 8
 """Batches are cut from sorted runs of that many: padding 1.2 to 1.4 x, order still random."""
 TRAIN_ELEMENTS = 2 * CACHE_ELEMENTS
-"""Elements of one state, tokens x width, of a CPU micro-batch (measured: more leaves the cache, fewer are all calls)."""
+"""Elements of one state, tokens x width, of a CPU micro-batch (measured: more leave the cache, fewer are all calls)."""
 DEVICE_TOKENS = 16_384
-"""Padded tokens of a GPU micro-batch: a 4B model keeps 4 to 6 MB a token without recomputation (counted, not measured)."""
+"""Padded tokens of a GPU micro-batch: a 4B model keeps 4 to 6 MB a token without recomputation (not measured)."""
 
 
 def step_count(n: int, config: TrainConfig) -> int:
