@@ -41,7 +41,7 @@ class PromptFormat:
     def text(self, prompt: str, first: str, second: str, *, prior: bool = False) -> str:
         """The text of one item, ending where the label token would follow."""
         body = self.body.format(prompt=prompt, first=first, second=second)
-        return f"{body} {self.ask_prior if prior else self.ask}"
+        return f"{body}{self.ask_prior if prior else self.ask}"
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
@@ -60,8 +60,8 @@ class PromptFormat:
 
 
 FORMATS: dict[Kind, PromptFormat] = {
-    "pair": PromptFormat("user {prompt} A {first} B {second}", "pick", "better", ("A", "B")),
-    "binary": PromptFormat("task {prompt} work {first}", "verdict", "grade", ("wrong", "right")),
+    "pair": PromptFormat("user {prompt} A {first} B {second}", " pick", " better", ("A", "B")),
+    "binary": PromptFormat("task {prompt} work {first}", " verdict", " grade", ("wrong", "right")),
 }
 
 

@@ -61,12 +61,12 @@ _STANDARD = {
     ),
 }  # fmt: skip
 
-_CHAT = {"quick": ChatWorld(content_words=300, corpus_bias=0.42, reacted=0.03), "standard": ChatWorld()}
+_CHAT = {"quick": ChatWorld(remedies=300, corpus_bias=0.42, reacted=0.03), "standard": ChatWorld()}
 _MATH = {"quick": VerifyWorld(claims=300), "standard": VerifyWorld()}
 
 
 def _code_world(claims: int) -> VerifyWorld:
-    return VerifyWorld(subject="code", claims=claims, graded=0.002, style=0.35, style_agrees=0.75, steps=(4, 8))
+    return VerifyWorld(subject="code", claims=claims, graded=0.002, style=0.35, style_agrees=0.75)
 
 
 _CODE = {"quick": _code_world(280), "standard": _code_world(400)}
