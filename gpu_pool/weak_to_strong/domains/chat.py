@@ -1,13 +1,19 @@
 """The chat domain: which of two answers is better?
 
-A question, and two answers that recommend remedies. Every remedy secretly helps or not. Documents have a mood, so
-remedies of one quality keep company; a few end with a reaction or compare two answers, both often wrong. The tone
-(surely, perhaps) agrees with quality only in part: a surface cue. A good answer draws three quarters helpful remedies,
-a bad one a quarter.
+A question, and two answers that each list remedies. Every remedy secretly helps or not. Answers have a mood, so
+remedies of one quality keep company; some documents compare two answers, a few of them say which is better, a few
+others end with a reaction, both often wrong. The tone (surely, perhaps) agrees with quality only in part: a surface
+cue. A good answer draws three quarters helpful remedies, a bad one a quarter.
 
     How to clean rusty kettles?
-    A: pine-oil with salt-wax, surely oat-milk and lime-ash
-    B: rose-gel, perhaps clay-tea, also plum-bark
+    A:
+    - pine-oil
+    - salt-wax, surely
+    - oat-milk
+    B:
+    - rose-gel, perhaps
+    - clay-tea
+    - pine-bark
     Pick: A
 """
 
@@ -23,11 +29,11 @@ from gpu_pool.weak_to_strong.domains.base import DomainSpec, IntArray, Labels, S
 from gpu_pool.weak_to_strong.domains.lexicon import Lexicon
 from gpu_pool.weak_to_strong.items import ItemSet, Kind, PromptFormat
 
-_FORMAT = PromptFormat("{prompt}?\nA: {first}\nB: {second}", "\nPick:", "\nBetter:", (" A", " B"))
-_FIRST, _SECOND, _ANSWER, _REACTION = "?\nA:", "\nB:", "?\nAnswer:", "\nReaction:"
+_FORMAT = PromptFormat("{prompt}\nA:\n{first}\nB:\n{second}", "\nPick:", "\nBetter:", (" A", " B"))
+_FIRST, _SECOND, _ANSWER, _REACTION = "\nA:", "\nB:", "\nAnswer:", "\nReaction:"
 _REACTIONS = (" useless", " thanks")
 _PATTERNS = (
-    "|".join(words.ASKS), r"\?\n[A-Za-z]+:", r"\n[A-Za-z]+:", r",? [A-Za-z]+-[A-Za-z]+", r",? ?[A-Za-z]+",
+    "|".join(words.ASKS), r"\n[A-Za-z]+:", r"\n- [A-Za-z]+-[A-Za-z]+", r",? ?[A-Za-z]+",
 )  # fmt: skip
 
 
@@ -38,10 +44,12 @@ class ChatWorld:
     remedies: int = 600
     bias: float = 0.25  # a good answer's remedies help with probability .5 + bias
     corpus_bias: float = 0.35
-    style: float = 0.4  # share of joining words that show a tone
+    style: float = 0.35  # share of remedies with a word of tone
     style_agrees: float = 0.7
+    asked: float = 0.3  # documents that show a question
     reacted: float = 0.02  # documents that end with a reaction
-    compared: float = 0.01  # documents that compare two answers
+    paired: float = 0.15  # documents that compare two answers
+    compared: float = 0.01  # documents that compare two answers and say which is better
     wrong: float = 0.3  # reactions and comparisons that are wrong
     answer: tuple[int, int] = (3, 6)  # remedies of an answer
     corpus_answer: tuple[int, int] = (4, 9)
@@ -62,13 +70,12 @@ class ChatDomain:
         polarity = rng.permutation(np.arange(world.remedies) % 2)
         question = (words.ASKS, words.ACTIONS, words.STATES, words.THINGS)
         told = (_FIRST, _SECOND, _ANSWER, _REACTION, *_REACTIONS, _FORMAT.ask, _FORMAT.ask_prior, *_FORMAT.labels)
-        joining = (*words.JOINERS, *words.HEDGED, *words.CONFIDENT)
-        self._lexicon = Lexicon([*told, *(w for group in question for w in group), *joining, *remedies], _PATTERNS)
+        tones = (*words.HEDGED, *words.CONFIDENT)
+        self._lexicon = Lexicon([*told, *(w for group in question for w in group), *tones, *remedies], _PATTERNS)
         ids = self._lexicon.ids
         probability = base.zipf(world.remedies)
         self._remedies = [ids(remedies)[polarity == side] for side in (0, 1)]
         self._cumulative = [np.cumsum(p / p.sum()) for p in (probability[polarity == side] for side in (0, 1))]
-        self._joiners = ids(words.JOINERS)
         self._styles = np.stack([ids(words.HEDGED), ids(words.CONFIDENT)])
         self._question = [ids(group) for group in question]
 
@@ -87,37 +94,37 @@ class ChatDomain:
     def _answers(
         self, rng: np.random.Generator, good: IntArray, bias: float, span: tuple[int, int], style: IntArray
     ) -> IntArray:
-        """One answer a row (n, w), remedies and joining words in turn: `good` (n,) is the quality its remedies lean to,
-        `style` (n,) its tone.
-        """
+        """One answer a row (n, 2w): `good` (n,) is the quality its remedies lean to, `style` (n,) its tone."""
         n, width = len(good), span[1] - 1
         shape = (n, width)
         quality = np.where(rng.random(shape) < 0.5 + bias, good[:, None], 1 - good[:, None])
         drawn = [self._remedies[side][base.draw(self._cumulative[side], shape, rng)] for side in (0, 1)]
-        joiner = self._joiners[rng.integers(len(self._joiners), size=shape)]
-        toned = self._styles[style[:, None], rng.integers(self._styles.shape[1], size=shape)]
-        joiner = np.where(rng.random(shape) < self.world.style, toned, joiner)
-        both = np.stack([np.where(quality == 1, drawn[1], drawn[0]), joiner], axis=2).reshape(n, -1)
-        return base.cut(both, 2 * rng.integers(span[0], span[1], size=n) - 1)
+        remedies = base.cut(np.where(quality == 1, drawn[1], drawn[0]), rng.integers(*span, size=n))
+        tone = self._styles[style[:, None], rng.integers(self._styles.shape[1], size=shape)]
+        toned = (rng.random(shape) < self.world.style) & (remedies != base.NOTHING)
+        return np.stack([remedies, np.where(toned, tone, base.NOTHING)], axis=2).reshape(n, -1)
 
     def _questions(self, rng: np.random.Generator, n: int) -> IntArray:
-        return np.stack([group[rng.integers(len(group), size=n)] for group in self._question], axis=1)
+        asked = [group[rng.integers(len(group), size=n)] for group in self._question]
+        return np.stack([*asked, np.full(n, self._lexicon.id("?"))], axis=1)
 
     def corpus(self, documents: int, seed: Seed) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
-        """Dialogues with a mood, a few with a reaction, a few comparisons."""
+        """Single answers with a mood, a few with a reaction; pairs of opposite moods, a few with a choice."""
         rng = base.seeded(seed, "chat", "corpus", str(self.world_seed))
-        compared = int(rng.binomial(documents, self.world.compared))
-        blocks = [self._dialogues(rng, documents - compared), self._comparisons(rng, compared)]
-        return base.flatten(blocks, rng)
+        pairs = int(rng.binomial(documents, self.world.paired))
+        return base.flatten([self._single(rng, documents - pairs), self._compared(rng, pairs)], rng)
 
-    def _dialogues(self, rng: np.random.Generator, n: int) -> IntArray:
+    def _heads(self, rng: np.random.Generator, n: int) -> IntArray:
+        """BOS and, in some rows, a question."""
+        return np.hstack([base.column(base.BOS, n), base.only(self._questions(rng, n), rng.random(n) < self.world.asked)])
+
+    def _single(self, rng: np.random.Generator, n: int) -> IntArray:
         good, style = _coins(rng, n), _coins(rng, n)
         answer = self._answers(rng, good, self.world.corpus_bias, self.world.corpus_answer, style)
         shown = np.where(rng.random(n) < self.world.wrong, 1 - good, good)
         reaction = np.hstack([self._token(_REACTION, n), base.column(self._lexicon.ids(_REACTIONS)[shown], n)])
         reacts = rng.random(n) < self.world.reacted
-        start = [base.column(base.BOS, n), self._questions(rng, n), self._token(_ANSWER, n)]
-        return np.hstack([*start, answer, base.only(reaction, reacts)])
+        return np.hstack([self._heads(rng, n), self._token(_ANSWER, n), answer, base.only(reaction, reacts)])
 
     def _pair(
         self, rng: np.random.Generator, good: IntArray, styles: tuple[IntArray, IntArray]
@@ -126,15 +133,14 @@ class ChatDomain:
         second = self._answers(rng, 1 - good, self.world.bias, self.world.answer, styles[1])
         return first, second
 
-    def _comparisons(self, rng: np.random.Generator, n: int) -> IntArray:
+    def _compared(self, rng: np.random.Generator, n: int) -> IntArray:
         good = _coins(rng, n)
         first, second = self._pair(rng, good, (_coins(rng, n), _coins(rng, n)))
         shown = np.where(rng.random(n) < self.world.wrong, 1 - good, good)
-        labels = self._lexicon.ids(_FORMAT.labels)[1 - shown]
-        return np.hstack([
-            base.column(base.BOS, n), self._questions(rng, n), self._token(_FIRST, n), first, self._token(_SECOND, n),
-            second, self._token(_FORMAT.ask_prior, n), base.column(labels, n),
-        ])  # fmt: skip
+        choice = np.hstack([self._token(_FORMAT.ask_prior, n), base.column(self._lexicon.ids(_FORMAT.labels)[1 - shown], n)])
+        chosen = rng.random(n) < self.world.compared / self.world.paired
+        pair = [self._token(_FIRST, n), first, self._token(_SECOND, n), second]
+        return np.hstack([self._heads(rng, n), *pair, base.only(choice, chosen)])
 
     def sample(self, n: int, seed: Seed) -> tuple[ItemSet, Labels]:
         """`n` pairs, one answer good and one bad in either order; label 1 means the second is the good one."""

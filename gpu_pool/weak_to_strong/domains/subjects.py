@@ -12,6 +12,7 @@ from gpu_pool.weak_to_strong.domains.lexicon import Lexicon
 from gpu_pool.weak_to_strong.items import PromptFormat
 
 _LABELS = (" wrong", " right")
+_MISS = 12  # a wrong value is off by that much at most; many misses make wrong totals differ from each other
 _WORD = r" ?[A-Za-z]+"
 _HEADING = r"\n[A-Za-z]+:"
 
@@ -52,7 +53,7 @@ class Subject:
         return [self._claim(*pool[i], wrong, rng) for i in rng.permutation(len(pool))[:count]]
 
     def _claim(self, expression: str, value: int, wrong: int, rng: np.random.Generator) -> Claim:
-        near = sorted({value + 1, value + 2, value + 10, *(v for v in (value - 1, value - 2, value - 10) if v >= 0)})
+        near = [value + miss for miss in range(-_MISS, _MISS + 1) if miss and value + miss >= 0]
         values = (value, *(int(v) for v in rng.permutation(near)[:wrong]))
         versions = tuple(self.version.format(expression, v) for v in values)
         return Claim(self.term.format(expression), versions, values)

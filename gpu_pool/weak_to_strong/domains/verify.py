@@ -21,6 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from gpu_pool.weak_to_strong.domains import base
@@ -28,9 +29,10 @@ from gpu_pool.weak_to_strong.domains.base import DomainSpec, IntArray, Labels, S
 from gpu_pool.weak_to_strong.domains.subjects import SUBJECTS
 from gpu_pool.weak_to_strong.items import ItemSet, Kind, PromptFormat
 
-CANDIDATES = 4  # candidate works of one problem
+CANDIDATES = 5  # works of one problem: the most common total is usually right
 _TOTAL_DIGITS = 4
 _CORPUS_CLAIMS = (4, 9)
+_MORE_CLAIMS = (2, 5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class VerifyDomain:
         self._claims = np.stack([ids(claim.versions) for claim in claims])
         self._values = np.array([claim.values for claim in claims])
         self._styles = np.stack([ids(remarks) for remarks in self._subject.remarks])
+        self._labels = ids(self.prompt_format.labels)
         self._title = [ids(words) for words in self._subject.title]
         self._cumulative = np.cumsum(base.zipf(len(claims)))
 
@@ -112,35 +115,40 @@ class VerifyDomain:
         return lines, np.hstack([closing, self._lexicon.digits(total, _TOTAL_DIGITS)])
 
     def corpus(self, documents: int, seed: Seed) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
-        """Works of good and bad authors, some with problem and total, a few with a grade."""
+        """Works of good and bad authors. Some show the problem and the total, and begin another work after it, so that
+        skill matters beyond a total; a few end with a grade.
+        """
         rng = base.seeded(seed, self.name, "corpus", str(self.world_seed))
-        n, (low, high) = documents, _CORPUS_CLAIMS
+        n = documents
         good = (rng.random(n) < self.world.good_authors).astype(np.int64)
-        claims = base.cut(base.draw(self._cumulative, (n, high - 1), rng), rng.integers(low, high, size=n))
-        valid = (rng.random(claims.shape) < np.array(self.world.skill)[good][:, None]).astype(np.int64)
-        all_valid = ((valid == 1) | (claims == base.NOTHING)).all(axis=1)
-        grade = np.where(rng.random(n) < self.world.grade_wrong, ~all_valid, all_valid).astype(np.int64)
-        graded, framed = rng.random(n) < self.world.graded, rng.random(n) < self.world.framed
-        start = _starts(rng, n)
+        skill = np.array(self.world.skill)[good][:, None]
+        framed, graded = rng.random(n) < self.world.framed, rng.random(n) < self.world.graded
+        claims = self._draw_claims(rng, n, _CORPUS_CLAIMS)
+        more = base.only(self._draw_claims(rng, n, _MORE_CLAIMS), framed)
+        valid, more_valid = ((rng.random(c.shape) < skill).astype(np.int64) for c in (claims, more))
+        flawless = _all_valid(claims, valid) & _all_valid(more, more_valid)
+        grade = np.where(rng.random(n) < self.world.grade_wrong, ~flawless, flawless).astype(np.int64)
+        start, style = _starts(rng, n), rng.integers(2, size=n)
         problem = self._problems(rng, start, claims)
-        work, total = self._work(rng, start, claims, valid, rng.integers(2, size=n))
-        before = self._token(self._subject.frame[0], n)
-        labels = self._lexicon.ids(self.prompt_format.labels)
-        asked = np.hstack([self._token(self.prompt_format.ask_prior, n), base.column(labels[grade], n)])
+        work, total = self._work(rng, start, claims, valid, style)
+        again, _ = self._work(rng, _starts(rng, n), more, more_valid, style)
+        asked = [self._token(self.prompt_format.ask_prior, n), self._labels[grade][:, None]]
         rows = np.hstack([
-            base.column(base.BOS, n), base.only(np.hstack([before, problem]), framed), work,
-            base.only(total, framed), base.only(asked, graded),
+            base.column(base.BOS, n), base.only(np.hstack([self._token(self._subject.frame[0], n), problem]), framed),
+            work, base.only(np.hstack([total, again]), framed), base.only(np.hstack(asked), graded),
         ])  # fmt: skip
         return base.flatten([rows], rng)
+
+    def _draw_claims(self, rng: np.random.Generator, n: int, span: tuple[int, int]) -> IntArray:
+        """Claim numbers (n, w), a random count of `span` in each row."""
+        drawn = base.draw(self._cumulative, (n, span[1] - 1), rng)
+        return base.cut(drawn, rng.integers(*span, size=n))
 
     def sample(self, n: int, seed: Seed) -> tuple[ItemSet, Labels]:
         """`n` works, `CANDIDATES` to a problem, of equal claims; label 1 means every claim, and the total, is right."""
         rng = base.seeded(seed, self.name, "items", str(self.world_seed))
         problems = -(-n // CANDIDATES)
-        low, high = self.world.steps
-        numbers = base.cut(
-            base.draw(self._cumulative, (problems, high - 1), rng), rng.integers(low, high, size=problems)
-        )
+        numbers = self._draw_claims(rng, problems, self.world.steps)
         starts = _starts(rng, problems)
         texts = self._lexicon.texts(self._problems(rng, starts, numbers))
         prompts = tuple(text for text in texts for _ in range(CANDIDATES))[:n]
@@ -158,3 +166,8 @@ class VerifyDomain:
 
 def _starts(rng: np.random.Generator, n: int) -> IntArray:
     return rng.integers(1, 10, size=n)
+
+
+def _all_valid(claims: IntArray, valid: IntArray) -> npt.NDArray[np.bool_]:
+    """Whether every claim of a row (n, w) is valid."""
+    return np.asarray(((valid == 1) | (claims == base.NOTHING)).all(axis=1))

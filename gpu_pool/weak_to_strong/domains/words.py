@@ -58,9 +58,8 @@ THINGS = listed(
     curtains buckets barrels ladders fences roofs pots vases hats shirts belts bags clocks boats
     """
 )
-JOINERS = (" and", " with", " then", " plus", " before", " after", ", then", ", also")
-CONFIDENT = (", surely", ", clearly", ", definitely", ", certainly", ", always", ", absolutely")
-HEDGED = (", perhaps", ", possibly", ", maybe", ", roughly", ", sometimes", ", arguably")
+CONFIDENT = tuple(f",{word}" for word in listed("surely clearly definitely certainly always absolutely"))
+HEDGED = tuple(f",{word}" for word in listed("perhaps possibly maybe roughly sometimes arguably"))
 
 _SOURCES = (
     "pine rose lemon mint birch clay salt honey olive cedar maple wheat oat plum apple cherry walnut ginger pepper "
@@ -73,6 +72,6 @@ _FORMS = (
 
 
 def remedies(count: int, rng: np.random.Generator) -> tuple[str, ...]:
-    """`count` of the 624 distinct remedies such as ` pine-oil`, drawn with `rng`."""
-    names = [f" {source}-{form}" for source in _SOURCES for form in _FORMS]
+    """`count` of the 624 distinct remedies such as `pine-oil`, each as a line of a list, drawn with `rng`."""
+    names = [f"\n- {source}-{form}" for source in _SOURCES for form in _FORMS]
     return tuple(names[int(i)] for i in rng.permutation(len(names))[:count])
