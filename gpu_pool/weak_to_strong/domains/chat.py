@@ -116,7 +116,8 @@ class ChatDomain:
 
     def _heads(self, rng: np.random.Generator, n: int) -> IntArray:
         """BOS and, in some rows, a question."""
-        return np.hstack([base.column(base.BOS, n), base.only(self._questions(rng, n), rng.random(n) < self.world.asked)])
+        question = base.only(self._questions(rng, n), rng.random(n) < self.world.asked)
+        return np.hstack([base.column(base.BOS, n), question])
 
     def _single(self, rng: np.random.Generator, n: int) -> IntArray:
         good, style = _coins(rng, n), _coins(rng, n)
@@ -137,7 +138,8 @@ class ChatDomain:
         good = _coins(rng, n)
         first, second = self._pair(rng, good, (_coins(rng, n), _coins(rng, n)))
         shown = np.where(rng.random(n) < self.world.wrong, 1 - good, good)
-        choice = np.hstack([self._token(_FORMAT.ask_prior, n), base.column(self._lexicon.ids(_FORMAT.labels)[1 - shown], n)])
+        label = self._lexicon.ids(_FORMAT.labels)[1 - shown]
+        choice = np.hstack([self._token(_FORMAT.ask_prior, n), base.column(label, n)])
         chosen = rng.random(n) < self.world.compared / self.world.paired
         pair = [self._token(_FIRST, n), first, self._token(_SECOND, n), second]
         return np.hstack([self._heads(rng, n), *pair, base.only(choice, chosen)])

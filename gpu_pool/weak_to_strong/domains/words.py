@@ -61,17 +61,21 @@ THINGS = listed(
 CONFIDENT = tuple(f",{word}" for word in listed("surely clearly definitely certainly always absolutely"))
 HEDGED = tuple(f",{word}" for word in listed("perhaps possibly maybe roughly sometimes arguably"))
 
-_SOURCES = (
-    "pine rose lemon mint birch clay salt honey olive cedar maple wheat oat plum apple cherry walnut ginger pepper "
-    "beet barley sage thyme willow lime almond"
-).split()
-_FORMS = (
-    "oil soap wax paste powder tea syrup cloth brush resin vinegar dust foam balm cream milk water bark leaf seed ash "
-    "sand gel spray"
-).split()
+_SOURCES = listed(
+    """
+    pine rose lemon mint birch clay salt honey olive cedar maple wheat oat plum apple cherry walnut ginger pepper beet
+    barley sage thyme willow lime almond
+    """
+)
+_FORMS = listed(
+    """
+    oil soap wax paste powder tea syrup cloth brush resin vinegar dust foam balm cream milk water bark leaf seed ash
+    sand gel spray
+    """
+)
 
 
 def remedies(count: int, rng: np.random.Generator) -> tuple[str, ...]:
     """`count` of the 624 distinct remedies such as `pine-oil`, each as a line of a list, drawn with `rng`."""
-    names = [f"\n- {source}-{form}" for source in _SOURCES for form in _FORMS]
+    names = [f"\n-{source}-{form.strip()}" for source in _SOURCES for form in _FORMS]
     return tuple(names[int(i)] for i in rng.permutation(len(names))[:count])
