@@ -17,11 +17,11 @@ _WEAK = ModelShape(hidden=24, layers=2, head_dim=8)
 # How long the weak model is pretrained decides the gap, steeply (math's teacher: .69 after 220 steps, .82 after 300).
 # Change it only with a new measurement of weak, vanilla and ceiling.
 _WEAK_CHAT = PretrainSpec(_WEAK, steps=250, seed=1, batch=64)
-_WEAK_MATH = PretrainSpec(_WEAK, steps=290, seed=1, batch=32)
+_WEAK_MATH = PretrainSpec(_WEAK, steps=300, seed=1, batch=32)
 _WEAK_CODE = PretrainSpec(_WEAK, steps=270, seed=1, batch=32)
 _WEAK_STANDARD = PretrainSpec(_WEAK, steps=280, seed=1)
 _STRONG_STANDARD = PretrainSpec(ModelShape(hidden=64, layers=3, head_dim=16), steps=1000, seed=0)
-_TEACHER_QUICK = FinetuneSpec(epochs=10, lr=1e-3, members=3)  # three members: steadier over seeds than one of 20 epochs
+_TEACHER_QUICK = FinetuneSpec(epochs=12, lr=1e-3, members=2)  # two members: steadier over seeds than one of 20 epochs
 _TEACHER_STANDARD = FinetuneSpec(epochs=20, lr=1e-3)
 _STUDENT_QUICK = FinetuneSpec(epochs=5, lr=1e-3)  # in batches of 64 one epoch is too few steps to learn anything
 _STUDENT = FinetuneSpec(epochs=5, lr=5e-4)
@@ -62,11 +62,11 @@ _STANDARD = {
 }  # fmt: skip
 
 _CHAT = {"quick": ChatWorld(remedies=300, corpus_bias=0.42, reacted=0.03), "standard": ChatWorld()}
-_MATH = {"quick": VerifyWorld(claims=300, graded=0.006), "standard": VerifyWorld()}
+_MATH = {"quick": VerifyWorld(claims=300), "standard": VerifyWorld()}
 
 
 def _code_world(claims: int) -> VerifyWorld:
-    return VerifyWorld(subject="code", claims=claims, graded=0.003, style=0.35, style_agrees=0.75)
+    return VerifyWorld(subject="code", claims=claims, graded=0.004, style=0.35, style_agrees=0.75)
 
 
 _CODE = {"quick": _code_world(280), "standard": _code_world(400)}

@@ -50,7 +50,8 @@ class Subject:
     def claims(self, count: int, wrong: int, rng: np.random.Generator) -> list[Claim]:
         """`count` claims in random order, each with `wrong` near misses."""
         pool = self.make_claims()
-        return [self._claim(*pool[i], wrong, rng) for i in rng.permutation(len(pool))[:count]]
+        chosen = [pool[int(i)] for i in rng.permutation(len(pool))[:count]]
+        return [self._claim(expression, value, wrong, rng) for expression, value in chosen]
 
     def _claim(self, expression: str, value: int, wrong: int, rng: np.random.Generator) -> Claim:
         near = [value + miss for miss in range(-_MISS, _MISS + 1) if miss and value + miss >= 0]

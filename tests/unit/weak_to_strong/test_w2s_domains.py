@@ -66,7 +66,7 @@ def test_corpus_is_the_tokenised_text_of_its_documents(domain: Domain) -> None:
         assert tokenizer.encode(text).ids == document.tolist(), text
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.text(max_size=60))
 def test_any_text_is_encoded_without_loss(text: str) -> None:
     ids = TOKENIZER.encode(text, add_special_tokens=False).ids
