@@ -8,7 +8,7 @@ pretraining 49 to 51 s of processor time, weak 9 to 12 s, a `vanilla` run 3.7 to
     math     .680 sd .016    1.000     .14 sd .08    .97             PGR -.33       (10 seeds)
     code     .763 sd .028    1.000     .16 sd .05    .59             PGR -.65       (9 seeds)
 
-The share of graded documents is the dial of the zero-shot opinion, and steep: math with half as many (.006) has .56, and
+The share of graded documents is the steep dial of the zero-shot opinion: math with half as many (.006) has .56, and
 teacher and student then learn next to nothing. `standard` is larger and has not been measured with these texts.
 """
 
