@@ -4,7 +4,7 @@
 pretraining 49 to 51 s of processor time, weak 9 to 12 s, a `vanilla` run 3.7 to 4.7 s. Accuracy, sd over teacher seeds:
 
              teacher         ceiling   vanilla PGR   own zero-shot   vanilla without pretraining
-    chat     .675 sd .024    .920      .43 sd .11    .48             not measured   (3 seeds)
+    chat     .683 sd .027    .920      .41 sd .14    .48             PGR -.24       (5 seeds)
     math     .680 sd .016    1.000     .14 sd .08    .97             PGR -.33       (10 seeds)
     code     .763 sd .028    1.000     .16 sd .05    .59             PGR -.65       (9 seeds)
 
