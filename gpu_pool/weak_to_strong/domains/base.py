@@ -14,9 +14,6 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
-from tokenizers.processors import TemplateProcessing
 
 from gpu_pool.weak_to_strong.formats import PromptFormat
 from gpu_pool.weak_to_strong.items import ItemSet, Kind
@@ -105,10 +102,6 @@ class Domain(Protocol):
         """Its sizes and protocols."""
 
     @property
-    def vocabulary(self) -> tuple[str, ...]:
-        """All words; the position is the token id, the first three are `SPECIAL`."""
-
-    @property
     def prompt_format(self) -> PromptFormat:
         """How its items become text."""
 
@@ -119,7 +112,7 @@ class Domain(Protocol):
         """`n` items and their labels (n,), 0 or 1; ids come from the seed and say nothing of the label."""
 
     def tokenizer(self) -> Tokenizer:
-        """The word-level tokenizer of its vocabulary."""
+        """Its byte-level tokenizer, which can encode any text; ids 0 to 2 are `SPECIAL`."""
 
 
 def seeded(seed: Seed, *tags: str) -> np.random.Generator:
@@ -136,14 +129,6 @@ def item_ids(n: int, seed: Seed, name: str) -> tuple[str, ...]:
 def _digest(seed: Seed, *tags: str) -> bytes:
     raw = b"b" + seed if isinstance(seed, bytes) else b"i" + str(seed).encode()
     return hashlib.blake2b(raw, key="/".join(tags).encode()[:64], digest_size=32).digest()
-
-
-def word_tokenizer(vocabulary: Sequence[str]) -> Tokenizer:
-    """A whitespace word-level tokenizer that puts BOS in front."""
-    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token=SPECIAL[UNK]))
-    tokenizer.pre_tokenizer = WhitespaceSplit()
-    tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", BOS)])
-    return tokenizer
 
 
 def zipf(count: int, exponent: float = 0.8, shift: float = 5.0) -> npt.NDArray[np.float64]:
@@ -177,6 +162,6 @@ def flatten(documents: Sequence[IntArray], rng: np.random.Generator) -> npt.NDAr
     return np.asarray(rows[rows != NOTHING], dtype=np.int32)
 
 
-def texts(matrix: IntArray, vocabulary: Sequence[str]) -> tuple[str, ...]:
-    """The words of each row, joined by spaces."""
-    return tuple(" ".join(vocabulary[t] for t in row if t != NOTHING) for row in matrix.tolist())
+def only(block: IntArray, rows: npt.NDArray[np.bool_]) -> IntArray:
+    """`block` (n, w) with the other rows emptied; `rows` (n,)."""
+    return np.where(rows[:, None], block, NOTHING)

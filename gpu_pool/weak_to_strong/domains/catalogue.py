@@ -1,8 +1,15 @@
 """The shipped worlds: sizes that were measured on one CPU core, and how to get one by name.
 
-`quick` is the quickstart's: strong pretraining in 40 to 50 s of one core, a `vanilla` run in 3 to 4 s; measured with
-world seed 0. `standard` has the sizes of an earlier experiment with the same generators, and has not been measured
-again: expect pretraining of one to two minutes and runs twice as long.
+`quick` is the quickstart's. Measured with world seed 0 on a busy machine, one thread: corpus about 1 s, strong
+pretraining 49 to 51 s of processor time, weak 9 to 12 s, a `vanilla` run 3.7 to 4.7 s. Accuracy, sd over teacher seeds:
+
+             teacher         ceiling   vanilla PGR   own zero-shot   vanilla without pretraining
+    chat     .683 sd .027    .920      .41 sd .14    .48             PGR -.24       (5 seeds)
+    math     .680 sd .016    1.000     .14 sd .08    .97             PGR -.33       (10 seeds)
+    code     .763 sd .028    1.000     .16 sd .05    .59             PGR -.65       (9 seeds)
+
+The share of graded documents is the steep dial of the zero-shot opinion: math with half as many (.006) has .56, and
+teacher and student then learn next to nothing. `standard` is larger and has not been measured with these texts.
 """
 
 from __future__ import annotations
@@ -14,16 +21,16 @@ from gpu_pool.weak_to_strong.errors import W2SError
 
 DOMAIN_NAMES = ("chat", "math", "code")
 _WEAK = ModelShape(hidden=24, layers=2, head_dim=8)
-# How long the weak model is pretrained decides the gap, steeply: with 400 steps of 32 rows chat's teacher reaches .82
-# and math's .93, with these .70 and .71. Change it only with a new measurement of weak, vanilla and ceiling.
+# How long the weak model is pretrained decides the gap, steeply (math's teacher: .69 after 220 steps, .82 after 300).
+# Change it only with a new measurement of weak, vanilla and ceiling.
 _WEAK_CHAT = PretrainSpec(_WEAK, steps=250, seed=1, batch=64)
 _WEAK_MATH = PretrainSpec(_WEAK, steps=300, seed=1, batch=32)
-_WEAK_CODE = PretrainSpec(_WEAK, steps=400, seed=1, batch=32)
+_WEAK_CODE = PretrainSpec(_WEAK, steps=270, seed=1, batch=32)
 _WEAK_STANDARD = PretrainSpec(_WEAK, steps=280, seed=1)
 _STRONG_STANDARD = PretrainSpec(ModelShape(hidden=64, layers=3, head_dim=16), steps=1000, seed=0)
 _TEACHER_QUICK = FinetuneSpec(epochs=12, lr=1e-3, members=2)  # two members: steadier over seeds than one of 20 epochs
 _TEACHER_STANDARD = FinetuneSpec(epochs=20, lr=1e-3)
-_STUDENT_QUICK = FinetuneSpec(epochs=5, lr=1e-3, batch=64)  # as good as 32 at 5e-4, in two thirds of the time
+_STUDENT_QUICK = FinetuneSpec(epochs=5, lr=1e-3)  # in batches of 64 one epoch is too few steps to learn anything
 _STUDENT = FinetuneSpec(epochs=5, lr=5e-4)
 
 
@@ -38,11 +45,11 @@ _QUICK = {
     ),
     "math": DomainSpec(
         "math", "binary", "quick", labelled=250, unlabelled=1000, test=2000, documents=100_000,
-        strong=_strong_quick(48, 1200), weak=_WEAK_MATH, teacher=_TEACHER_QUICK, student=_STUDENT_QUICK,
+        strong=_strong_quick(48, 1100), weak=_WEAK_MATH, teacher=_TEACHER_QUICK, student=_STUDENT_QUICK,
     ),
     "code": DomainSpec(
         "code", "binary", "quick", labelled=200, unlabelled=1000, test=2000, documents=100_000,
-        strong=_strong_quick(48, 1200), weak=_WEAK_CODE, teacher=_TEACHER_QUICK, student=_STUDENT_QUICK,
+        strong=_strong_quick(48, 1100), weak=_WEAK_CODE, teacher=_TEACHER_QUICK, student=_STUDENT_QUICK,
     ),
 }  # fmt: skip
 
@@ -61,12 +68,12 @@ _STANDARD = {
     ),
 }  # fmt: skip
 
-_CHAT = {"quick": ChatWorld(content_words=300, corpus_bias=0.42, reacted=0.03), "standard": ChatWorld()}
+_CHAT = {"quick": ChatWorld(remedies=300, corpus_bias=0.42, reacted=0.03), "standard": ChatWorld()}
 _MATH = {"quick": VerifyWorld(claims=300), "standard": VerifyWorld()}
 
 
 def _code_world(claims: int) -> VerifyWorld:
-    return VerifyWorld(subject="code", claims=claims, graded=0.002, style=0.35, style_agrees=0.75, steps=(4, 8))
+    return VerifyWorld(subject="code", claims=claims, graded=0.004, style=0.35, style_agrees=0.75)
 
 
 _CODE = {"quick": _code_world(280), "standard": _code_world(400)}

@@ -1,8 +1,20 @@
-"""The chat domain: which of two replies is better?
+"""The chat domain: which of two answers is better?
 
-Every content word is secretly helpful or unhelpful. Documents have a mood, so words of one quality keep company; a few
-end with a reaction or compare two replies, both often wrong. Style words agree with quality only in part: a surface
-cue. A good reply draws three quarters helpful words, a bad one a quarter.
+A question, and two answers that each list remedies. Every remedy secretly helps or not. Answers have a mood, so
+remedies of one quality keep company; some documents compare two answers, a few of them say which is better, a few
+others end with a reaction, both often wrong. The tone (surely, perhaps) agrees with quality only in part: a surface
+cue. A good answer draws three quarters helpful remedies, a bad one a quarter.
+
+    How to clean rusty kettles?
+    A:
+    - pine-oil
+    - salt-wax, surely
+    - oat-milk
+    B:
+    - rose-gel, perhaps
+    - clay-tea
+    - pine-bark
+    Pick: A
 """
 
 from __future__ import annotations
@@ -14,27 +26,34 @@ from tokenizers import Tokenizer
 
 from gpu_pool.weak_to_strong.domains import base, words
 from gpu_pool.weak_to_strong.domains.base import DomainSpec, IntArray, Labels, Seed
-from gpu_pool.weak_to_strong.formats import FORMATS, PromptFormat
+from gpu_pool.weak_to_strong.domains.lexicon import Lexicon
+from gpu_pool.weak_to_strong.formats import PromptFormat
 from gpu_pool.weak_to_strong.items import ItemSet, Kind
 
-_STRUCTURE = ("user", "bot", "A", "B", "react", "better", "pick", ".", "thanks", "useless")
+_FORMAT = PromptFormat("{prompt}\nA:\n{first}\nB:\n{second}", "\nPick:", "\nBetter:", (" A", " B"))
+_FIRST, _SECOND, _ANSWER, _REACTION = "\nA:", "\nB:", "\nAnswer:", "\nReaction:"
+_REACTIONS = (" useless", " thanks")
+_PATTERNS = (
+    "|".join(words.ASKS), r"\n[A-Za-z]+:", r"\n- [A-Za-z]+-[A-Za-z]+", r",? ?[A-Za-z]+",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class ChatWorld:
-    """Knobs of the generator; shares are probabilities."""
+    """Knobs of the generator; shares are probabilities, spans are (at least, below)."""
 
-    content_words: int = 600
-    bias: float = 0.25  # a good reply's words are helpful with probability .5 + bias
+    remedies: int = 600
+    bias: float = 0.25  # a good answer's remedies help with probability .5 + bias
     corpus_bias: float = 0.35
-    filler: float = 0.35
-    style: float = 0.2  # share of style words; they fall into the filler share
+    style: float = 0.35  # share of remedies with a word of tone
     style_agrees: float = 0.7
+    asked: float = 0.3  # documents that show a question
     reacted: float = 0.02  # documents that end with a reaction
-    compared: float = 0.01  # documents that compare two replies
+    paired: float = 0.15  # documents that compare two answers
+    compared: float = 0.01  # documents that compare two answers and say which is better
     wrong: float = 0.3  # reactions and comparisons that are wrong
-    reply: tuple[int, int] = (5, 9)  # words of a reply: at least, below
-    prompt: tuple[int, int] = (2, 5)
+    answer: tuple[int, int] = (3, 6)  # remedies of an answer
+    corpus_answer: tuple[int, int] = (4, 9)
 
 
 class ChatDomain:
@@ -48,96 +67,93 @@ class ChatDomain:
         self.world = world
         self.world_seed = world_seed
         rng = base.seeded(world_seed, "chat", "world")
-        content = words.invented_words(world.content_words, rng)
-        polarity = rng.permutation(np.arange(world.content_words) % 2)
-        self.vocabulary: tuple[str, ...] = (
-            *base.SPECIAL, *_STRUCTURE, *words.HEDGED_STYLE, *words.CONFIDENT_STYLE, *words.CHAT_FILLERS, *content,
-        )  # fmt: skip
-        self._id = {word: i for i, word in enumerate(self.vocabulary)}
-        probability = base.zipf(world.content_words)
-        first = self._id[content[0]]
-        self._content = [first + np.flatnonzero(polarity == side) for side in (0, 1)]
+        remedies = words.remedies(world.remedies, rng)
+        polarity = rng.permutation(np.arange(world.remedies) % 2)
+        question = (words.ASKS, words.ACTIONS, words.STATES, words.THINGS)
+        told = (_FIRST, _SECOND, _ANSWER, _REACTION, *_REACTIONS, _FORMAT.ask, _FORMAT.ask_prior, *_FORMAT.labels)
+        tones = (*words.HEDGED, *words.CONFIDENT)
+        self._lexicon = Lexicon([*told, *(w for group in question for w in group), *tones, *remedies], _PATTERNS)
+        ids = self._lexicon.ids
+        probability = base.zipf(world.remedies)
+        self._remedies = [ids(remedies)[polarity == side] for side in (0, 1)]
         self._cumulative = [np.cumsum(p / p.sum()) for p in (probability[polarity == side] for side in (0, 1))]
-        self._fillers = np.array([self._id[word] for word in words.CHAT_FILLERS])
-        self._styles = np.array([[self._id[w] for w in style] for style in (words.HEDGED_STYLE, words.CONFIDENT_STYLE)])
+        self._styles = np.stack([ids(words.HEDGED), ids(words.CONFIDENT)])
+        self._question = [ids(group) for group in question]
 
     @property
     def prompt_format(self) -> PromptFormat:
-        """The pair format."""
-        return FORMATS["pair"]
+        """The pair format: question, answers A and B, the better one."""
+        return _FORMAT
 
     def tokenizer(self) -> Tokenizer:
-        """The word-level tokenizer of its vocabulary."""
-        return base.word_tokenizer(self.vocabulary)
+        """Its byte-level tokenizer; each remedy is one token."""
+        return self._lexicon.tokenizer()
 
-    def _words(
-        self, rng: np.random.Generator, good: IntArray, bias: float, span: tuple[int, int], style: IntArray | None
+    def _token(self, piece: str, n: int) -> IntArray:
+        return base.column(self._lexicon.id(piece), n)
+
+    def _answers(
+        self, rng: np.random.Generator, good: IntArray, bias: float, span: tuple[int, int], style: IntArray
     ) -> IntArray:
-        """One utterance a row: `good` (n,) says which quality its content words lean to."""
+        """One answer a row (n, 2w): `good` (n,) is the quality its remedies lean to, `style` (n,) its tone."""
         n, width = len(good), span[1] - 1
         shape = (n, width)
         quality = np.where(rng.random(shape) < 0.5 + bias, good[:, None], 1 - good[:, None])
-        content = [self._content[side][base.draw(self._cumulative[side], shape, rng)] for side in (0, 1)]
-        out = np.where(quality == 1, content[1], content[0])
-        kind = rng.random(shape)
-        out = np.where(kind < self.world.filler, self._fillers[rng.integers(len(self._fillers), size=shape)], out)
-        if style is not None:
-            styled = self._styles[style[:, None], rng.integers(self._styles.shape[1], size=shape)]
-            out = np.where(kind < self.world.style, styled, out)
-        return base.cut(out, rng.integers(span[0], span[1], size=n))
+        drawn = [self._remedies[side][base.draw(self._cumulative[side], shape, rng)] for side in (0, 1)]
+        remedies = base.cut(np.where(quality == 1, drawn[1], drawn[0]), rng.integers(*span, size=n))
+        tone = self._styles[style[:, None], rng.integers(self._styles.shape[1], size=shape)]
+        toned = (rng.random(shape) < self.world.style) & (remedies != base.NOTHING)
+        return np.stack([remedies, np.where(toned, tone, base.NOTHING)], axis=2).reshape(n, -1)
 
-    def _prompts(self, rng: np.random.Generator, n: int) -> IntArray:
-        return self._words(rng, np.zeros(n, dtype=np.int64), 0.0, self.world.prompt, None)
+    def _questions(self, rng: np.random.Generator, n: int) -> IntArray:
+        asked = [group[rng.integers(len(group), size=n)] for group in self._question]
+        return np.stack([*asked, np.full(n, self._lexicon.id("?"))], axis=1)
 
     def corpus(self, documents: int, seed: Seed) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
-        """Dialogues with a mood, a few with a reaction, a few comparisons."""
+        """Single answers with a mood, a few with a reaction; pairs of opposite moods, a few with a choice."""
         rng = base.seeded(seed, "chat", "corpus", str(self.world_seed))
-        compared = int(rng.binomial(documents, self.world.compared))
-        blocks = [self._dialogues(rng, documents - compared), self._comparisons(rng, compared)]
-        return base.flatten(blocks, rng)
+        pairs = int(rng.binomial(documents, self.world.paired))
+        return base.flatten([self._single(rng, documents - pairs), self._compared(rng, pairs)], rng)
 
-    def _dialogues(self, rng: np.random.Generator, n: int) -> IntArray:
+    def _heads(self, rng: np.random.Generator, n: int) -> IntArray:
+        """BOS and, in some rows, a question."""
+        question = base.only(self._questions(rng, n), rng.random(n) < self.world.asked)
+        return np.hstack([base.column(base.BOS, n), question])
+
+    def _single(self, rng: np.random.Generator, n: int) -> IntArray:
         good, style = _coins(rng, n), _coins(rng, n)
-        reply = self._words(rng, good, self.world.corpus_bias, (6, 14), style)
+        answer = self._answers(rng, good, self.world.corpus_bias, self.world.corpus_answer, style)
         shown = np.where(rng.random(n) < self.world.wrong, 1 - good, good)
+        reaction = np.hstack([self._token(_REACTION, n), base.column(self._lexicon.ids(_REACTIONS)[shown], n)])
         reacts = rng.random(n) < self.world.reacted
-        word = np.where(shown == 1, self._id["thanks"], self._id["useless"])
-        return np.hstack([
-            base.column(base.BOS, n), base.column(self._id["user"], n), self._prompts(rng, n),
-            base.column(self._id["bot"], n), reply,
-            base.column(np.where(reacts, self._id["react"], base.NOTHING), n),
-            base.column(np.where(reacts, word, base.NOTHING), n), base.column(self._id["."], n),
-        ])  # fmt: skip
+        return np.hstack([self._heads(rng, n), self._token(_ANSWER, n), answer, base.only(reaction, reacts)])
 
     def _pair(
         self, rng: np.random.Generator, good: IntArray, styles: tuple[IntArray, IntArray]
     ) -> tuple[IntArray, IntArray]:
-        first = self._words(rng, good, self.world.bias, self.world.reply, styles[0])
-        second = self._words(rng, 1 - good, self.world.bias, self.world.reply, styles[1])
+        first = self._answers(rng, good, self.world.bias, self.world.answer, styles[0])
+        second = self._answers(rng, 1 - good, self.world.bias, self.world.answer, styles[1])
         return first, second
 
-    def _comparisons(self, rng: np.random.Generator, n: int) -> IntArray:
+    def _compared(self, rng: np.random.Generator, n: int) -> IntArray:
         good = _coins(rng, n)
         first, second = self._pair(rng, good, (_coins(rng, n), _coins(rng, n)))
         shown = np.where(rng.random(n) < self.world.wrong, 1 - good, good)
-        return np.hstack([
-            base.column(base.BOS, n), base.column(self._id["user"], n), self._prompts(rng, n),
-            base.column(self._id["A"], n), first, base.column(self._id["B"], n), second,
-            base.column(self._id["better"], n),
-            base.column(np.where(shown == 1, self._id["A"], self._id["B"]), n), base.column(self._id["."], n),
-        ])  # fmt: skip
+        label = self._lexicon.ids(_FORMAT.labels)[1 - shown]
+        choice = np.hstack([self._token(_FORMAT.ask_prior, n), base.column(label, n)])
+        chosen = rng.random(n) < self.world.compared / self.world.paired
+        pair = [self._token(_FIRST, n), first, self._token(_SECOND, n), second]
+        return np.hstack([self._heads(rng, n), *pair, base.only(choice, chosen)])
 
     def sample(self, n: int, seed: Seed) -> tuple[ItemSet, Labels]:
-        """`n` pairs, one reply good and one bad in either order; label 1 means the second is the good one."""
+        """`n` pairs, one answer good and one bad in either order; label 1 means the second is the good one."""
         rng = base.seeded(seed, "chat", "items", str(self.world_seed))
         good = _coins(rng, n)
         agrees = [rng.random(n) < self.world.style_agrees for _ in range(2)]
         styles = (np.where(agrees[0], good, 1 - good), np.where(agrees[1], 1 - good, good))
-        first, second = self._pair(rng, good, styles)
-        prompts = base.texts(self._prompts(rng, n), self.vocabulary)
-        ids = base.item_ids(n, seed, "chat")
-        items = ItemSet("pair", ids, prompts, base.texts(first, self.vocabulary), base.texts(second, self.vocabulary))
-        return items, (1 - good).astype(np.int8)
+        pair = self._pair(rng, good, styles)
+        prompts, firsts, seconds = (self._lexicon.texts(rows) for rows in (self._questions(rng, n), *pair))
+        return ItemSet("pair", base.item_ids(n, seed, "chat"), prompts, firsts, seconds), (1 - good).astype(np.int8)
 
 
 def _coins(rng: np.random.Generator, n: int) -> IntArray:

@@ -36,8 +36,9 @@ def write_pretrain_inputs(
     folder.mkdir(parents=True, exist_ok=True)
     spec = domain.spec.strong if which == "strong" else domain.spec.weak
     save_file({"tokens": prepare_corpus(domain)["tokens"] if tokens is None else tokens}, folder / "corpus.safetensors")
-    config = spec.shape.config(len(domain.vocabulary))
+    tokenizer = domain.tokenizer()
+    config = spec.shape.config(tokenizer.get_vocab_size())
     (folder / "model_config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
-    domain.tokenizer().save(str(folder / "tokenizer.json"))
+    tokenizer.save(str(folder / "tokenizer.json"))
     domain.prompt_format.save(folder / "prompt.json")
     return pretrain_params(domain, which)

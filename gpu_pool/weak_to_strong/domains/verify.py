@@ -1,55 +1,57 @@
 """The math and code domains: is this work right?
 
-Work is a row of claims, each one word that is valid or not: `7*8=54` in math, `tidy_dbl:x*2` in code. Right work has
-only valid claims. Validity is latent in the corpus: authors differ in skill, so invalid claims keep company, and a few
-documents carry a grade that is often wrong. Style words agree with the truth only in part.
+Work is a row of claims, each one token that is valid or not: the step `7*8=54` of a worked solution, the line
+`t += 7%4  # 2` of a program with its traced value. Right work has only valid claims; it ends with the sum of the
+claimed values, so that wrong work has a wrong final answer. Validity is latent in the corpus: authors differ in skill,
+so invalid claims keep company, and a few documents carry a grade that is often wrong. Remarks on a claim agree with
+the truth only in part.
+
+    Work out 4 + 7*8 + 12-5 + 9+6 + 3*7.          # count late orders
+    Solution:                                     t = 4
+    7*8=56                                        t += max(3,9)  # 9
+    12-5=7 verified                               t += 7%4  # 2 todo
+    9+6=15                                        t += 13//3  # 4
+    3*7=21                                        t += 6^3  # 5 wip
+    Total: 103                                    print(t)  # 24
+    Verdict: right                                Verdict: wrong
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from gpu_pool.weak_to_strong.domains import base, words
+from gpu_pool.weak_to_strong.domains import base
 from gpu_pool.weak_to_strong.domains.base import DomainSpec, IntArray, Labels, Seed
-from gpu_pool.weak_to_strong.formats import FORMATS, PromptFormat
+from gpu_pool.weak_to_strong.domains.subjects import SUBJECTS
+from gpu_pool.weak_to_strong.formats import PromptFormat
 from gpu_pool.weak_to_strong.items import ItemSet, Kind
 
-_STRUCTURE = ("task", "work", "verdict", "grade", "right", "wrong", ".")
-_CANDIDATES = 4  # candidate works of one problem
-
-_OPERATIONS = {
-    "inc": "x+1", "dec": "x-1", "dbl": "x*2", "tri": "x*3", "neg": "-x", "sqr": "x*x", "add2": "x+2", "add3": "x+3",
-    "add5": "x+5", "sub2": "x-2", "sub3": "x-3", "half": "x//2", "mod7": "x%7", "mod5": "x%5", "abs": "abs(x)",
-    "quad": "x*4",
-}  # fmt: skip
-_PREFIXES = words.listed(
-    """
-    do then apply use step fast safe my lib aux raw new old tmp fn op run get to tidy pure core hot cold big
-    tiny pre post re un
-    """
-)
+CANDIDATES = 5  # works of one problem: the most common total is usually right
+_TOTAL_DIGITS = 4
+_CORPUS_CLAIMS = (4, 9)
+_MORE_CLAIMS = (2, 5)
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyWorld:
     """Knobs of the generator; shares are probabilities, spans are (at least, below)."""
 
-    subject: Literal["math", "code"] = "math"
+    subject: str = "math"
     claims: int = 450
     wrong_versions: int = 2
     skill: tuple[float, float] = (0.4, 0.97)  # a bad and a good author's share of valid claims
     good_authors: float = 0.55
+    framed: float = 0.25  # documents that show the problem and the total
     graded: float = 0.012
     grade_wrong: float = 0.3
     style: float = 0.25
     style_agrees: float = 0.65
-    steps: tuple[int, int] = (5, 9)
+    steps: tuple[int, int] = (4, 8)
     bad_steps: tuple[int, int] = (1, 2)
-    question: tuple[int, int] = (2, 6)
 
 
 class VerifyDomain:
@@ -62,100 +64,111 @@ class VerifyDomain:
         self.spec = spec
         self.world = world
         self.world_seed = world_seed
-        rng = base.seeded(world_seed, world.subject, "world")
-        claims = _math_claims(world, rng) if world.subject == "math" else _code_claims(world, rng)
-        math = world.subject == "math"
-        fillers = words.MATH_FILLERS if math else words.CODE_FILLERS
-        styles = (words.MESSY_STYLE, words.NEAT_STYLE) if math else (words.SLOPPY_STYLE, words.CLEAN_STYLE)
-        listed = (*base.SPECIAL, *_STRUCTURE, *styles[0], *styles[1], *fillers, *(w for row in claims for w in row))
-        self.vocabulary: tuple[str, ...] = tuple(dict.fromkeys(listed))
-        self._id = {word: i for i, word in enumerate(self.vocabulary)}
-        self._claims = np.array([[self._id[word] for word in row] for row in claims])
+        self._subject = SUBJECTS[world.subject]
+        claims = self._subject.claims(world.claims, world.wrong_versions, base.seeded(world_seed, self.name, "world"))
+        self._lexicon = self._subject.lexicon(claims)
+        ids = self._lexicon.ids
+        self._terms = ids(claim.term for claim in claims) if self._subject.shows_terms else None
+        self._claims = np.stack([ids(claim.versions) for claim in claims])
+        self._values = np.array([claim.values for claim in claims])
+        self._styles = np.stack([ids(remarks) for remarks in self._subject.remarks])
+        self._labels = ids(self.prompt_format.labels)
+        self._title = [ids(words) for words in self._subject.title]
         self._cumulative = np.cumsum(base.zipf(len(claims)))
-        self._fillers = np.array([self._id[word] for word in dict.fromkeys(fillers)])
-        self._styles = np.array([[self._id[word] for word in style] for style in styles])
 
     @property
     def prompt_format(self) -> PromptFormat:
-        """The binary format."""
-        return FORMATS["binary"]
+        """The binary format: problem, work, verdict."""
+        return self._subject.prompt_format
 
     def tokenizer(self) -> Tokenizer:
-        """The word-level tokenizer of its vocabulary."""
-        return base.word_tokenizer(self.vocabulary)
+        """Its byte-level tokenizer; each claim is one token."""
+        return self._lexicon.tokenizer()
 
-    def _questions(self, rng: np.random.Generator, n: int) -> IntArray:
-        low, high = self.world.question
-        out = self._fillers[rng.integers(len(self._fillers), size=(n, high - 1))]
-        return base.cut(out, rng.integers(low, high, size=n))
+    def _token(self, piece: str, n: int) -> IntArray:
+        return base.column(self._lexicon.id(piece), n)
 
-    def _work(self, rng: np.random.Generator, claims: IntArray, valid: IntArray, style: IntArray) -> IntArray:
-        """Works (n, 2w) from claim numbers (n, w) and validity (n, w): column 0 of a claim is the valid version."""
+    def _problems(self, rng: np.random.Generator, start: IntArray, claims: IntArray) -> IntArray:
+        """What the work is about (n, w): its sum where the subject shows it, else a title."""
+        if self._terms is not None:
+            terms = np.where(claims == base.NOTHING, base.NOTHING, self._terms[claims])
+            return np.hstack([self._lexicon.digits(start, 1), terms])
+        return np.stack([words[rng.integers(len(words), size=len(start))] for words in self._title], axis=1)
+
+    def _work(
+        self, rng: np.random.Generator, start: IntArray, claims: IntArray, valid: IntArray, style: IntArray
+    ) -> tuple[IntArray, IntArray]:
+        """Works (n, v) and their totals (n, u) from claim numbers (n, w) and validity (n, w).
+
+        Version 0 of a claim is the valid one; the total sums the claimed values, valid or not.
+        """
+        n, shown = len(claims), claims != base.NOTHING
         version = np.where(valid == 1, 0, rng.integers(1, self._claims.shape[1], size=claims.shape))
-        tokens = np.where(claims == base.NOTHING, base.NOTHING, self._claims[claims, version])
-        styled = self._styles[style[:, None], rng.integers(self._styles.shape[1], size=claims.shape)]
-        shown = (rng.random(claims.shape) < self.world.style) & (claims != base.NOTHING)
-        return np.stack([tokens, np.where(shown, styled, base.NOTHING)], axis=2).reshape(len(claims), -1)
+        tokens = np.where(shown, self._claims[claims, version], base.NOTHING)
+        remark = self._styles[style[:, None], rng.integers(self._styles.shape[1], size=claims.shape)]
+        remarked = shown & (rng.random(claims.shape) < self.world.style)
+        lines = np.stack([tokens, np.where(remarked, remark, base.NOTHING)], axis=2).reshape(n, -1)
+        total = start + np.where(shown, self._values[claims, version], 0).sum(axis=1)
+        if not self._subject.shows_terms:
+            lines = np.hstack([self._lexicon.digits(start, 1), lines])
+        lines = np.hstack([self._token(self._subject.frame[1], n), lines])
+        closing = self._token(self._subject.closing, n)
+        return lines, np.hstack([closing, self._lexicon.digits(total, _TOTAL_DIGITS)])
 
     def corpus(self, documents: int, seed: Seed) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
-        """Works of good and bad authors, a quarter after a question, a few with a grade."""
+        """Works of good and bad authors. Some show the problem and the total, and begin another work after it, so that
+        skill matters beyond a total; a few end with a grade.
+        """
         rng = base.seeded(seed, self.name, "corpus", str(self.world_seed))
         n = documents
         good = (rng.random(n) < self.world.good_authors).astype(np.int64)
-        claims = base.cut(base.draw(self._cumulative, (n, 8), rng), rng.integers(4, 9, size=n))
-        valid = (rng.random(claims.shape) < np.array(self.world.skill)[good][:, None]).astype(np.int64)
-        all_valid = ((valid == 1) | (claims == base.NOTHING)).all(axis=1)
-        grade = np.where(rng.random(n) < self.world.grade_wrong, ~all_valid, all_valid)
-        graded = rng.random(n) < self.world.graded
-        question = np.where((rng.random(n) < 0.25)[:, None], self._questions(rng, n), base.NOTHING)
-        work = self._work(rng, claims, valid, rng.integers(2, size=n))
-        word = np.where(grade, self._id["right"], self._id["wrong"])
+        skill = np.array(self.world.skill)[good][:, None]
+        framed, graded = rng.random(n) < self.world.framed, rng.random(n) < self.world.graded
+        claims = self._draw_claims(rng, n, _CORPUS_CLAIMS)
+        more = base.only(self._draw_claims(rng, n, _MORE_CLAIMS), framed)
+        valid, more_valid = ((rng.random(c.shape) < skill).astype(np.int64) for c in (claims, more))
+        flawless = _all_valid(claims, valid) & _all_valid(more, more_valid)
+        grade = np.where(rng.random(n) < self.world.grade_wrong, ~flawless, flawless).astype(np.int64)
+        start, style = _starts(rng, n), rng.integers(2, size=n)
+        problem = self._problems(rng, start, claims)
+        work, total = self._work(rng, start, claims, valid, style)
+        again, _ = self._work(rng, _starts(rng, n), more, more_valid, style)
+        asked = [self._token(self.prompt_format.ask_prior, n), self._labels[grade][:, None]]
         rows = np.hstack([
-            base.column(base.BOS, n), question, base.column(self._id["work"], n), work,
-            base.column(np.where(graded, self._id["grade"], base.NOTHING), n),
-            base.column(np.where(graded, word, base.NOTHING), n), base.column(self._id["."], n),
+            base.column(base.BOS, n), base.only(np.hstack([self._token(self._subject.frame[0], n), problem]), framed),
+            work, base.only(np.hstack([total, again]), framed), base.only(np.hstack(asked), graded),
         ])  # fmt: skip
         return base.flatten([rows], rng)
 
+    def _draw_claims(self, rng: np.random.Generator, n: int, span: tuple[int, int]) -> IntArray:
+        """Claim numbers (n, w), a random count of `span` in each row."""
+        drawn = base.draw(self._cumulative, (n, span[1] - 1), rng)
+        return base.cut(drawn, rng.integers(*span, size=n))
+
     def sample(self, n: int, seed: Seed) -> tuple[ItemSet, Labels]:
-        """`n` works, `_CANDIDATES` to a problem, of equal claims; label 1 means every claim is valid."""
+        """`n` works, `CANDIDATES` to a problem, of equal claims; label 1 means every claim, and the total, is right."""
         rng = base.seeded(seed, self.name, "items", str(self.world_seed))
-        problems = -(-n // _CANDIDATES)
-        low, high = self.world.steps
-        steps = np.repeat(rng.integers(low, high, size=problems), _CANDIDATES)
-        numbers = np.repeat(base.draw(self._cumulative, (problems, high - 1), rng), _CANDIDATES, axis=0)
-        questions = np.repeat(self._questions(rng, problems), _CANDIDATES, axis=0)
-        right = rng.integers(2, size=len(steps))
-        bad = np.where(right == 1, 0, rng.integers(*self.world.bad_steps, size=len(steps)))
-        order = rng.random(numbers.shape)
-        order[np.arange(high - 1) >= steps[:, None]] = 2.0
+        problems = -(-n // CANDIDATES)
+        numbers = self._draw_claims(rng, problems, self.world.steps)
+        starts = _starts(rng, problems)
+        texts = self._lexicon.texts(self._problems(rng, starts, numbers))
+        prompts = tuple(text for text in texts for _ in range(CANDIDATES))[:n]
+        claims, start = np.repeat(numbers, CANDIDATES, axis=0), np.repeat(starts, CANDIDATES)
+        right = rng.integers(2, size=len(claims))
+        bad = np.where(right == 1, 0, rng.integers(*self.world.bad_steps, size=len(right)))
+        order = rng.random(claims.shape)
+        order[claims == base.NOTHING] = 2.0
         valid = (order.argsort(axis=1).argsort(axis=1) >= bad[:, None]).astype(np.int64)
         style = np.where(rng.random(len(right)) < self.world.style_agrees, right, 1 - right)
-        work = self._work(rng, base.cut(numbers, steps), valid, style)
-        prompts, choices = (base.texts(block[:n], self.vocabulary) for block in (questions, work))
+        choices = self._lexicon.texts(np.hstack(self._work(rng, start, claims, valid, style))[:n])
         items = ItemSet("binary", base.item_ids(n, seed, self.name), prompts, choices, ("",) * n)
         return items, right[:n].astype(np.int8)
 
 
-def _math_claims(world: VerifyWorld, rng: np.random.Generator) -> list[list[str]]:
-    """Equations with their near misses: the true value first."""
-    grid = [(a, o, b) for o in "*+-" for a in range(2, 21) for b in range(2, 21) if o != "-" or b <= a]
-    claims = []
-    for index in rng.permutation(len(grid))[: world.claims]:
-        a, sign, b = grid[index]
-        true = {"*": a * b, "+": a + b, "-": a - b}[sign]
-        near = sorted({true + 1, true - 1, true + 2, true + 10, max(0, true - 10)} - {true})
-        wrong = rng.permutation(near)[: world.wrong_versions]
-        claims.append([f"{a}{sign}{b}={value}" for value in (true, *wrong.tolist())])
-    return claims
+def _starts(rng: np.random.Generator, n: int) -> IntArray:
+    return rng.integers(1, 10, size=n)
 
 
-def _code_claims(world: VerifyWorld, rng: np.random.Generator) -> list[list[str]]:
-    """Named helpers with their bodies: the right body first."""
-    names = [name for op in _OPERATIONS for name in (op, *(f"{prefix}_{op}" for prefix in _PREFIXES))]
-    claims = []
-    for index in rng.permutation(len(names))[: world.claims]:
-        body = _OPERATIONS[names[index].rsplit("_", 1)[-1]]
-        wrong = rng.permutation([other for other in _OPERATIONS.values() if other != body])[: world.wrong_versions]
-        claims.append([f"{names[index]}:{text}" for text in (body, *wrong.tolist())])
-    return claims
+def _all_valid(claims: IntArray, valid: IntArray) -> npt.NDArray[np.bool_]:
+    """Whether every claim of a row (n, w) is valid."""
+    return np.asarray(((valid == 1) | (claims == base.NOTHING)).all(axis=1))

@@ -1,7 +1,7 @@
-"""Word lists of the generated worlds, and a maker of pronounceable words that mean nothing.
+"""Word lists of the generated worlds.
 
-Content words of the chat world are invented on purpose: their hidden quality cannot be guessed from English, neither
-by a person nor by a language model that writes a method.
+The remedies of the chat world are plain English, but their hidden quality is drawn per world: it cannot be guessed from
+English, neither by a person nor by a language model that writes a method.
 """
 
 from __future__ import annotations
@@ -10,55 +10,72 @@ import numpy as np
 
 
 def listed(text: str) -> tuple[str, ...]:
-    """The distinct words of `text`, in order."""
-    return tuple(dict.fromkeys(text.split()))
+    """The distinct words of `text`, in order, each with a blank in front."""
+    return tuple(dict.fromkeys(f" {word}" for word in text.split()))
 
 
-CHAT_FILLERS = listed(
-    """
-    the a an of to in on at for with from by about into over under after before while when where this that these
-    those some any each every many few more most other such very just also then now here there again still
-    almost always often never once twice soon later and or but because
-    """
-)
-CONFIDENT_STYLE = ("certainly", "definitely", "clearly", "surely", "indeed", "absolutely")
-HEDGED_STYLE = ("perhaps", "possibly", "maybe", "somewhat", "roughly", "arguably")
+MESSY_REMARKS = listed("maybe guessed roughly hm unsure")
+NEAT_REMARKS = listed("checked verified exact clear sure")
+SLOPPY_REMARKS = listed("todo fixme hack wip tmp")
+CLEAN_REMARKS = listed("tested reviewed typed documented linted")
 
-MATH_FILLERS = listed(
+TITLE_VERBS = listed(
     """
-    ann ben carla dan eva farid gita hugo buys sells shares packs counts carries stacks loads apples pears plums
-    coins books pens boxes bags crates shelves rows columns tickets stamps marbles cards tiles bricks jars cups
-    plates bottles each every per and then with for of in on at how many total remain cost weigh length width
-    area price dozen pair half double train bus ship farm shop school class team garden field road bridge tower
-    market kitchen office
+    count sum score rank sort merge scan parse check filter load store split join group track weigh price pack list
+    audit plan sample replay
     """
 )
-NEAT_STYLE = ("hence", "therefore", "thus", "so", "next")
-MESSY_STYLE = ("hmm", "well", "anyway", "umm", "like")
-
-CODE_FILLERS = listed(
+TITLE_ADJECTIVES = listed(
     """
-    read write parse sort filter map reduce count find replace join split merge copy move load store send
-    receive open close list table tree graph queue stack string number token line file record field key value
-    index cache buffer stream packet image user order invoice account ledger the a an of to in on for with from
-    by each all input output result helper function class module test script service worker pipeline
+    open late new old paid unpaid local daily weekly monthly active idle broken empty large small urgent spare
+    foreign shared public private first last
     """
 )
-CLEAN_STYLE = ("#typed", "#tested", "#documented", "#reviewed", "#linted")
-SLOPPY_STYLE = ("#todo", "#fixme", "#hack", "#wip", "#tmp")
+TITLE_NOUNS = listed(
+    """
+    orders invoices users tickets parcels books boxes jobs tasks events files pages rooms seats buses trains ships
+    routes shops farms fields bridges towers gardens matches teams classes grades stamps coins cards tiles crates
+    jars cups plates bottles shelves
+    """
+)
 
-_ONSETS = listed("b d f g k l m n p r s t v z br dr gr kr pl st tr sk")
-_VOWELS = listed("a e i o u ai ou")
-_CODAS = ("", "", "n", "r", "l", "s", "m")
+ASKS = ("How to", "Best way to", "What helps to", "How would you", "Any tips to", "Easy way to")
+ACTIONS = listed(
+    """
+    clean repair polish dry store paint seal carry soften cool warm mend pack restore freshen trim wash protect
+    straighten cover
+    """
+)
+STATES = listed(
+    """
+    rusty wet old dusty cracked greasy faded muddy stiff torn dull sticky frozen mouldy scratched heavy loose stained
+    bent dry
+    """
+)
+THINGS = listed(
+    """
+    kettles boots carpets windows pans bikes tents coats gloves chairs tables doors locks knives mirrors lamps
+    curtains buckets barrels ladders fences roofs pots vases hats shirts belts bags clocks boats
+    """
+)
+CONFIDENT = tuple(f",{word}" for word in listed("surely clearly definitely certainly always absolutely"))
+HEDGED = tuple(f",{word}" for word in listed("perhaps possibly maybe roughly sometimes arguably"))
+
+_SOURCES = listed(
+    """
+    pine rose lemon mint birch clay salt honey olive cedar maple wheat oat plum apple cherry walnut ginger pepper beet
+    barley sage thyme willow lime almond
+    """
+)
+_FORMS = listed(
+    """
+    oil soap wax paste powder tea syrup cloth brush resin vinegar dust foam balm cream milk water bark leaf seed ash
+    sand gel spray
+    """
+)
 
 
-def invented_words(count: int, rng: np.random.Generator) -> tuple[str, ...]:
-    """`count` distinct words of two syllables such as `dranlu`, drawn with `rng`, none of them in the lists above."""
-    known = {*CHAT_FILLERS, *CONFIDENT_STYLE, *HEDGED_STYLE, *MATH_FILLERS, *CODE_FILLERS, "user", "bot"}
-    words: dict[str, None] = {}
-    while len(words) < count:
-        parts = [list_[int(rng.integers(len(list_)))] for list_ in (_ONSETS, _VOWELS, _CODAS, _ONSETS, _VOWELS, _CODAS)]
-        word = "".join(parts)
-        if word not in known:
-            words[word] = None
-    return tuple(words)
+def remedies(count: int, rng: np.random.Generator) -> tuple[str, ...]:
+    """`count` of the 624 distinct remedies such as `pine-oil`, each as a line of a list, drawn with `rng`."""
+    names = [f"\n-{source}-{form.strip()}" for source in _SOURCES for form in _FORMS]
+    return tuple(names[int(i)] for i in rng.permutation(len(names))[:count])

@@ -39,7 +39,7 @@ def test_duplicates_that_the_generator_makes_are_removed() -> None:
 
         def __init__(self) -> None:
             self._inner = small_domain("chat")
-            self.spec, self.name, self.vocabulary = self._inner.spec, "chat", self._inner.vocabulary
+            self.spec, self.name = self._inner.spec, "chat"
             self.common = self._inner.sample(40, 7)
 
         def sample(self, n: int, seed: bytes) -> tuple[ItemSet, np.ndarray[tuple[int], np.dtype[np.int8]]]:
@@ -58,7 +58,7 @@ def test_a_world_that_is_too_small_is_refused() -> None:
     class Tiny:
         def __init__(self) -> None:
             self._inner = small_domain("chat")
-            self.spec, self.name, self.vocabulary = self._inner.spec, "chat", self._inner.vocabulary
+            self.spec, self.name = self._inner.spec, "chat"
 
         def sample(self, n: int, seed: bytes) -> tuple[ItemSet, np.ndarray[tuple[int], np.dtype[np.int8]]]:
             return self._inner.sample(n, 3)

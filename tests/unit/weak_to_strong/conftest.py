@@ -26,7 +26,7 @@ def tiny_domain(name: str = "chat", world_seed: int = 0) -> Domain:
     pretraining = PretrainSpec(TINY, steps=3, seed=0, batch=8, row=16)
     spec = dataclasses.replace(spec, documents=200, strong=pretraining, weak=pretraining)
     if name == "chat":
-        return ChatDomain(spec, ChatWorld(content_words=40), world_seed)
+        return ChatDomain(spec, ChatWorld(remedies=40), world_seed)
     return VerifyDomain(spec, VerifyWorld(subject="math" if name == "math" else "code", claims=30), world_seed)
 
 
