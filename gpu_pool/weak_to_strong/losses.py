@@ -14,6 +14,18 @@ from torch.nn import functional
 Loss = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
 
 
+def separable(loss: Loss) -> Loss:
+    """Mark a loss in which no example depends on the others of its batch: the trainer may then sum it part by part."""
+    loss.__dict__["separable"] = True
+    return loss
+
+
+def is_separable(loss: Loss) -> bool:
+    """Whether a loss was marked so."""
+    return bool(getattr(loss, "separable", False))
+
+
+@separable
 def cross_entropy(logits: torch.Tensor, target: torch.Tensor, done: float) -> torch.Tensor:
     """-sum_k w_k log p_k. The naive student of Burns et al. 2023 (arXiv 2312.09390)."""
     del done
@@ -47,6 +59,7 @@ def product(power: float = 1.0, warmup: float = 0.2, weak_power: float = 1.0) ->
     original, openai/weak-to-strong, has the setting and does not use it).
     """
 
+    @separable
     def loss(logits: torch.Tensor, target: torch.Tensor, done: float) -> torch.Tensor:
         exponent = power * min(1.0, done / warmup) if warmup > 0 else power
         mixed = torch.softmax(logits.detach(), -1) ** exponent * target.clamp_min(1e-6) ** weak_power
@@ -58,6 +71,7 @@ def product(power: float = 1.0, warmup: float = 0.2, weak_power: float = 1.0) ->
 def gce(q: float = 0.7) -> Loss:
     """Generalised cross entropy (1 - (sum_k w_k p_k)^q) / q, Zhang & Sabuncu 2018 (arXiv 1805.07836); q to 0 is CE."""
 
+    @separable
     def loss(logits: torch.Tensor, target: torch.Tensor, done: float) -> torch.Tensor:
         del done
         right = (torch.softmax(logits, -1) * target).sum(-1).clamp_min(1e-6)
@@ -69,6 +83,7 @@ def gce(q: float = 0.7) -> Loss:
 def reverse_kl(floor: float = 0.02) -> Loss:
     """KL(p || w) = sum_k p_k (log p_k - log w_k), mode seeking (arXiv 2502.11107); w is kept `floor` away from 0."""
 
+    @separable
     def loss(logits: torch.Tensor, target: torch.Tensor, done: float) -> torch.Tensor:
         del done
         log_p = functional.log_softmax(logits, -1)

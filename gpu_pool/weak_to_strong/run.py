@@ -33,8 +33,9 @@ from safetensors.numpy import load_file
 from gpu_pool.weak_to_strong.errors import DeadlineError, MethodError
 from gpu_pool.weak_to_strong.generation import Generator, TransformersGenerator
 from gpu_pool.weak_to_strong.items import ItemSet
-from gpu_pool.weak_to_strong.models import FloatArray, LabelModel, Tokens, softmax
+from gpu_pool.weak_to_strong.models import FloatArray, LabelModel, softmax
 from gpu_pool.weak_to_strong.student import Student
+from gpu_pool.weak_to_strong.tokens import TokenTable
 from gpu_pool.weak_to_strong.trainer import TrainConfig, TrainReport, finetune
 
 Log = Callable[..., None]
@@ -148,7 +149,7 @@ class MethodRun:
         return self.items.prompts if own is None else own
 
     @cached_property
-    def tokens(self) -> Tokens:
+    def tokens(self) -> TokenTable:
         """Token ids of each item's text."""
         return self.base.tokenize(self.items)
 
@@ -158,7 +159,7 @@ class MethodRun:
 
     def label_token(self, label: int, *, prior: bool = False) -> int:
         """The token id of label 0 or 1 as the trained question, or the zero-shot one, is answered."""
-        names = (getattr(self.base.fmt, "prior_labels", None) if prior else None) or self.base.fmt.labels
+        names = self.base.fmt.answers(prior=prior)
         return int(self.base.tokenizer.backend_tokenizer.encode(names[label], add_special_tokens=False).ids[0])
 
     def generator(self, model: LabelModel | None = None) -> Generator:
@@ -199,8 +200,8 @@ class MethodRun:
         indices: npt.ArrayLike | None = None,
         weights: npt.ArrayLike | None = None,
     ) -> LabelModel:
-        """A fresh strong model, trained like `finetune`."""
-        model = self.strong()
+        """A fresh strong model, trained like `finetune`; what training leaves frozen it shares with `base`."""
+        model = self.base.copy((config or self.protocol).trainable)
         self.finetune(model, targets, config, indices=indices, weights=weights)
         return model
 
@@ -229,12 +230,12 @@ class MethodRun:
     def _progress(self, step: int, steps: int, loss: float) -> None:
         self.log("step", step=step, steps=steps, loss=loss)
 
-    def _chosen(self, indices: npt.ArrayLike | None) -> Tokens:
+    def _chosen(self, indices: npt.ArrayLike | None) -> TokenTable:
         if indices is None:
             return self.tokens
         index = np.asarray(indices)
         index = np.flatnonzero(index) if index.dtype == bool else index
-        return [self.tokens[int(i)] for i in index]
+        return self.tokens.take(index)
 
 
 def _cached(path: Path, name: str, n: int) -> FloatArray:

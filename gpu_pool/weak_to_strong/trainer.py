@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from gpu_pool.weak_to_strong.errors import DeadlineError, TrainingError
-from gpu_pool.weak_to_strong.losses import cross_entropy
+from gpu_pool.weak_to_strong.losses import is_separable
 from gpu_pool.weak_to_strong.models import LabelModel, Tokens
 from gpu_pool.weak_to_strong.models.batches import Index, split
 from gpu_pool.weak_to_strong.tokens import TokenTable
@@ -90,9 +90,7 @@ class _Loop:
         self.padded = 0
         # A loss of single examples may be summed part by part. Any other has to see its batch: computed at once unless
         # the caller gave a budget, else in two passes.
-        self._separable = config.drop_share == 0 and (
-            config.loss is cross_entropy or getattr(config.loss, "separable", False)
-        )
+        self._separable = config.drop_share == 0 and is_separable(config.loss)
         whole = config.token_budget is None and not self._separable and target.device.type == "cpu"
         self.budget = config.token_budget or (1 << 40 if whole else budget)
         self._optimizer = torch.optim.AdamW(

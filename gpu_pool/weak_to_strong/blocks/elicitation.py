@@ -17,7 +17,7 @@ from gpu_pool.weak_to_strong.blocks.targets import hard, logit
 from gpu_pool.weak_to_strong.models import FloatArray, sigmoid
 from gpu_pool.weak_to_strong.run import MethodRun
 
-_FINAL = re.compile(r"(?:answer is|answer:|result:|####|\\boxed\{)[\s$]*(.+)", re.IGNORECASE)
+_FINAL = re.compile(r"(?:answer is|answer:|result:|total:|####|\\boxed\{)[\s$]*(.+)", re.IGNORECASE)
 
 
 def consistent(probs: npt.ArrayLike, groups: Sequence[object], keys: Sequence[object]) -> FloatArray:
@@ -65,7 +65,8 @@ def balanced(labels: FloatArray, probs: npt.ArrayLike, ratio: float = 1.1) -> In
 def answer_keys(run: MethodRun) -> list[str] | None:
     """The final answer that each item's choice states, normalised, or `None` when fewer than half state one.
 
-    Recognised: "answer is", "answer:", "final answer", "result:", "####", a box. A choice without one is its own key.
+    Recognised: "answer is", "answer:", "final answer", "result:", "total:", "####", a box. A choice without one is its
+    own key.
     """
     found = [_FINAL.findall(choice) for choice in run.items.firsts]
     if sum(1 for hits in found if hits) * 2 < len(found):
@@ -120,7 +121,7 @@ def few_shot(run: MethodRun, labels: FloatArray, shots: int, seed: int = 0, *, s
     """
     rng = np.random.default_rng((run.seed, seed, shots))
     # The model reads its answer off the trained labels, so a zero-shot question with other answers cannot be asked.
-    prior = getattr(run.base.fmt, "prior_labels", None) is None
+    prior = run.base.fmt.prior_labels is None
     asked = run.base.tokenize(run.items, prior=prior)
     answers = hard(labels).astype(int)
     answered = [np.append(asked[i], run.label_token(int(answers[i]))) for i in range(len(asked))]

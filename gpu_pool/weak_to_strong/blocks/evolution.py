@@ -18,7 +18,7 @@ from torch import nn
 from gpu_pool.weak_to_strong.blocks.probes import Index, Probe, fit_probe
 from gpu_pool.weak_to_strong.blocks.steps import padded
 from gpu_pool.weak_to_strong.blocks.targets import hard
-from gpu_pool.weak_to_strong.models import FloatArray, LabelModel
+from gpu_pool.weak_to_strong.models import FloatArray, LabelModel, Tokens
 from gpu_pool.weak_to_strong.run import MethodRun
 
 Floats = npt.NDArray[np.float64]
@@ -108,10 +108,10 @@ def evolve_lora(
     rng = np.random.default_rng(run.seed)
     index = rng.permutation(len(run.items))[:BASIS]
     sign = 2.0 * hard(np.asarray(labels)[index]) - 1
-    below = [_Below(model, [run.tokens[int(i)] for i in index])]
+    below = [_Below(model, run.tokens.take(index))]
     if run.items.kind == "pair":
         swapped = run.base.tokenize(run.items.take(index).swap())
-        below.append(_Below(model, [swapped[i] for i in range(len(swapped))]))
+        below.append(_Below(model, swapped))
     adapter = _Adapter(model, rank, run.seed)
 
     def score(candidates: Floats) -> Floats:
@@ -134,7 +134,7 @@ def evolve_lora(
 class _Below:
     """States under the top layer of some texts, and the answers that the top layer makes of them."""
 
-    def __init__(self, model: LabelModel, tokens: list[npt.NDArray[np.int64]]) -> None:
+    def __init__(self, model: LabelModel, tokens: Tokens) -> None:
         with torch.no_grad():
             ids, self._last = padded(model, tokens, np.arange(len(tokens)))
             self._state = model.run_layers(model.embed(ids), 0, model.layers - 1)
