@@ -20,6 +20,9 @@ TAG_Z = 3.0
 SAME = 1e-3
 """Largest difference between two probabilities of one item; batches of other lengths change the last bits only."""
 CHANCE = 0.5
+UNTAUGHT_SD = 0.03
+"""Most that the spread between seeds may widen a limit where nothing can be elicited: students without pretraining all
+stay near their teacher (measured: pairs of them within .01 of a half), however much pretrained ones differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,7 @@ def _no_source(e: Evidence, audit: str, scores: Mapping[str, Score]) -> Verdict:
     if one is None or other is None:
         return _missing(audit)
     value = (one.accuracy + other.accuracy) / 2
-    limit = CHANCE + LIMIT_Z * math.hypot(one.se, e.seed_sd) / math.sqrt(2)
+    limit = CHANCE + LIMIT_Z * math.hypot(one.se, min(e.seed_sd, UNTAUGHT_SD)) / math.sqrt(2)
     if value > limit:
         return Verdict(audit, "fail", value, limit, "it finds labels that neither the teacher nor pretraining gave it")
     return Verdict(audit, "pass", value, limit, "nothing is learnt where nothing is taught")
@@ -106,7 +109,7 @@ def _random_strong(e: Evidence) -> Verdict:
     audit, score = "random strong model", e.hidden.get(trials.RANDOM_STRONG)
     if score is None:
         return _missing(audit)
-    limit = e.weak + LIMIT_Z * math.hypot(score.se, e.seed_sd)
+    limit = e.weak + LIMIT_Z * math.hypot(score.se, min(e.seed_sd, UNTAUGHT_SD))
     if score.accuracy > limit:
         return Verdict(audit, "fail", score.accuracy, limit, "it beats its teacher without a strong model")
     return Verdict(audit, "pass", score.accuracy, limit, "the gain needs the strong model")
@@ -151,21 +154,25 @@ def _ceiling(e: Evidence) -> Verdict:
 
 
 def _shuffled(e: Evidence) -> Verdict:
-    """A method that is as good with shuffled labels makes no use of the teacher: legal, but not supervision."""
+    """A method that is as good with shuffled labels makes no use of the teacher: legal, but not supervision.
+
+    Shuffled labels alone do not tell: they push a student to some side of what it knows already, and that may be the
+    right one. So it must be right with inverted labels, too.
+    """
     audit, score = "shuffled weak labels", e.hidden.get(trials.SHUFFLED)
     if score is None:
         return _missing(audit)
     limit = e.own - TAG_Z * math.hypot(score.se, e.seed_sd)
-    if score.accuracy >= limit and score.accuracy > CHANCE + TAG_Z * score.se:
+    if score.accuracy >= limit and _inverted(e).outcome == "tag":
         return Verdict(audit, "tag", score.accuracy, limit, "does not use supervision")
-    return Verdict(audit, "pass", score.accuracy, limit, "worse without the teacher's labels")
+    return Verdict(audit, "pass", score.accuracy, limit, "the teacher's labels make a difference")
 
 
 def _inverted(e: Evidence) -> Verdict:
     audit, score = "inverted weak labels", e.hidden.get(trials.INVERTED)
     if score is None:
         return _missing(audit)
-    limit = CHANCE + TAG_Z * math.hypot(score.se, e.seed_sd)
+    limit = CHANCE + TAG_Z * math.hypot(score.se, min(e.seed_sd, UNTAUGHT_SD))
     if score.accuracy > limit:
         return Verdict(audit, "tag", score.accuracy, limit, "right although its teacher said the opposite")
     return Verdict(audit, "pass", score.accuracy, limit, "follows its teacher when that says the opposite")

@@ -60,7 +60,7 @@ def test_an_honest_method_passes_everything() -> None:
         (evidence(null=0.44), "null task", "pass"),
         (evidence(copies=0.2), "order and duplicates", "fail"),
         (evidence(above=True), "too good", "open"),
-        (evidence(shuffled=0.74), "shuffled weak labels", "tag"),
+        (evidence(shuffled=0.74), "shuffled weak labels", "pass"),
         (evidence(inverted=0.74), "inverted weak labels", "tag"),
         (evidence(null=None), "null task", "open"),
         (evidence(copies=None), "order and duplicates", "open"),
@@ -72,9 +72,15 @@ def test_each_audit_has_its_own_reason(found: Evidence, audit: str, outcome: str
     assert set(shown.values()) == {"pass"}
 
 
+def test_right_with_shuffled_and_with_inverted_labels_is_no_supervision() -> None:
+    found = outcomes(evidence(shuffled=0.74, inverted=0.74))
+    assert (found["shuffled weak labels"], found["inverted weak labels"]) == ("tag", "tag")
+
+
 def test_the_gravest_outcome_counts() -> None:
-    assert overall(verdicts(evidence(shuffled=0.74, null=None))) == "open"
-    assert overall(verdicts(evidence(shuffled=0.74, null=None, pool_a=0.95))) == "fail"
+    assert overall(verdicts(evidence(inverted=0.74))) == "tag"
+    assert overall(verdicts(evidence(inverted=0.74, null=None))) == "open"
+    assert overall(verdicts(evidence(inverted=0.74, null=None, pool_a=0.95))) == "fail"
 
 
 def test_an_audit_costs_at_most_eight_training_runs() -> None:
