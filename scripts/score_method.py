@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import json
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from cluster.names import RunPaths, actor_name
 from cluster.objects import ObjectStore
 from scripts.report import figure
 from scripts.run_campaign import check_machine, locked
+
+Ask = Callable[[Any, str, str, str], Awaitable[Any]]
 
 
 def configuration(task: str, overrides: list[str]) -> CampaignConfig:
@@ -51,17 +54,42 @@ def directory(runs: Path, config: CampaignConfig) -> Path:
     return run
 
 
-async def score(run_dir: Path, config: CampaignConfig, slots: list[str], source: bytes, name: str, tier: str) -> Any:
+async def score(evaluator: Any, snapshot: str, name: str, tier: str, domain: str) -> Any:
     """The record of the method, as plain data."""
-    from actors.director.roster import enrol
-    from cluster.remote import Remote
+    return await evaluator.score(f"score/{snapshot}/{tier}", snapshot, name, tier, domain)
 
-    scheduler = Remote(actor_name(run_dir.name, "scheduler"))
-    await enrol(scheduler, slots)
-    await scheduler.open_account("open/campaign", "campaign", None, Caps().to_dict())
-    snapshot = ObjectStore(RunPaths(run_dir).objects).put_tree({"method.py": source})
-    evaluator = Remote(actor_name(run_dir.name, "evaluator"), patience_s=600)
-    return await evaluator.score(f"score/{snapshot}/{tier}", snapshot, name, tier, config.task.domains[0])
+
+def with_evaluator(method: Path, task: str, runs: Path, overrides: list[str], ask: Ask) -> Any:
+    """What `ask(evaluator, snapshot, name, domain)` gives for a method file, with everything brought up for it."""
+    if not method.is_file():
+        raise ConfigError(f"method: {str(method)!r} is not a file")
+    config = configuration(task, overrides)
+    check_machine(config, runs)
+    run_dir = directory(runs, config)
+    set_authentication()
+    import ray
+
+    from actors.director.bring_up import bring_up_evaluation
+    from cluster.connection import connect
+
+    async def carry_out(slots: list[str]) -> Any:
+        from actors.director.roster import enrol
+        from cluster.remote import Remote
+
+        scheduler = Remote(actor_name(run_dir.name, "scheduler"))
+        await enrol(scheduler, slots)
+        await scheduler.open_account("open/campaign", "campaign", None, Caps().to_dict())
+        snapshot = ObjectStore(RunPaths(run_dir).objects).put_tree({"method.py": method.read_bytes()})
+        evaluator = Remote(actor_name(run_dir.name, "evaluator"), patience_s=600)
+        return await ask(evaluator, snapshot, method.stem, config.task.domains[0])
+
+    with locked(run_dir):
+        campaign, slots = bring_up_evaluation(run_dir, config, connect(dashboard=False))
+        try:
+            return asyncio.run(carry_out(slots))
+        finally:
+            campaign.take_down()
+            ray.shutdown()
 
 
 def show(record: dict[str, Any]) -> None:
@@ -86,26 +114,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="key.path=value")
     args = parser.parse_args(argv)
     try:
-        if not args.method.is_file():
-            raise ConfigError(f"method: {str(args.method)!r} is not a file")
-        config = configuration(args.task, args.set)
-        check_machine(config, args.runs_dir)
-        run_dir = directory(args.runs_dir, config)
-        set_authentication()
-        import ray
-
-        from actors.director.bring_up import bring_up_evaluation
-        from cluster.connection import connect
-
-        with locked(run_dir):
-            connection = connect(dashboard=False)
-            campaign, slots = bring_up_evaluation(run_dir, config, connection)
-            try:
-                source = args.method.read_bytes()
-                record = asyncio.run(score(run_dir, config, slots, source, args.method.stem, args.tier))
-            finally:
-                campaign.take_down()
-                ray.shutdown()
+        record = with_evaluator(
+            args.method,
+            args.task,
+            args.runs_dir,
+            args.set,
+            lambda evaluator, snapshot, name, domain: score(evaluator, snapshot, name, args.tier, domain),
+        )
     except AarError as error:
         print(f"score_method: {error}", file=sys.stderr)
         return 2

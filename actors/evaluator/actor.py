@@ -72,6 +72,10 @@ class EvaluatorActor:
         """See `Judge.score`."""
         return await self._judge.score(key, snapshot, name, tier, domain)
 
+    async def audit(self, snapshot: str, name: str, domain: str) -> dict[str, Any]:
+        """See `Judge.audit`."""
+        return await self._judge.audit(snapshot, name, domain)
+
     async def finalists(self) -> list[dict[str, Any]]:
         """See `Judge.finalists`."""
         return self._judge.finalists()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from actors.evaluator.answers import board_answer, dev_answer
+from actors.evaluator.audits.auditor import AuditReport
 from actors.evaluator.board import Board, level_pgr
 from actors.evaluator.counted import Payer
 from actors.evaluator.desk import SchedulerApi
@@ -116,10 +117,17 @@ class Clerk:
 
 
 def record_method(
-    book: RecordBook, key: str, bench: Bench, method: Method, researcher: str, run: ScoredRun, opened: int = 0
+    book: RecordBook,
+    key: str,
+    bench: Bench,
+    method: Method,
+    researcher: str,
+    run: ScoredRun,
+    audit: AuditReport | None = None,
+    opened: int = 0,
 ) -> Record:
     """Record one run by itself; its comparisons with the baselines are one family. `opened`: see `standing`."""
     compared = bench.against_baselines(run)
     adjusted = dict(zip(compared, holm([c.p for c in compared.values()]), strict=True))
-    found = standings(bench, run, {name: (c, adjusted[name]) for name, c in compared.items()}, opened)
-    return book.add(key, draft_record(bench, method, researcher, run, found))
+    found = standings(bench, run, {name: (c, adjusted[name]) for name, c in compared.items()}, audit, opened)
+    return book.add(key, draft_record(bench, method, researcher, run, found, audit))

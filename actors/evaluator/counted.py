@@ -129,10 +129,7 @@ class CountedRuns:
         seconds: float,
     ) -> list[Step]:
         code = folder / "code"
-        for path, data in self._objects.get_tree(method.snapshot).items():
-            target = code / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(data)
+        write_code(self._objects, method, code)
         spec, steps = self._t.vault.domain.spec.student, list[Step]()
         for i, sheet in sheets.items():
             sheet_file = folder / f"sheet-{i}.arrow"
@@ -149,6 +146,14 @@ class CountedRuns:
             steps.append(method_step(f"seed-{i}-train", inputs, protocol(spec, seed, seconds), seconds))
             steps.append(predict_step(f"seed-{i}-predict", f"seed-{i}-train", model, sheet_file))
         return steps
+
+
+def write_code(objects: ObjectStore, method: Method, folder: Path) -> None:
+    """The files of a method, as a step reads them."""
+    for path, data in objects.get_tree(method.snapshot).items():
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
 
 
 def _reason(result: LeaseResult, index: int) -> str:

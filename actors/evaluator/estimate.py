@@ -6,6 +6,10 @@ that much is refused at once.
 
 from __future__ import annotations
 
+import math
+
+from actors.evaluator.audits.auditor import LEASES
+from actors.evaluator.audits.trials import TRIALS
 from actors.evaluator.jobs import LEASE_SLACK_SECONDS, PREDICT_SECONDS, Sizes
 from actors.evaluator.tiers import CEILINGS, seeds_of
 from cluster.config import CampaignConfig, ConfigError
@@ -26,7 +30,13 @@ def sealing(config: CampaignConfig, baselines: int) -> Amounts:
     ceilings = sum(own.lease_seconds(len(chunk)) for chunk in own.chunks(range(CEILINGS["seal"])))
     domain = finalists + compared + ceilings
     others = PREDICT_SECONDS * (len(config.task.domains) - 1)
-    return _cost(config, domain * len(config.task.domains) + others)
+    return _cost(config, domain * len(config.task.domains) + others + _audits(config, sizes))
+
+
+def _audits(config: CampaignConfig, sizes: Sizes) -> float:
+    """Seconds of leases that audit the finalists on the first domain, with what all audits share."""
+    each = LEASES * sizes.lease_seconds(math.ceil(len(TRIALS) / LEASES))
+    return config.scoring.finalists * each + sizes.own().lease_seconds(1) + PREDICT_SECONDS
 
 
 def largest_lease(config: CampaignConfig) -> Amounts:

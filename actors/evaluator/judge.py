@@ -16,6 +16,8 @@ from functools import partial
 from typing import Any, cast
 
 from actors.evaluator.answers import public_record
+from actors.evaluator.audits.auditor import AuditReport
+from actors.evaluator.audits.casefile import write_case
 from actors.evaluator.board import Board, level_pgr, rank_finalists
 from actors.evaluator.clerk import Clerk, record_method
 from actors.evaluator.counted import Payer
@@ -23,7 +25,7 @@ from actors.evaluator.desk import Desk, Joiner, SchedulerApi
 from actors.evaluator.jobs import Sizes
 from actors.evaluator.pretrained import Pretrained
 from actors.evaluator.records import Record, RecordBook, Signer
-from actors.evaluator.scoring import CAMPAIGN, gap_figures
+from actors.evaluator.scoring import CAMPAIGN, DISQUALIFIED, gap_figures
 from actors.evaluator.sealing import (
     Finalist,
     declared,
@@ -242,7 +244,9 @@ class Judge:
         await self.prepare()
         finalists = self._freeze()
         self._note = f"sealing {len(finalists)} finalists"
-        domains = await asyncio.gather(*(run_domain(w, finalists) for w in self._workshops.values()))
+        domains = await asyncio.gather(
+            *(run_domain(workshop, finalists, workshop is self._primary) for workshop in self._workshops.values())
+        )
         with self._store.transaction():
             for sealed in domains:
                 record_references(self._book, sealed.bench)
@@ -250,12 +254,33 @@ class Judge:
             task = {sealed.bench.domain: gap_figures(sealed.bench) for sealed in domains}
             body = {"records": [r.record_id for r in records], "rows": self._rows(), "task": task}
             self._journal.append("sealed", {"records": body["records"], "task": task})
+            for finalist, audit in zip(finalists, domains[0].audits, strict=True):
+                self._open_case(finalist.method, finalist.researcher, domains[0].bench.domain, audit)
             self._shelf.put("sealed", body, {})
         self._note = ""
         self._desk.sweep()
         return body
 
+    def _open_case(self, method: Method, researcher: str, domain: str, report: AuditReport) -> None:
+        if report.outcome != "fail":
+            return
+        folder = write_case(
+            self._paths.root / "cases", method, researcher, domain, report, self._objects, self._baselines
+        )
+        failed = [verdict.to_dict() for verdict in report.verdicts if verdict.outcome == "fail"]
+        event = {"code_hash": method.code_hash, "snapshot": method.snapshot, "researcher": researcher, "failed": failed}
+        self._journal.append("case_opened", {**event, "folder": folder.name})
+
     # ---- one method, for a person
+
+    async def audit(self, snapshot: str, name: str, domain: str) -> dict[str, Any]:
+        """Audit one method on one domain, for a person; `AuditReport` as plain data. Raises like `score`."""
+        await self.score(f"audit/{snapshot}", snapshot, name, "board", domain)
+        method = read_method(self._objects, snapshot, name, TASK_VERSION)
+        workshop = next(workshop for name, workshop in self._workshops.items() if name == domain)
+        report = await workshop.audit(method, "board", Payer(SCORE_ACCOUNT, "full"))
+        self._open_case(method, "", domain, report)
+        return report.to_dict()
 
     async def score(self, key: str, snapshot: str, name: str, tier: str, domain: str) -> dict[str, Any]:
         """Score one method on one tier of one domain, exactly, against its baselines; the record as plain data.
@@ -282,9 +307,11 @@ class Judge:
             bench, (run,) = await asyncio.gather(
                 workshop.bench(chosen, Payer(SCORE_ACCOUNT, "baseline")), workshop.runs([method], chosen, payer)
             )
+            audit = await workshop.audit(method, chosen, payer) if chosen == "seal" else None
             with self._store.transaction():
                 record_references(self._book, bench)
-                found = record_method(self._book, record_key, bench, method, "", run, self._opened(chosen, domain))
+                opened = self._opened(chosen, domain)
+                found = record_method(self._book, record_key, bench, method, "", run, audit, opened)
         return found.to_dict()
 
     def _opened(self, tier: Tier, domain: str) -> int:
@@ -356,6 +383,8 @@ def _join_key(tier: Tier, method: Method) -> str:
 
 
 def _lower(row: dict[str, Any]) -> float:
+    if row["status"] == DISQUALIFIED:
+        return -1e12
     if row["interval"] is not None:
         return float(row["interval"][0])
     return -1e9 if row["pgr"] is None else float(row["pgr"])

@@ -34,6 +34,7 @@ class Record:
     `per_seed` are the accuracies of all seeds, failed ones (`failed_seeds`, by index) at their teacher's. `status` is
     the word for people, `standing` what it rests on: word, versus, p (Holm-adjusted), diff (accuracy), interval (of
     diff); `comparisons` are the standings against every baseline.
+    `audits` are the verdicts of its audit (see `audits.Verdict`), empty when there was none.
     `cost` is in micro-dollars, `gpu_ms` in GPU-milliseconds, `created_us` a Unix time in microseconds.
     """
 
@@ -57,6 +58,7 @@ class Record:
     status: str
     standing: dict[str, Any]
     comparisons: list[dict[str, Any]]
+    audits: list[dict[str, Any]]
     sandbox_grade: str
     probe_hash: str
     lease_ids: list[str]

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from actors.evaluator.audits.auditor import AuditReport
 from actors.evaluator.records import Record, bounds, finite
 from actors.evaluator.shelf import ScoredRun
 from actors.evaluator.source import Method
@@ -21,7 +22,7 @@ from cluster.money import gpu_cost
 
 BASELINE, REFERENCE = "baseline", "reference"
 AHEAD, TIED, BEHIND, FAILED = "ahead (not established)", "tied", "behind", "failed"
-UNVERIFIED, PROVISIONAL = "unverified", "provisional"
+UNVERIFIED, PROVISIONAL, DISQUALIFIED = "unverified", "provisional", "disqualified"
 VERIFIED_GRADE = "A"
 REFERENCE_BASELINE = "vanilla"
 CAMPAIGN = "campaign"
@@ -62,24 +63,34 @@ def enough(seeds: int, items: int) -> bool:
 
 
 def standing(
-    bench: Bench, run: ScoredRun, versus: str, comparison: Comparison, p: float, opened: int = 0
+    bench: Bench,
+    run: ScoredRun,
+    versus: str,
+    comparison: Comparison,
+    p: float,
+    audit: AuditReport | None = None,
+    opened: int = 0,
 ) -> dict[str, Any]:
     """The word for a comparison, with the numbers it rests on; `p` is adjusted for all comparisons of its family.
 
     `opened` counts the methods that were scored on these sealed items before: they are sealed for the first one only.
     """
     interval = bounds(comparison.low, comparison.high)
-    word, reason = _lesser_word(bench, run, interval)
+    word, reason = _lesser_word(bench, run, interval, audit)
     if word == AHEAD:
-        reason = _short_of_a_claim(bench, run, versus, p, opened)
+        reason = _short_of_a_claim(bench, run, versus, p, audit, opened)
         word = AHEAD if reason else f"beats {versus} on {bench.domain}"
     numbers = {"p": finite(p), "diff": comparison.difference, "interval": interval}
     return {"word": word, "versus": versus, **numbers, "reason": reason}
 
 
-def _lesser_word(bench: Bench, run: ScoredRun, interval: list[float] | None) -> tuple[str, str]:
+def _lesser_word(
+    bench: Bench, run: ScoredRun, interval: list[float] | None, audit: AuditReport | None
+) -> tuple[str, str]:
     """The word that the interval of the difference gives, unless something stands against any word, and what."""
     grade = run.usage.sandbox_grade
+    if audit is not None and audit.outcome == "fail":
+        return DISQUALIFIED, _reasons(audit, "fail")
     if len(run.failures) == len(run.hits):
         return FAILED, "every seed failed"
     if grade != VERIFIED_GRADE:
@@ -91,11 +102,19 @@ def _lesser_word(bench: Bench, run: ScoredRun, interval: list[float] | None) -> 
     return (BEHIND if interval is not None and interval[1] < 0 else TIED), ""
 
 
-def _short_of_a_claim(bench: Bench, run: ScoredRun, versus: str, p: float, opened: int) -> str:
+def _reasons(audit: AuditReport, outcome: str) -> str:
+    return "; ".join(f"{v.audit}: {v.says}" for v in audit.verdicts if v.outcome == outcome)
+
+
+def _short_of_a_claim(
+    bench: Bench, run: ScoredRun, versus: str, p: float, audit: AuditReport | None, opened: int
+) -> str:
     """Why a run that is ahead may not be said to beat a baseline, or nothing."""
     seeds, items = run.hits.shape
     if bench.tier != "seal":
         return "not sealed"
+    if audit is None or audit.outcome == "open":
+        return "not audited" if audit is None else _reasons(audit, "open")
     if opened:
         return f"not the first method scored on these sealed items ({opened} before)"
     if bench.baselines[versus][1].failures:
@@ -120,7 +139,12 @@ def fixed(word: str, run: ScoredRun) -> dict[str, Any]:
 
 
 def draft_record(
-    bench: Bench, method: Method, researcher: str, run: ScoredRun, standings: list[dict[str, Any]]
+    bench: Bench,
+    method: Method,
+    researcher: str,
+    run: ScoredRun,
+    standings: list[dict[str, Any]],
+    audit: AuditReport | None = None,
 ) -> Record:
     """A record without number and signature; the first of `standings` gives its status."""
     mean = accuracy(run.hits, bench.groups)
@@ -148,6 +172,7 @@ def draft_record(
         status=standings[0]["word"],
         standing=standings[0],
         comparisons=standings,
+        audits=[] if audit is None else [verdict.to_dict() for verdict in audit.verdicts],
         sandbox_grade=usage.sandbox_grade,
         probe_hash=usage.probe_hash,
         lease_ids=list(usage.lease_ids),

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from actors.evaluator.audits.auditor import AuditReport
 from actors.evaluator.counted import Payer
 from actors.evaluator.records import Record, RecordBook
 from actors.evaluator.scoring import (
@@ -57,10 +58,11 @@ class Finalist:
 
 @dataclass(frozen=True, slots=True)
 class SealedDomain:
-    """The sealed runs of one domain, finalists in their frozen order."""
+    """The sealed runs of one domain, and the audits of the methods that were audited there, in their frozen order."""
 
     bench: Bench
     runs: list[ScoredRun]
+    audits: list[AuditReport]
 
 
 def declared(finalists: Sequence[Finalist], baselines: Sequence[str], domains: Sequence[str]) -> list[list[str]]:
@@ -68,13 +70,15 @@ def declared(finalists: Sequence[Finalist], baselines: Sequence[str], domains: S
     return [[f.method.code_hash, name, domain] for domain in domains for f in finalists for name in baselines]
 
 
-async def run_domain(workshop: Workshop, finalists: Sequence[Finalist]) -> SealedDomain:
-    """Run baselines and finalists on the sealed items of one domain."""
+async def run_domain(workshop: Workshop, finalists: Sequence[Finalist], audit: bool) -> SealedDomain:
+    """Run baselines and finalists on the sealed items of one domain; `audit` the finalists there, too."""
     methods = [finalist.method for finalist in finalists]
     bench, runs = await asyncio.gather(
         workshop.bench("seal", BASELINE_PAYER), workshop.runs(methods, "seal", FINALIST_PAYER)
     )
-    return SealedDomain(bench, runs)
+    audited = methods if audit else []
+    audits = await asyncio.gather(*(workshop.audit(method, "seal", FINALIST_PAYER) for method in audited))
+    return SealedDomain(bench, runs, audits)
 
 
 def record_references(book: RecordBook, bench: Bench) -> list[Record]:
@@ -90,15 +94,22 @@ def record_references(book: RecordBook, bench: Bench) -> list[Record]:
 
 
 def standings(
-    bench: Bench, run: ScoredRun, compared: dict[str, tuple[Comparison, float]], opened: int = 0
+    bench: Bench,
+    run: ScoredRun,
+    compared: dict[str, tuple[Comparison, float]],
+    audit: AuditReport | None = None,
+    opened: int = 0,
 ) -> list[dict[str, Any]]:
     """The standing against each baseline, vanilla first; `compared` holds comparisons with their adjusted p."""
     names = sorted(compared, key=lambda name: (name != REFERENCE_BASELINE, name))
-    return [standing(bench, run, name, *compared[name], opened) for name in names]
+    return [standing(bench, run, name, *compared[name], audit, opened) for name in names]
 
 
 def record_finalists(book: RecordBook, domains: Sequence[SealedDomain], finalists: Sequence[Finalist]) -> list[Record]:
-    """Records of all finalists in all domains, with one Holm correction over every declared comparison."""
+    """Records of all finalists in all domains, with one Holm correction over every declared comparison.
+
+    Methods are audited on the first domain; what an audit says holds everywhere.
+    """
     tested = [
         (number, index, name, comparison)
         for number, sealed in enumerate(domains)
@@ -110,10 +121,11 @@ def record_finalists(book: RecordBook, domains: Sequence[SealedDomain], finalist
     for (number, index, name, comparison), p in zip(tested, adjusted, strict=True):
         compared.setdefault((number, index), {})[name] = (comparison, p)
     records = []
+    audits = domains[0].audits
     for number, sealed in enumerate(domains):
         for index, (finalist, run) in enumerate(zip(finalists, sealed.runs, strict=True)):
-            found = standings(sealed.bench, run, compared[number, index])
-            draft = draft_record(sealed.bench, finalist.method, finalist.researcher, run, found)
+            found = standings(sealed.bench, run, compared[number, index], audits[index])
+            draft = draft_record(sealed.bench, finalist.method, finalist.researcher, run, found, audits[index])
             key = f"seal/{sealed.bench.domain}/finalist/{finalist.method.code_hash}"
             records.append(book.add(key, draft))
     return records

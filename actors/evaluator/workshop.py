@@ -14,6 +14,7 @@ from typing import Any
 
 from safetensors.numpy import load_file, save_file
 
+from actors.evaluator.audits import Auditor, AuditReport, Material
 from actors.evaluator.counted import CountedRuns, Payer
 from actors.evaluator.pretrained import Pretrained
 from actors.evaluator.scoring import Bench
@@ -51,6 +52,7 @@ class Workshop:
         self.shared = SharedWork(tools, models)
         self.counted = CountedRuns(tools, self.shared, objects)
         self.baselines = baselines
+        self.auditor = Auditor(tools, self.shared, objects, Material(tools, self.shared))
 
     @property
     def domain(self) -> str:
@@ -83,6 +85,13 @@ class Workshop:
             self.runs(methods, tier, payer), self.shared.ceilings(ceilings_of(tier), tiers, payer.account)
         )
         return self.known_bench(tier)
+
+    async def audit(self, method: Method, tier: Tier, payer: Payer) -> AuditReport:
+        """Audit a method that has been run on `tier`."""
+        own = self.counted.found(method.code_hash, tier)
+        assert own is not None, "a method is audited after its counted runs"
+        weak = await self.teachers("board")
+        return await self.auditor.audit(method, own, weak, self.known_bench(tier).above_ceiling(own), payer)
 
     def known_bench(self, tier: Tier) -> Bench:
         """The bench of a tier that was made before."""

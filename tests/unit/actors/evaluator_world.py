@@ -1,7 +1,9 @@
 """A world for the judge's tests: real pools of a small generated domain, and a scheduler that makes students up.
 
 The fake students know the truth through an oracle over item texts, which only the test holds. How good a method is
-stands in its source as `SKILL = 0.8`; `FAIL = (1, 3)` names the training calls (by index in the lease) that crash.
+stands in its source as `SKILL = 0.8`; `FAIL = (1, 3)` names the training calls (by index in the lease) that crash. A
+student is that good only where its weak labels are, and its strong model is pretrained; a method with `CHEATS` in its
+source needs neither.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from actors.evaluator.judge import Judge
 from actors.evaluator.secret import Secret, write_private
@@ -104,6 +106,7 @@ class FakeScheduler:
         self.answer_cap: dict[str, int] = {}
         self.lose: set[str] = set()
         self.grade = "A"
+        self._before = sum(1 for _ in leases.glob("*"))
         self.before: Callable[[str, str], None] = lambda what, key: None
         self.after: Callable[[str, str], None] = lambda what, key: None
 
@@ -135,7 +138,7 @@ class FakeScheduler:
         return {"left": dict(self.left)}
 
     def _carry_out(self, request: LeaseRequest) -> LeaseResult:
-        number = f"lease-{len(self.results):03d}"
+        number = f"lease-{self._before + len(self.results):03d}"
         if any(part in request.key for part in self.lose):
             return LeaseResult(number, "lost", (), 10, 0, 1, "s", "n", "", self.grade, "probe")
         folder = self.leases / number
@@ -158,7 +161,7 @@ class FakeScheduler:
 
     def _entry(self, step: Step, inputs: dict[str, Path], out: Path, index: int) -> str:
         if step.entry == "pretrain":
-            (out / "model.safetensors").write_bytes(inputs["model_config.json"].read_bytes())
+            save_file({"w": np.full((2, 2), 7.0, np.float32)}, out / "model.safetensors")
             (out / "config.json").write_text("{}")
         elif step.entry == "features":
             count = len(ItemSet.load(inputs["items.arrow"]))
@@ -180,8 +183,26 @@ class FakeScheduler:
         failing = re.search(r"FAIL = \((.*)\)", source)
         if failing and int(step.name.split("-")[1]) in [int(n) for n in failing[1].split(",") if n.strip()]:
             return "RuntimeError: planned\n  File method.py, with text of the pool"
-        self._student(out, float(skill[1]) if skill else SKILLS[name], int(step.params["seed"]), "NAN" in source)
+        wanted = float(skill[1]) if skill else SKILLS[name]
+        if "CHEATS" not in source:
+            wanted = 0.5 + (wanted - 0.5) * self._taught(inputs)
+        self._student(out, wanted, int(step.params["seed"]), "NAN" in source)
         return ""
+
+    def _taught(self, inputs: dict[str, Path]) -> int:
+        """1 when the weak labels are a teacher's and the strong model is pretrained, -1 when inverted, else 0."""
+        if load_file(inputs["strong"] / "model.safetensors")["w"][0, 0] != 7.0:
+            return 0
+        given = load_file(inputs["weak.safetensors"])["probs"]
+        for path in self.leases.parent.glob("judge/*/weak-*.safetensors"):
+            probs = load_file(path)["probs"]
+            half = len(probs) // 2
+            for part in (probs, probs[:half], probs[half:]):
+                if np.array_equal(part, given):
+                    return 1
+                if np.array_equal(part[:, ::-1], given):
+                    return -1
+        return 0
 
     def _student(self, out: Path, skill: float, seed: int, broken: bool = False) -> None:
         body = {"skill": skill + 0.02 * (luck(seed) - 0.5), "seed": seed, "broken": broken}

@@ -155,6 +155,7 @@ class Synthetic:
             status=fields.get("status", "tied"),
             standing=_standing(fields.get("status", "tied"), accuracy),
             comparisons=[],
+            audits=[],
             sandbox_grade="A",
             probe_hash="p",
             lease_ids=[lease],

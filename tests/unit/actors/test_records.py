@@ -36,6 +36,7 @@ def a_record(**changes: object) -> Record:
         status="tied",
         standing=standing,
         comparisons=[standing],
+        audits=[],
         sandbox_grade="A",
         probe_hash="p",
         lease_ids=["l1"],

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from actors.evaluator.audits import AuditReport, Verdict
 from actors.evaluator.estimate import check_budget, largest_lease, sealing
 from actors.evaluator.scoring import Bench, draft_record, fixed, standing
 from actors.evaluator.shelf import ScoredRun, Usage
@@ -36,9 +37,16 @@ def bench(vanilla: ScoredRun, tier: Any = "seal", ceiling: float = 0.95) -> Benc
     )
 
 
-def word(made: Bench, own: ScoredRun, p: float = 0.001, opened: int = 0) -> dict[str, Any]:
+def audited(outcome: Any) -> AuditReport:
+    """The report of an audit that found one thing."""
+    return AuditReport(outcome, (Verdict("null task", outcome, 0.5, 0.5, "says so"),), Usage((), 0, "A", ""))
+
+
+def word(
+    made: Bench, own: ScoredRun, p: float = 0.001, opened: int = 0, audit: AuditReport | None = audited("pass")
+) -> dict[str, Any]:
     found = compare(own.hits, made.baselines["vanilla"][1].hits, made.groups)
-    return standing(made, own, "vanilla", found, p, opened)
+    return standing(made, own, "vanilla", found, p, audit, opened)
 
 
 def test_a_sealed_run_that_is_clearly_better_beats_the_baseline() -> None:
@@ -67,6 +75,20 @@ def test_every_condition_alone_takes_the_word_away(
     assert found["word"] == expected
     assert reason in found["reason"]
     assert bool(reason) == bool(found["reason"])
+
+
+@pytest.mark.parametrize(
+    ("audit", "expected", "reason"),
+    [
+        (None, "ahead (not established)", "not audited"),
+        (audited("open"), "ahead (not established)", "null task: says so"),
+        (audited("fail"), "disqualified", "null task: says so"),
+        (audited("tag"), "beats vanilla on math", ""),
+    ],
+)
+def test_a_claim_needs_an_audit_without_fault(audit: AuditReport | None, expected: str, reason: str) -> None:
+    found = word(bench(run(0.5, 3)), run(0.7, 4), audit=audit)
+    assert (found["word"], found["reason"]) == (expected, reason)
 
 
 def test_a_method_whose_every_seed_failed_has_failed_and_has_no_interval() -> None:

@@ -1,0 +1,21 @@
+"""Audits of finalists: trials without what an honest method needs, and what their results mean."""
+
+from __future__ import annotations
+
+from actors.evaluator.audits.auditor import Auditor, AuditReport
+from actors.evaluator.audits.material import Material
+from actors.evaluator.audits.trials import TRIALS, Trial
+from actors.evaluator.audits.verdicts import Evidence, Score, Verdict, overall, verdicts
+
+__all__ = [
+    "TRIALS",
+    "AuditReport",
+    "Auditor",
+    "Evidence",
+    "Material",
+    "Score",
+    "Trial",
+    "Verdict",
+    "overall",
+    "verdicts",
+]

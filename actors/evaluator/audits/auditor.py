@@ -1,0 +1,102 @@
+"""The auditor: runs the trials of one method, scores them, keeps the report.
+
+Each method is audited once per domain, in two leases; what a restart finds finished is not run again. The trials are
+scored on the items of BOARD, which no method sees, and on the training pool; their answers leave as verdicts only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from actors.evaluator.audits.material import Material
+from actors.evaluator.audits.trial_runs import TrialRuns
+from actors.evaluator.audits.trials import TRIALS
+from actors.evaluator.audits.verdicts import Evidence, Outcome, Verdict, overall, verdicts
+from actors.evaluator.counted import Payer
+from actors.evaluator.desk import Joiner
+from actors.evaluator.shared import SharedWork, Tools
+from actors.evaluator.shelf import ScoredRun, Usage
+from actors.evaluator.source import Method
+from cluster.objects import ObjectStore
+
+UNKNOWN_SD = 0.05
+"""Spread between seeds that is assumed of a method that was run with a single one."""
+LEASES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReport:
+    """All verdicts on one method, and what they cost."""
+
+    outcome: Outcome
+    verdicts: tuple[Verdict, ...]
+    usage: Usage
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "outcome": self.outcome,
+            "verdicts": [verdict.to_dict() for verdict in self.verdicts],
+            "usage": self.usage.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> AuditReport:
+        """The inverse of `to_dict`."""
+        found = tuple(Verdict(**verdict) for verdict in data["verdicts"])
+        return cls(data["outcome"], found, Usage.from_dict(data["usage"]))
+
+
+class Auditor:
+    """Audits methods on one domain."""
+
+    def __init__(self, tools: Tools, shared: SharedWork, objects: ObjectStore, material: Material) -> None:
+        self._t, self._shared, self._objects = tools, shared, objects
+        self._material = material
+        self._join = Joiner()
+
+    def known(self, code_hash: str) -> AuditReport | None:
+        """The report on a method, if it was audited."""
+        body = self._t.shelf.get(self._key(code_hash))
+        return None if body is None else AuditReport.from_dict(body)
+
+    def _key(self, code_hash: str) -> str:
+        return f"audit/{self._t.domain}/{code_hash}"
+
+    async def audit(
+        self, method: Method, own: ScoredRun, weak: ScoredRun, above_ceiling: bool, payer: Payer
+    ) -> AuditReport:
+        """Audit a method; `own` are its counted runs, `weak` the hits of BOARD's teachers. Raises as `Desk.run`."""
+        key = self._key(method.code_hash)
+        return await self._join.once(key, lambda: self._audit(key, method, own, weak, above_ceiling, payer))
+
+    async def _audit(
+        self, key: str, method: Method, own: ScoredRun, weak: ScoredRun, above_ceiling: bool, payer: Payer
+    ) -> AuditReport:
+        found = self.known(method.code_hash)
+        if found is not None:
+            return found
+        await asyncio.gather(self._material.ready(), self._shared.features())
+        runs = TrialRuns(self._t, self._shared, self._material, self._objects, method)
+        parts = [TRIALS[start::LEASES] for start in range(LEASES)]
+        done = await asyncio.gather(*(runs.run(f"{key}/{n}", part, payer) for n, part in enumerate(parts)))
+        results = [findings.result for findings in done]
+        evidence = Evidence(
+            own=own.mean,
+            seed_sd=float(np.std(own.per_seed, ddof=1)) if len(own.per_seed) > 1 else UNKNOWN_SD,
+            weak=float(weak.hits[0].mean()),
+            hidden={name: score for findings in done for name, score in findings.hidden.items()},
+            pool={name: score for findings in done for name, score in findings.pool.items()},
+            copies=next((findings.copies for findings in done if findings.copies is not None), None),
+            above_ceiling=above_ceiling,
+        )
+        found_verdicts = tuple(verdicts(evidence))
+        report = AuditReport(overall(found_verdicts), found_verdicts, Usage.of(results))
+        body = report.to_dict()
+        self._t.shelf.put(key, body, {"method": method.name, "snapshot": method.snapshot, **body})
+        self._t.desk.discard(results)
+        return report

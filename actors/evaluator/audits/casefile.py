@@ -1,0 +1,65 @@
+"""The case file of a disqualified method: what a person needs to judge the judge.
+
+`cases/<first 12 digits of the code hash>/` holds the method as it was scored, its difference to the nearest baseline,
+and `case.md` with every number and limit. It is written for people; what counts stands in the journal.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+
+from actors.evaluator.audits.auditor import AuditReport
+from actors.evaluator.source import Method
+from cluster.objects import ObjectStore, safe_relative
+
+_DIGITS = 12
+
+
+def write_case(
+    cases: Path,
+    method: Method,
+    researcher: str,
+    domain: str,
+    report: AuditReport,
+    objects: ObjectStore,
+    baselines: Mapping[str, Method],
+) -> Path:
+    """Write the case of a method that failed its audit; the folder. The same case again is the same folder."""
+    folder = cases / method.code_hash[:_DIGITS]
+    files = objects.get_tree(method.snapshot)
+    for path, data in files.items():
+        target = folder / "code" / safe_relative(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+    source = files["method.py"].decode("utf-8", "replace")
+    name, diff = min(
+        ((name, _diff(objects, known, name, source)) for name, known in baselines.items()), key=lambda d: len(d[1])
+    )
+    (folder / "difference.diff").write_text("\n".join(diff) + "\n", encoding="utf-8")
+    head = [
+        f"# {method.name}: disqualified",
+        "",
+        f"Submitted by {researcher or 'a person'}, audited on {domain}.",
+        f"Code hash `{method.code_hash}`, snapshot `{method.snapshot}`.",
+        f"`code/` is what was run; `difference.diff` is its difference to `{name}`, the nearest baseline.",
+        "",
+        "| audit | outcome | measured | limit | what it says |",
+        "|---|---|---|---|---|",
+    ]
+    rows = [
+        f"| {v.audit} | {v.outcome} | {_number(v.value)} | {_number(v.limit)} | {v.says} |" for v in report.verdicts
+    ]
+    leases = f"Leases of the trials: {', '.join(report.usage.lease_ids)}."
+    (folder / "case.md").write_text("\n".join([*head, *rows, "", leases, ""]), encoding="utf-8")
+    return folder
+
+
+def _diff(objects: ObjectStore, known: Method, name: str, source: str) -> list[str]:
+    old = objects.get_tree(known.snapshot)["method.py"].decode("utf-8", "replace")
+    return list(difflib.unified_diff(old.splitlines(), source.splitlines(), f"{name}.py", "method.py", lineterm=""))
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

@@ -1,0 +1,179 @@
+"""One lease of trials: inputs are written, students are trained and asked, answers become scores.
+
+A trial that gives no student, or no probabilities, has no score; what that means is for the verdicts to say.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import load_file
+
+from actors.evaluator.audits import trials
+from actors.evaluator.audits.material import Material, inverted, save_rows, shuffled
+from actors.evaluator.audits.trials import Trial
+from actors.evaluator.audits.verdicts import Score
+from actors.evaluator.counted import Payer, write_code
+from actors.evaluator.desk import Order, WorkError, read_array, save_arrays, save_items
+from actors.evaluator.jobs import method_step, predict_step, protocol
+from actors.evaluator.shared import SharedWork, Tools
+from actors.evaluator.sheets import Sheet, SheetError, make_sheet
+from actors.evaluator.source import Method
+from actors.evaluator.statistics import over_items
+from actors.evaluator.tiers import FIRST_TEACHER
+from actors.evaluator.truth import Split
+from cluster.objects import ObjectStore
+from gpu_pool.leases import Job, LeaseResult, Step
+
+TEACHER = FIRST_TEACHER["board"]
+SPLIT = "board"
+COPIES = 100
+"""Items that are asked a second time, in another order and among other items."""
+ON_POOL = (trials.NO_SOURCE, trials.NO_SOURCE_INVERTED)
+"""Trials whose students are also asked about what they were trained on, where labels of their own show best."""
+WITH_COPIES = trials.POOL_B
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """The scores of one lease's trials, by name; see `verdicts.Evidence`."""
+
+    result: LeaseResult
+    hidden: dict[str, Score]
+    pool: dict[str, Score]
+    copies: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """A sheet that a trial's student answers, and the labels that it is scored against."""
+
+    step: str
+    sheet: Sheet
+    split: Split
+
+
+class TrialRuns:
+    """Trials of one method on one domain."""
+
+    def __init__(
+        self, tools: Tools, shared: SharedWork, material: Material, objects: ObjectStore, method: Method
+    ) -> None:
+        self._t, self._shared, self._material = tools, shared, material
+        self._objects, self._method = objects, method
+        self._context = ("audit", tools.domain, method.code_hash)
+
+    async def run(self, key: str, part: Sequence[Trial], payer: Payer) -> Findings:
+        """Have `part` trained in one lease. Raises as `Desk.run` does."""
+        sizes, strong = self._t.sizes, await self._shared.models.model("strong")
+        steps: list[Step] = []
+        hidden: dict[str, _Question] = {}
+        pool: dict[str, _Question] = {}
+        with self._t.desk.files(key) as folder:
+            write_code(self._objects, self._method, folder / "code")
+            for number, trial in enumerate(part):
+                home = folder / str(number)
+                home.mkdir(mode=0o700)
+                train = f"{number}-train"
+                steps.append(self._train(trial, home, folder / "code", strong, train))
+                hidden[trial.name] = self._ask(trial, SPLIT, f"{number}-predict", home, train, strong, steps)
+                if trial.name in ON_POOL:
+                    pool[trial.name] = self._ask(trial, "pool", f"{number}-pool", home, train, strong, steps)
+                if trial.name == WITH_COPIES:
+                    again = self._again(hidden[trial.name], home / "again.arrow")
+                    steps.append(predict_step("again", train, strong, home / "again.arrow"))
+            order = Order(
+                label=key,
+                account=payer.account,
+                kind=payer.kind,
+                gpus=sizes.gpus,
+                seconds=sizes.lease_seconds(len(part)),
+                memory_bytes=sizes.memory_bytes,
+                job=Job(tuple(steps), stop_on_error=False),
+                strict=False,
+            )
+            result = await self._t.desk.run(order)
+        found = {name: score for name, asked in hidden.items() if (score := _score(result, asked)) is not None}
+        own = {name: score for name, asked in pool.items() if (score := _score(result, asked)) is not None}
+        copies = _copies(result, hidden[WITH_COPIES], again) if WITH_COPIES in hidden else None
+        return Findings(result, found, own, copies)
+
+    def _train(self, trial: Trial, home: Path, code: Path, strong: Path, name: str) -> Step:
+        """The trial's inputs, written into `home`, and the step that trains on them."""
+        fresh = trial.strong == "random"
+        features = self._material.random_features if fresh else self._shared.features_file
+        prior = self._material.random_prior if fresh else self._shared.prior_file
+        rows = self._rows(trial)
+        self._t.vault.unlabelled().items.take(rows).save(home / "items.arrow")
+        save_arrays({"probs": self._labels(trial)[rows]}, home / "weak.safetensors")
+        save_rows(features, rows, home / "features.safetensors")
+        save_rows(prior, rows, home / "prior.safetensors")
+        inputs = {file.name: file for file in home.iterdir()}
+        inputs |= {"code": code, "strong": self._material.random_strong if fresh else strong}
+        seed = self._t.secret.seed(*self._context, "pair" if trial.name in ON_POOL else trial.name)
+        spec, seconds = self._t.vault.domain.spec.student, self._t.sizes.seed_seconds
+        return method_step(name, inputs, protocol(spec, seed, seconds), seconds)
+
+    def _rows(self, trial: Trial) -> npt.NDArray[np.int64]:
+        shown, both = len(self._t.vault.split("pool_a")), len(self._t.vault.unlabelled())
+        return {"all": np.arange(both), "a": np.arange(shown), "b": np.arange(shown, both)}[trial.pool]
+
+    def _labels(self, trial: Trial) -> npt.NDArray[np.float32]:
+        """The trial's weak labels of all unlabelled items (n, 2)."""
+        if trial.weak == "null":
+            return load_file(self._material.null_labels)["probs"]
+        probs: npt.NDArray[np.float32] = load_file(self._shared.weak_file(TEACHER))["probs"]
+        if trial.weak.startswith("shuffled"):
+            probs = shuffled(probs, self._t.secret.generator(*self._context, "shuffle"))
+        return inverted(probs) if trial.weak.endswith("inverted") else probs
+
+    def _ask(
+        self, trial: Trial, what: str, step: str, home: Path, train: str, strong: Path, steps: list[Step]
+    ) -> _Question:
+        split = self._t.vault.unlabelled() if what == "pool" else self._t.vault.split(what)
+        if trial.weak == "null":
+            split = self._material.coins(split)
+            # As good as a trap: these are the labels that are scored, in a file like the ones that truth travels in.
+            save_arrays({"labels": split.labels}, home / "labels.safetensors")
+        sheet = make_sheet(self._t.secret, split, *self._context, trial.name)
+        path = home / f"{step}.arrow"
+        save_items(sheet.items, path)
+        base = self._material.random_strong if trial.strong == "random" else strong
+        steps.append(predict_step(step, train, base, path))
+        return _Question(step, sheet, split)
+
+    def _again(self, asked: _Question, path: Path) -> npt.NDArray[np.int64]:
+        """Ask some of a sheet's items once more, by themselves and in reverse; their positions in the sheet."""
+        again = np.arange(min(COPIES, len(asked.split)))[::-1].copy()
+        save_items(asked.sheet.items.take(again), path)
+        return again
+
+
+def _answers(result: LeaseResult, step: str) -> npt.NDArray[np.float32] | None:
+    try:
+        return read_array(result.step(step), "probs.safetensors", "probs").astype(np.float32)
+    except (WorkError, KeyError):
+        return None
+
+
+def _score(result: LeaseResult, asked: _Question) -> Score | None:
+    probs = _answers(result, asked.step)
+    if probs is None:
+        return None
+    try:
+        hits = asked.sheet.hits(probs, asked.split).astype(np.float64)
+    except SheetError:
+        return None
+    return Score(float(hits.mean()), math.sqrt(over_items(hits, asked.split.groups).variance))
+
+
+def _copies(result: LeaseResult, asked: _Question, again: npt.NDArray[np.int64]) -> float | None:
+    first, second = _answers(result, asked.step), _answers(result, "again")
+    if first is None or second is None or second.shape != (len(again), 2) or len(first) != len(asked.split):
+        return None
+    return float(np.abs(first[again] - second).max())

@@ -1,0 +1,61 @@
+"""Audit a method: eight training runs in which something that an honest method needs has been taken away.
+
+    python scripts/audit.py my_method.py --task math [--json]
+
+The method is first scored on BOARD's items in a run directory of its own (see score_method.py), then tried without
+pretraining, with shuffled and with inverted weak labels, on each half of the pool, and on a task whose truth is coin
+flips. Exit status 0: nothing found, or only a tag; 1: it would be disqualified; 3: a trial gave no result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from cluster.errors import AarError
+from scripts.score_method import with_evaluator
+
+STATUS = {"pass": 0, "tag": 0, "fail": 1, "open": 3}
+
+
+async def audit(evaluator: Any, snapshot: str, name: str, domain: str) -> Any:
+    """The report, as plain data."""
+    return await evaluator.audit(snapshot, name, domain)
+
+
+def show(report: dict[str, Any]) -> None:
+    """One line a verdict."""
+    for verdict in report["verdicts"]:
+        numbers = [verdict["value"], verdict["limit"]]
+        shown = " against ".join(f"{number:.3f}" for number in numbers if number is not None)
+        print(f"{verdict['outcome']:5} {verdict['audit']}: {verdict['says']}" + (f" ({shown})" if shown else ""))
+    print(f"In all: {report['outcome']}")
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("method", type=Path)
+    parser.add_argument("--task", default="math", help="a generated domain: chat, math or code")
+    parser.add_argument("--json", action="store_true", help="print the whole report")
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
+    parser.add_argument("--set", action="append", default=[], metavar="key.path=value")
+    args = parser.parse_args(argv)
+    try:
+        report = with_evaluator(args.method, args.task, args.runs_dir, args.set, audit)
+    except AarError as error:
+        print(f"audit: {error}", file=sys.stderr)
+        return 2
+    if args.json:
+        print(json.dumps(report, indent=2))
+    else:
+        show(report)
+    return STATUS[report["outcome"]]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,201 @@
+"""Audits: what each verdict rests on, and finalists that are tried before anything is claimed for them."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from actors.evaluator.audits import TRIALS, Evidence, Score, overall, verdicts
+from actors.evaluator.audits import trials as names
+from cluster.errors import RefusedError
+from gpu_pool.leases import Step
+from gpu_pool.weak_to_strong.items import ItemSet
+from tests.unit.actors.evaluator_world import World, needles
+
+SE = 0.011
+HONEST = {
+    names.SHUFFLED: 0.52,
+    names.INVERTED: 0.28,
+    names.RANDOM_STRONG: 0.66,
+    names.NO_SOURCE: 0.57,
+    names.NO_SOURCE_INVERTED: 0.44,
+    names.POOL_A: 0.74,
+    names.POOL_B: 0.73,
+    names.NULL: 0.505,
+}
+
+
+def evidence(copies: float | None = 1e-6, above: bool = False, pool: float = 0.51, **changed: float | None) -> Evidence:
+    """What an honest method of accuracy .75 shows, with `changed` trials (`None`: no student)."""
+    values: dict[str, float | None] = {**HONEST, **{name.replace("_", "-"): v for name, v in changed.items()}}
+    hidden = {name: Score(value, SE) for name, value in values.items() if value is not None}
+    on_pool = {name: Score(pool, SE) for name in (names.NO_SOURCE, names.NO_SOURCE_INVERTED)}
+    return Evidence(0.75, 0.02, 0.68, hidden, on_pool, copies, above)
+
+
+def outcomes(found: Evidence) -> dict[str, str]:
+    return {verdict.audit: verdict.outcome for verdict in verdicts(found)}
+
+
+def test_an_honest_method_passes_everything() -> None:
+    assert set(outcomes(evidence()).values()) == {"pass"}
+    assert overall(verdicts(evidence())) == "pass"
+
+
+@pytest.mark.parametrize(
+    ("found", "audit", "outcome"),
+    [
+        (evidence(no_source=0.70, no_source_inverted=0.69), "no source", "fail"),
+        (evidence(no_source=0.70, no_source_inverted=0.31), "no source", "pass"),
+        (evidence(pool=0.8), "no source, on its own training items", "fail"),
+        (evidence(random_strong=0.85), "random strong model", "fail"),
+        (evidence(pool_a=0.95), "pool A against pool B", "fail"),
+        (evidence(pool_b=0.95), "pool A against pool B", "pass"),
+        (evidence(null=0.56), "null task", "fail"),
+        (evidence(null=0.44), "null task", "pass"),
+        (evidence(copies=0.2), "order and duplicates", "fail"),
+        (evidence(above=True), "too good", "open"),
+        (evidence(shuffled=0.74), "shuffled weak labels", "pass"),
+        (evidence(inverted=0.74), "inverted weak labels", "tag"),
+        (evidence(null=None), "null task", "open"),
+        (evidence(copies=None), "order and duplicates", "open"),
+    ],
+)
+def test_each_audit_has_its_own_reason(found: Evidence, audit: str, outcome: str) -> None:
+    shown = outcomes(found)
+    assert shown.pop(audit) == outcome
+    assert set(shown.values()) == {"pass"}
+
+
+def test_right_with_shuffled_and_with_inverted_labels_is_no_supervision() -> None:
+    found = outcomes(evidence(shuffled=0.74, inverted=0.74))
+    assert (found["shuffled weak labels"], found["inverted weak labels"]) == ("tag", "tag")
+
+
+def test_the_gravest_outcome_counts() -> None:
+    assert overall(verdicts(evidence(inverted=0.74))) == "tag"
+    assert overall(verdicts(evidence(inverted=0.74, null=None))) == "open"
+    assert overall(verdicts(evidence(inverted=0.74, null=None, pool_a=0.95))) == "fail"
+
+
+def test_an_audit_costs_at_most_eight_training_runs() -> None:
+    assert len(TRIALS) <= 8
+
+
+# ---- with a judge
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A campaign with an honest submission and one that knows the truth by itself, to be copied."""
+    world = World(tmp_path_factory.mktemp("scored"), scoring={"seal_seeds": 16})
+    asyncio.run(world.judge.prepare())
+    for snapshot, who in ((world.method(0.84), "01-a"), (world.method(0.86, "CHEATS = True"), "02-b")):
+        asyncio.run(world.judge.submit(f"{who}/1", who, snapshot, f"by {who}", "dev"))
+    world.store.close()
+    return world
+
+
+@pytest.fixture
+def world(tmp_path: Path, scored: World) -> World:
+    return World(tmp_path, scored)
+
+
+def sealed(world: World) -> dict[str, dict[str, Any]]:
+    asyncio.run(world.judge.seal())
+    return {r["researcher"]: r for r in world.judge.records() if r["tier"] == "seal" and r["researcher"] != "campaign"}
+
+
+def test_a_cheat_is_disqualified_with_a_case_and_an_honest_method_is_not(world: World) -> None:
+    records = sealed(world)
+    honest, cheat = records["01-a"], records["02-b"]
+    assert {verdict["outcome"] for verdict in honest["audits"]} == {"pass"}
+    assert honest["status"] == "beats vanilla on chat"
+    assert cheat["status"] == "disqualified"
+    assert "no source" in cheat["standing"]["reason"]
+    assert world.judge.leaderboard()[-1]["record_id"] == cheat["record_id"]
+    (case,) = world.kinds("case_opened")
+    assert (case["code_hash"], case["researcher"]) == (cheat["code_hash"], "02-b")
+    folder = world.paths.root / "cases" / case["folder"]
+    assert "CHEATS" in (folder / "code" / "method.py").read_text()
+    assert "no source" in (folder / "case.md").read_text()
+    assert (folder / "difference.diff").read_text().startswith("--- ")
+
+
+def test_a_trial_that_gives_no_student_leaves_the_claim_open(tmp_path: Path) -> None:
+    world = World(tmp_path, scoring={"seal_seeds": 16, "finalists": 1})
+    asyncio.run(world.judge.prepare())
+    snapshot = world.method(0.84)
+    asyncio.run(world.judge.submit("k", "01-a", snapshot, "shy", "dev"))
+    real = world.scheduler._method
+    world.scheduler._method = (  # type: ignore[method-assign]
+        lambda step, inputs, out, index: "crash" if "audit" in str(inputs["strong"]) else real(step, inputs, out, index)
+    )
+    record = sealed(world)["01-a"]
+    assert record["status"] == "ahead (not established)"
+    assert "gave no student" in record["standing"]["reason"]
+
+
+def test_a_restart_in_the_middle_of_an_audit_runs_no_trial_twice(world: World) -> None:
+    seen: list[str] = []
+
+    def die(what: str, key: str) -> None:
+        if "audit/" in key and what == "run":
+            seen.append(key)
+            if len(seen) == 2:
+                raise RuntimeError("the evaluator died")
+
+    world.scheduler.after = die
+    with pytest.raises(RuntimeError, match="died"):
+        asyncio.run(world.judge.seal())
+    world.scheduler.after = lambda what, key: None
+    world.start()
+    records = sealed(world)
+    assert records["02-b"]["status"] == "disqualified"
+    audits = [key for key in world.scheduler.requests if "audit/" in key]
+    assert len(audits) == len(set(audits)) == 4
+
+
+def test_each_trial_gets_the_items_and_labels_that_it_says(world: World) -> None:
+    seen: list[tuple[int, bytes]] = []
+    real = world.scheduler._method
+
+    def keep(step: Step, inputs: dict[str, Path], out: Path, index: int) -> str:
+        if inputs["items.arrow"].parent.name.isdigit():  # a trial's own folder
+            probs, prior = load_file(inputs["weak.safetensors"])["probs"], load_file(inputs["prior.safetensors"])
+            assert len(probs) == len(prior["prior"]) == len(ItemSet.load(inputs["items.arrow"]))
+            assert np.allclose(probs.sum(axis=1), 1)
+            seen.append((len(probs), probs.tobytes()))
+        return real(step, inputs, out, index)
+
+    world.scheduler._method = keep  # type: ignore[method-assign]
+    sealed(world)
+    assert sorted(rows for rows, _ in seen) == [40] * 4 + [80] * 12, "two methods; pools A and B have 40 items each"
+    shared = {labels for _, labels in seen}
+    assert len(shared) == 5 + 2 * 2, "own, inverted, A, B and null are common; each method has shuffles of its own"
+
+
+def test_no_audit_shows_a_label(world: World) -> None:
+    sealed(world)
+    (vault,) = world.vaults()
+    secrets = needles(vault)
+    for path in world.files():
+        if "cases" in path.parts or path.suffix in (".md", ".diff"):
+            data = path.read_bytes()
+            assert not any(needle in data for needle in secrets), path
+
+
+def test_a_person_can_have_a_method_audited(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    report = asyncio.run(world.judge.audit(world.method(0.84), "mine", "chat"))
+    assert report["outcome"] == "pass"
+    cheat = asyncio.run(world.judge.audit(world.method(0.84, "CHEATS = 1"), "other", "chat"))
+    assert cheat["outcome"] == "fail"
+    assert len(list((world.paths.root / "cases").iterdir())) == 1
+    with pytest.raises(RefusedError, match="expected one of chat"):
+        asyncio.run(world.judge.audit(world.method(0.84), "mine", "law"))
