@@ -9,6 +9,7 @@ Promise: an item, an item set and an item file never hold a label.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,6 +135,15 @@ class ItemSet:
         if self.groups is not None or other.groups is not None:
             groups = (self.groups or self.prompts) + (other.groups or other.prompts)
         return ItemSet(self.kind, ids, prompts, firsts, seconds, groups)
+
+    def content_hash(self) -> str:
+        """sha256, in hexadecimal, over the kind and every text in order; equal sets and only they have the same."""
+        digest = hashlib.sha256(f"{self.kind} {len(self)} {self.groups is not None}\n".encode())
+        for column in self._columns():
+            data = [text.encode("utf-8", "surrogatepass") for text in column]
+            digest.update(np.array([len(text) for text in data], dtype="<i8").tobytes())
+            digest.update(b"".join(data))
+        return digest.hexdigest()
 
     def save(self, path: Path) -> None:
         """Write an Arrow IPC file: string columns id, prompt, first, second and, when there are groups, group.
