@@ -52,6 +52,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         own.add_argument(f"--{name}", type=_TYPES[name], metavar="X", help=_HELP.get(name))
     for name in _TEACHER:
         own.add_argument(f"--teacher-{name}", type=_TYPES[name], metavar="X", help=_HELP.get(f"teacher-{name}"))
+    for which in ("weak", "strong"):
+        own.add_argument(f"--{which}-chat", action="store_true", help=f"ask the {which} model by its chat template")
     own.add_argument("--max-length", type=int, metavar="TOKENS", help="longer texts of --weak and --strong are cut")
     machine = parser.add_argument_group("machine")
     machine.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
@@ -98,8 +100,8 @@ def experiment(
         raise ExperimentError(f"task {task} has no models of its own: give --weak PATH and --strong PATH (or hub ids)")
     return Experiment(
         load_task(task),
-        ModelAt(weak, args.max_length) if isinstance(weak, str) else weak,
-        ModelAt(strong, args.max_length) if isinstance(strong, str) else strong,
+        ModelAt(weak, args.max_length, chat=args.weak_chat) if isinstance(weak, str) else weak,
+        ModelAt(strong, args.max_length, chat=args.strong_chat) if isinstance(strong, str) else strong,
         artefacts,
         teacher=teacher,
         student=student,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from gpu_pool.weak_to_strong.domains import Domain, PretrainSpec, prepare_corpus, write_pretrain_inputs
-from gpu_pool.weak_to_strong.formats import PromptFormat
+from gpu_pool.weak_to_strong.formats import PUBLISHED, PromptFormat
 from gpu_pool.weak_to_strong.items import Kind
 from gpu_pool.weak_to_strong.models import LabelModel
 from gpu_pool.weak_to_strong.models.weights import resolve
@@ -43,17 +43,22 @@ class ModelSource(Protocol):
 
 
 class ModelAt:
-    """A model folder or a hub id (`owner/name`)."""
+    """A model folder or a hub id (`owner/name`).
 
-    def __init__(self, folder_or_id: Path | str, max_length: int | None = None) -> None:
+    `max_length`: tokens at which texts are cut. `chat`: ask through the tokenizer's chat template, with the task's own
+    text format or else the published one.
+    """
+
+    def __init__(self, folder_or_id: Path | str, max_length: int | None = None, *, chat: bool = False) -> None:
         self._where = folder_or_id
         self._max_length = max_length
+        self._chat = chat
         self._key = ""
 
     def key(self) -> str:
-        """A hash of every file that loading may read, and of the length at which texts are cut."""
+        """A hash of every file that loading may read, and of the settings."""
         if not self._key:
-            digest = hashlib.blake2b(str(self._max_length).encode(), digest_size=16)
+            digest = hashlib.blake2b(repr((self._max_length, self._chat)).encode(), digest_size=16)
             folder = resolve(self._where)
             for path in sorted({path for pattern in _CONTENT for path in folder.glob(pattern)}):
                 with path.open("rb") as file:
@@ -64,6 +69,8 @@ class ModelAt:
 
     def load(self, kind: Kind, fmt: PromptFormat | None, device: str) -> LabelModel:
         """The model, from disk each time."""
+        if self._chat:
+            fmt = dataclasses.replace(fmt or PUBLISHED[kind], chat=True)
         return LabelModel.load(resolve(self._where), kind, fmt=fmt, device=device, max_length=self._max_length)
 
 

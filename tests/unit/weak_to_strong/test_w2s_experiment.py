@@ -118,6 +118,7 @@ def test_other_items_another_model_or_another_source_are_other_runs(
     assert copied.key() == ModelAt(folder).key()
     (tmp_path / "other" / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes() + b"\0")
     assert ModelAt(tmp_path / "other").key() != copied.key()
+    assert len({ModelAt(folder, *length, chat=chat).key() for length in ((), (16,)) for chat in (False, True)}) == 4
     same = MethodFile("vanilla", MethodFile.of("vanilla").source + "# another\n")
     build(made[0], folder, task, events).method(same, [0])
     assert [e.cached for e in events] == [False, False]

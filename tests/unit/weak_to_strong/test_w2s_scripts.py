@@ -62,6 +62,29 @@ def test_run_w2s_prints_a_table_and_finds_everything_again(
     assert second.err.count("from the cache") == second.err.count("accuracy") == 10
 
 
+def test_run_w2s_reads_json_lines_and_names_a_broken_row(
+    arguments: list[str], folder: Path, chat: Domain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = []
+    for split, count in (("train_label", 20), ("train_unlabel", 40), ("test", 30)):
+        items, labels = chat.sample(count, 90 + count)
+        for item, label in zip(items, labels.tolist(), strict=True):
+            row = {"split": split, "prompt": item.prompt, "first": item.first, "second": item.second}
+            lines.append(json.dumps(row | {"label": "AB"[label]}))
+    file = tmp_path / "items.jsonl"
+    file.write_text("\n".join(lines))
+    given = [*arguments, *pair(folder), "--seeds", "1", "--task", str(file)]
+    assert run_w2s.main(given) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("items: ")
+    assert "One seed gives no interval" in out
+    file.write_text("\n".join([*lines[:4], '{"split": "test", "prompt": "a"}']))
+    assert run_w2s.main(given) == 2
+    error = capsys.readouterr().err
+    assert f"{file}:5" in error
+    assert error.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [
@@ -71,6 +94,7 @@ def test_run_w2s_prints_a_table_and_finds_everything_again(
         (["--epochs", "0"], "epochs"),
         (["--trainable", "lora:0"], "lora:0"),
         (["--weak", "no/such/folder"], "no/such/folder"),
+        (["--weak-chat"], "chat template"),
         (["--weak", ""], "--weak PATH and --strong PATH"),
         (["--task", "no_such_file.jsonl"], "no_such_file.jsonl"),
         (["--task", "generated:poetry"], "poetry"),
