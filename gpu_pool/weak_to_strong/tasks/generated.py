@@ -36,8 +36,8 @@ def generated_task(domain: Domain, seed: int = 0) -> Task:
     """
     spec, used = domain.spec, set[str]()
     sizes = {"test": spec.test, "train_label": spec.labelled, "train_unlabel": spec.unlabelled}
-    splits = {name: _draw(domain, name, size, seed, used) for name, size in sizes.items()}
-    return Task(f"{domain.name}-{spec.size}", domain.kind, **splits, fmt=domain.prompt_format)
+    test, label, unlabel = (_draw(domain, name, size, seed, used) for name, size in sizes.items())
+    return Task(f"{domain.name}-{spec.size}", domain.kind, label, unlabel, test, fmt=domain.prompt_format)
 
 
 def _draw(domain: Domain, name: str, size: int, seed: int, used: set[str]) -> Split:

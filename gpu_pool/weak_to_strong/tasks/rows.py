@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from gpu_pool.weak_to_strong.errors import TaskError
-from gpu_pool.weak_to_strong.items import Item, ItemSet
+from gpu_pool.weak_to_strong.items import Item, ItemSet, Kind
 from gpu_pool.weak_to_strong.tasks.schema import SPLITS, Split, Task
 
 _BINARY, _PAIR = ("question", "choice"), ("prompt", "first", "second")
@@ -45,7 +45,9 @@ def parse(raw: object, where: str, default_id: str) -> Row:
     texts = [_text(raw, name, where) for name in (_BINARY if binary else _PAIR)]
     group = _name(raw, "group", where) or _name(raw, "consistency_id", where)
     label = _label(raw.get("label"), where, binary=binary)
-    item = Item(_name(raw, "id", where) or default_id, "binary" if binary else "pair", *texts, group=group)
+    kind: Kind = "binary" if binary else "pair"
+    prompt, first, second = (*texts, "")[:3]
+    item = Item(_name(raw, "id", where) or default_id, kind, prompt, first, second, group)
     split = raw.get("split")
     return Row(where, item, label, split if split is None else str(split))
 
@@ -57,8 +59,8 @@ def build_task(name: str, rows: Mapping[str, Sequence[Row]], notes: Iterable[str
         raise TaskError(f"{name}: no rows at all: expected {_EXPECTED}")
     prefix = _shared_ids(rows)
     said = (*notes, *(["ids occurred in several splits: the split's name was put before each"] if prefix else []))
-    splits = {split: _split(split, rows[split], first, prefix=prefix) for split in SPLITS}
-    return Task(name, first.item.kind, **splits, notes=said)
+    label, unlabel, test = (_split(split, rows[split], first, prefix=prefix) for split in SPLITS)
+    return Task(name, first.item.kind, label, unlabel, test, notes=said)
 
 
 def _split(name: str, rows: Sequence[Row], first: Row, *, prefix: bool) -> Split:

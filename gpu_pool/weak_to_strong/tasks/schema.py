@@ -146,13 +146,13 @@ class Task:
         """Read what `save` wrote; TaskError when a file is missing, malformed or not the one that was written."""
         try:
             about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
-            name, kind, notes, written = (about[key] for key in ("name", "kind", "notes", "content_hash"))
+            title, kind, notes, written = (about[key] for key in ("name", "kind", "notes", "content_hash"))
             labels = load_file(folder / _LABELS)
-            splits = {split: Split(ItemSet.load(folder / f"{split}.arrow"), labels.get(split)) for split in SPLITS}
+            label, unlabel, test = (Split(ItemSet.load(folder / f"{name}.arrow"), labels.get(name)) for name in SPLITS)
             fmt = PromptFormat.load(folder / _FORMAT) if (folder / _FORMAT).is_file() else None
         except (OSError, ValueError, KeyError, TypeError, SafetensorError, ItemError) as error:
             raise TaskError(f"{folder}: not a saved task, make it again from its source: {error}") from error
-        task = cls(str(name), kind, **splits, fmt=fmt, notes=tuple(map(str, notes)))
+        task = cls(str(title), kind, label, unlabel, test, fmt, tuple(map(str, notes)))
         if task.content_hash != written:
             raise TaskError(f"{folder}: items or labels changed since it was saved: make it again from its source")
         return task

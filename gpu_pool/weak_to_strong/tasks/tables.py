@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpu_pool.weak_to_strong.items import ItemSet
-from gpu_pool.weak_to_strong.tasks.artefacts import Artefacts, canonical, code_version
+from gpu_pool.weak_to_strong.tasks.artefacts import JSON, Artefacts, canonical, code_version
 from gpu_pool.weak_to_strong.tokens import TokenTable
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def token_table(artefacts: Artefacts, model: LabelModel, items: ItemSet, *, prio
         model.tokenize(items, prior=prior).save(folder / _FILE)
 
     # What `tokenize` refuses is refused also when the table is there: the kind and the setting are in the key.
-    key = {
+    key: dict[str, JSON] = {
         "items": items.content_hash(),
         "kind": model.kind,
         "text": text_version(model),

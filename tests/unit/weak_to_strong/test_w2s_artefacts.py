@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from safetensors.numpy import load_file
 
 from gpu_pool.weak_to_strong.errors import ArtefactError
 from gpu_pool.weak_to_strong.tasks.artefacts import JSON, Artefacts, canonical, code_version
@@ -53,8 +54,9 @@ def test_arrays_are_read_only_and_in_the_pages_of_the_file(tmp_path: Path) -> No
     while isinstance(root, np.ndarray) and not isinstance(root, np.memmap):
         root = root.base
     assert isinstance(root, np.memmap)
-    (path,) = tmp_path.rglob("*.safetensors")
+    path = Artefacts(tmp_path).arrays_file("weak", KEY, Made())
     assert path.stat().st_mode & 0o222 == 0
+    np.testing.assert_array_equal(load_file(path)["hidden"], found["hidden"])
 
 
 def test_keys_are_equal_by_content_and_differ_by_type(tmp_path: Path) -> None:

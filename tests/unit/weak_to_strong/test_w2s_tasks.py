@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import json
 import sys
 from dataclasses import replace
@@ -21,15 +22,20 @@ from gpu_pool.weak_to_strong.tasks.artefacts import Artefacts
 from gpu_pool.weak_to_strong.tasks.generated import generated_task
 from gpu_pool.weak_to_strong.tasks.hub import hub_task
 from gpu_pool.weak_to_strong.tasks.jsonl import read_jsonl
+from gpu_pool.weak_to_strong.tasks.schema import Labels
 from gpu_pool.weak_to_strong.tasks.tables import token_table
 from tests.unit.weak_to_strong.conftest import tiny_domain
 
 Rows = dict[str, list[dict[str, Any]]]
 
 
+def turns(n: int) -> Labels:
+    return (np.arange(n) % 2).astype(np.int8)
+
+
 def split(name: str, n: int = 4, **changes: Any) -> Split:
     rows = [Item(f"{name}{i}", "pair", f"{name} prompt {i}", f"a{i}", f"b{i}") for i in range(n)]
-    return Split(ItemSet.of(rows), changes.get("labels", np.arange(n) % 2))
+    return Split(ItemSet.of(rows), changes.get("labels", turns(n)))
 
 
 def task(**changes: Any) -> Task:
@@ -97,26 +103,26 @@ def test_only_the_unlabelled_split_may_go_without_labels() -> None:
 def test_one_class_only_and_empty_splits_are_refused_by_name(name: str) -> None:
     with pytest.raises(TaskError, match=f"{name} has one class only: all 4 labels are 1"):
         task(**{name: split("x", labels=np.ones(4))})
-    empty = Split(split("x").items.take([]), np.zeros(0))
+    empty = Split(split("x").items.take([]), turns(0))
     with pytest.raises(TaskError, match=f"{name} is empty"):
         task(**{name: empty})
 
 
 def test_mixed_kinds_and_shared_ids_are_refused() -> None:
-    binary = Split(ItemSet.of([Item(str(i), "binary", f"q{i}", "c") for i in range(2)]), np.array([0, 1]))
+    binary = Split(ItemSet.of([Item(str(i), "binary", f"q{i}", "c") for i in range(2)]), turns(2))
     with pytest.raises(TaskError, match="test holds binary items, the task is pair"):
         task(test=binary)
     with pytest.raises(TaskError, match="kind is 'triple'"):
         task(kind="triple")
     twice = ItemSet.of([Item(f"test{i}", "pair", f"new {i}", "a", "b") for i in range(4)])
     with pytest.raises(TaskError, match="'test0' occurs in train_label too"):
-        task(train_label=Split(twice, np.arange(4) % 2))
+        task(train_label=Split(twice, turns(4)))
 
 
 def test_a_prompt_stays_in_test_then_in_train_label() -> None:
     prompts = {"train_label": "abcde", "train_unlabel": "acfgh", "test": "abij "}
     splits = {
-        name: Split(ItemSet.of([Item(name + p, "pair", p, "x", "y") for p in letters]), np.arange(len(letters)) % 2)
+        name: Split(ItemSet.of([Item(name + p, "pair", p, "x", "y") for p in letters]), turns(len(letters)))
         for name, letters in prompts.items()
     }
     made = task(**splits)
@@ -143,7 +149,7 @@ def test_a_split_that_loses_all_its_items_says_why() -> None:
 
 def test_several_items_of_one_prompt_may_share_a_split() -> None:
     items = ItemSet.of([Item(f"t{i}", "pair", "one prompt", f"a{i}", "b") for i in range(4)])
-    assert len(task(test=Split(items, np.arange(4) % 2)).test) == 4
+    assert len(task(test=Split(items, turns(4))).test) == 4
 
 
 def test_content_hash_depends_on_items_labels_and_format_alone() -> None:
@@ -151,7 +157,7 @@ def test_content_hash_depends_on_items_labels_and_format_alone() -> None:
     unknown = task(train_unlabel=split("train_unlabel", labels=None))
     fewer = task().with_unlabelled(3)
     others = [flipped, unknown, fewer, task(fmt=PUBLISHED["pair"])]
-    assert task().content_hash == task(notes=("n",)).content_hash == Task("other", "pair", **task().splits).content_hash
+    assert task().content_hash == task(notes=("n",)).content_hash == replace(task(), name="other").content_hash
     assert len({task().content_hash, *(other.content_hash for other in others)}) == 5
 
 
@@ -169,7 +175,7 @@ def test_with_unlabelled_draws_items_with_their_labels_in_order() -> None:
 
 @pytest.mark.parametrize("known", [True, False])
 def test_a_saved_task_comes_back_equal_with_its_labels_apart_and_private(tmp_path: Path, known: bool) -> None:
-    unlabelled = split("u", labels=np.arange(4) % 2 if known else None)
+    unlabelled = split("u", labels=turns(4) if known else None)
     made = task(train_unlabel=unlabelled, fmt=PUBLISHED["pair"], notes=("a note",))
     made.save(tmp_path / "deep" / "task")
     again = load_task(str(tmp_path / "deep" / "task"))
@@ -194,8 +200,13 @@ def test_a_saved_task_that_was_changed_or_lost_a_file_is_refused(tmp_path: Path)
         Task.load(tmp_path / "b")
 
 
-def test_no_sandbox_gets_this_package() -> None:
-    assert not [name for name in library_files() if "/tasks/" in name]
+def test_no_sandbox_gets_this_package_or_imports_it() -> None:
+    files = library_files()
+    assert not [name for name in files if "/tasks/" in name]
+    for name, source in files.items():
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.ImportFrom):
+                assert not {"domains", "tasks"} & set((node.module or "").split(".")), name
 
 
 # JSON lines
