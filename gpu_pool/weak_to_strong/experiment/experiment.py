@@ -190,8 +190,7 @@ class Experiment:
     @cached_property
     def _shared(self) -> Shared:
         model = self._strong.load(self.task.kind, self.task.fmt, self._device)
-        key = {"task": self.task.content_hash, "model": self._strong.key(), "device": self._device}
-        return Shared(model, self.task.train_unlabel.items, key, self._artefacts)
+        return Shared(model, self._strong.key(), self.task.train_unlabel.items, self._artefacts)
 
     def _teacher_key(self, seed: int) -> dict[str, Any]:
         key = self._key(self._weak, self._teacher, seed)

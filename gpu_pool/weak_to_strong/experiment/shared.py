@@ -13,6 +13,7 @@ from gpu_pool.weak_to_strong.items import ItemSet
 from gpu_pool.weak_to_strong.models import FloatArray, LabelModel, Tokens
 from gpu_pool.weak_to_strong.run import Log, MethodRun, RunParams
 from gpu_pool.weak_to_strong.tasks.artefacts import Artefacts, code_version
+from gpu_pool.weak_to_strong.tasks.tables import text_version, token_table
 
 LIBRARY = "gpu_pool.weak_to_strong"
 MODEL_CODE = tuple(f"{LIBRARY}.{name}" for name in ("formats", "items", "tokens", "models"))
@@ -22,18 +23,25 @@ Feature = Literal["hidden", "prior", "swapped_hidden", "swapped_prior"]
 class Shared:
     """The strong model on the unlabelled items; `seconds` is how long computing shared things has taken so far."""
 
-    def __init__(self, model: LabelModel, items: ItemSet, key: dict[str, Any], artefacts: Artefacts) -> None:
+    def __init__(self, model: LabelModel, model_key: str, items: ItemSet, artefacts: Artefacts) -> None:
+        """`model_key` names the weights, as ModelSource.key does."""
         self.model = model
         self.items = items
         self.seconds = 0.0
-        self._key = key | {"code": code_version(*MODEL_CODE)}
+        self._key: dict[str, Any] = {
+            "model": model_key,
+            "device": model.device.type,
+            "items": items.content_hash(),
+            "text": text_version(model),
+            "code": code_version(*MODEL_CODE),
+        }
         self._artefacts = artefacts
 
     @cached_property
     def tokens(self) -> Tokens:
         """Token ids of each item's text."""
         start = time.monotonic()
-        tokens = self.model.tokenize(self.items)
+        tokens = token_table(self._artefacts, self.model, self.items)
         self.seconds += time.monotonic() - start
         return tokens
 
