@@ -81,19 +81,20 @@ FORMATS: dict[_Kind, PromptFormat] = {
 
 PUBLISHED: dict[_Kind, PromptFormat] = {
     "pair": PromptFormat(
-        "Question: {prompt}\n\nAnswer A: {first}\n\nAnswer B: {second}\n\n",
+        "Question: {prompt}\nAnswer A: {first}\nAnswer B: {second}\n",
         "Label:",
-        "Claim: Answer A is more helpful than Answer B.\nIs the claim true or false? The claim is",
+        "Claim: Answer A is more helpful than Answer B.\nI think this Claim is (True or False):",
         ("A", "B"),
         prior_labels=(" True", " False"),
     ),
     "binary": PromptFormat(
-        "Question: {prompt}\n\nAnswer: {first}\n\n",
+        "Question: {prompt}\nAnswer: {first}\n",
         "Label:",
-        "Claim: this answer is correct.\nIs the claim True or False? Label:",
+        "Claim: This answer is correct.\nI think this claim is (True or False):",
         ("False", "True"),
     ),
 }
 """The published protocol (automated-w2s-research): question, answers, then `Label:` with A/B or False/True and no space
 before it; zero-shot, the truth of a claim about the answers. Of a pair the claim speaks for answer A, so True is label
-0. For a chat model take `dataclasses.replace(PUBLISHED[kind], chat=True)`."""
+0. One text differs from the source: its zero-shot question for single answers calls the answer a proposed one. For a
+chat model take `dataclasses.replace(PUBLISHED[kind], chat=True)`."""

@@ -1,7 +1,7 @@
 """What a domain is: a generated world with a hidden truth, its sizes, and the drawing of items from any seed.
 
-A world is fixed by its world seed; items are drawn from a second seed, an integer or secret bytes. Nothing outside
-`domains` imports this package: it holds the truth and never enters a sandbox.
+A world is fixed by its world seed; items are drawn from a second seed, an integer or secret bytes. Nothing that a
+sandbox is given imports this package: it holds the truth.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def test_parts_cover_a_batch_once_within_the_budget(lengths: list[int], budget: 
 
 def test_published_texts_are_concatenated_as_they_are() -> None:
     fmt = PUBLISHED["binary"]
-    assert fmt.text("2+2?", "4", "") == "Question: 2+2?\n\nAnswer: 4\n\nLabel:"
+    assert fmt.text("2+2?", "4", "") == "Question: 2+2?\nAnswer: 4\nLabel:"
     assert fmt.labels == ("False", "True")
     pair = PUBLISHED["pair"]
     assert pair.text("q", "a", "b").endswith("Answer B: b\n\nLabel:")
