@@ -70,7 +70,7 @@ def test_published_texts_are_concatenated_as_they_are() -> None:
     assert fmt.text("2+2?", "4", "") == "Question: 2+2?\nAnswer: 4\nLabel:"
     assert fmt.labels == ("False", "True")
     pair = PUBLISHED["pair"]
-    assert pair.text("q", "a", "b").endswith("Answer B: b\n\nLabel:")
+    assert pair.text("q", "a", "b").endswith("Answer B: b\nLabel:")
     assert pair.labels == ("A", "B")
     assert pair.answers(prior=True) == (" True", " False")  # the claim speaks for A, so True means label 0
 
