@@ -26,7 +26,7 @@ ALLOWED = (
     "gpu_pool/weak_to_strong/models/*.py",
     "gpu_pool/weak_to_strong/training/*.py",
 )
-"""Patterns of files; `gpu_pool/weak_to_strong/domains` must never be added."""
+"""Patterns of files; `gpu_pool/weak_to_strong/domains` and `tasks`, which hold truth, must never be added."""
 _EMPTY_PACKAGES = ("cluster/sandbox/__init__.py",)
 """Packages whose own `__init__` would import what a sandbox must not have."""
 

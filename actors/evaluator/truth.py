@@ -72,15 +72,8 @@ class Vault:
     def unlabelled(self) -> Split:
         """What counted runs train on: pool A, then pool B."""
         a, b = self._splits["pool_a"], self._splits["pool_b"]
-        items = ItemSet(
-            a.items.kind,
-            a.items.ids + b.items.ids,
-            a.items.prompts + b.items.prompts,
-            a.items.firsts + b.items.firsts,
-            a.items.seconds + b.items.seconds,
-        )
         groups = np.concatenate([a.groups, b.groups + int(a.groups.max()) + 1])
-        return Split("unlabelled", items, np.concatenate([a.labels, b.labels]), groups)
+        return Split("unlabelled", a.items.concat(b.items), np.concatenate([a.labels, b.labels]), groups)
 
     def data_version(self) -> str:
         """What a record was measured on: a hash of task version, world, and every item and label.

@@ -31,3 +31,11 @@ class DeadlineError(W2SError):
 
 class MethodError(W2SError):
     """A method file cannot be loaded or does not keep the contract."""
+
+
+class TaskError(W2SError):
+    """A task cannot be read or built: a broken row, a missing label, an empty split, one class only."""
+
+
+class ArtefactError(W2SError):
+    """A cached result cannot be named, made or stored."""

@@ -53,7 +53,7 @@ class RunParams(BaseModel):
     members: int = Field(default=1, ge=1, le=16, description="teachers that are averaged")
     seconds: float | None = Field(default=None, gt=0, description="time the run may take; none: no limit")
     threads: int | None = Field(default=None, ge=1, description="threads of torch; none: as it is set already")
-    device: Literal["cpu"] = "cpu"
+    device: Literal["cpu", "cuda"] = "cpu"
 
     def train_config(self) -> TrainConfig:
         """The protocol as a training configuration."""
@@ -114,7 +114,7 @@ class MethodRun:
         items = ItemSet.load(in_dir / "items.arrow")
         if weak.shape != (len(items), 2):
             raise MethodError(f"weak.safetensors: probs have shape {weak.shape}, expected ({len(items)}, 2)")
-        base = LabelModel.load(in_dir / "strong", items.kind)
+        base = LabelModel.load(in_dir / "strong", items.kind, device=settings.device)
         run = cls(items, weak[:, 1], base, settings, log, given.get("members"))
         for attribute in ("hidden", "prior"):
             path = in_dir / ("features.safetensors" if attribute == "hidden" else "prior.safetensors")

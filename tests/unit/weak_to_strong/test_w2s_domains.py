@@ -179,7 +179,7 @@ def test_unknown_names_are_refused() -> None:
 def test_nothing_else_of_the_package_imports_domains() -> None:
     root = Path(str(library.__file__)).parent
     for path in root.rglob("*.py"):
-        if "domains" in path.relative_to(root).parts:
+        if {"domains", "tasks", "experiment"} & set(path.relative_to(root).parts):  # the judge's side
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom):

@@ -1,0 +1,56 @@
+"""How an experiment fine-tunes: the fixed protocol of teachers, and that of ceilings and students."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from gpu_pool.weak_to_strong.domains import FinetuneSpec
+from gpu_pool.weak_to_strong.errors import TrainingError
+from gpu_pool.weak_to_strong.run import RunParams
+from gpu_pool.weak_to_strong.trainer import TrainConfig
+
+_PER_RUN = {"seed", "seconds", "threads", "device"}
+
+
+class Protocol(RunParams):
+    """Epochs, learning rate, batch and members as in RunParams, and which weights move.
+
+    `trainable` is `full`, `head`, `top:k` or `lora:r` as in TrainConfig. The published models were trained with
+    `lora:32` at 1e-4 and betas .9 and .95.
+    """
+
+    trainable: str = "full"
+    betas: tuple[float, float] = Field(default=(0.9, 0.98), description="of AdamW")
+
+    def train_config(self) -> TrainConfig:
+        """The protocol as a training configuration."""
+        return dataclasses.replace(super().train_config(), trainable=self.trainable, betas=self.betas)
+
+    def of_seed(self, seed: int, device: str) -> Protocol:
+        """The same for one run."""
+        return self.model_copy(update={"seed": seed, "device": device})
+
+    def key(self) -> dict[str, Any]:
+        """What the result of a seed depends on, as JSON."""
+        return self.model_dump(mode="json", exclude=_PER_RUN)
+
+    @classmethod
+    def of_domain(cls, spec: FinetuneSpec) -> Protocol:
+        """The protocol that a generated domain fixes for its teachers or its students."""
+        return cls(epochs=spec.epochs, lr=spec.lr, batch=spec.batch, members=spec.members)
+
+    def changed(self, **given: Any) -> Protocol:
+        """This protocol with those of `given` that are not None; TrainingError names a value that is refused."""
+        chosen = {name: value for name, value in given.items() if value is not None}
+        try:
+            protocol = Protocol.model_validate(self.model_dump() | chosen)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise TrainingError(
+                f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}"
+            ) from error
+        protocol.train_config()  # checks `trainable` and betas
+        return protocol

@@ -1,0 +1,144 @@
+"""What the weak-to-strong scripts share: options of the command line, and the experiment that they describe."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from gpu_pool.weak_to_strong.errors import MethodError
+from gpu_pool.weak_to_strong.experiment import (
+    Event,
+    Experiment,
+    ExperimentError,
+    MethodFile,
+    ModelAt,
+    ModelSource,
+    Pretrained,
+    Protocol,
+    world_of,
+)
+from gpu_pool.weak_to_strong.methods import registry
+from gpu_pool.weak_to_strong.tasks import generated_domain, load_task
+from gpu_pool.weak_to_strong.tasks.artefacts import Artefacts
+
+CACHE = Path.home() / ".cache" / "aar" / "w2s"
+_TEACHER = ("epochs", "lr", "batch", "trainable", "members")
+_STUDENT = ("epochs", "lr", "batch", "trainable")
+_TYPES: dict[str, type] = {"epochs": int, "lr": float, "batch": int, "trainable": str, "members": int}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Task, seeds, protocols and machine."""
+    parser.add_argument(
+        "--task", default="generated:math", metavar="TASK",
+        help="generated:NAME[:SIZE[:WORLD_SEED]] (chat, math, code), hub:NAME[:CONFIG], a folder or a .jsonl file",
+    )  # fmt: skip
+    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="runs of each method (default 5)")
+    parser.add_argument("--first-seed", type=int, default=0, metavar="N", help="the published runs used 42 to 46")
+    parser.add_argument(
+        "--param", action="append", default=[], metavar="[METHOD.]NAME=VALUE", help="a published method's parameter"
+    )
+    own = parser.add_argument_group(
+        "protocol", "of ceiling and methods; for a task that is not generated, of the teacher, too"
+    )
+    for name in _STUDENT:
+        own.add_argument(f"--{name}", type=_TYPES[name], metavar="X", help=_HELP.get(name))
+    for name in _TEACHER:
+        own.add_argument(f"--teacher-{name}", type=_TYPES[name], metavar="X", help=_HELP.get(f"teacher-{name}"))
+    for which in ("weak", "strong"):
+        own.add_argument(f"--{which}-chat", action="store_true", help=f"ask the {which} model by its chat template")
+    own.add_argument("--max-length", type=int, metavar="TOKENS", help="longer texts of --weak and --strong are cut")
+    machine = parser.add_argument_group("machine")
+    machine.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    machine.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default 1)")
+    machine.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help=f"default {CACHE}")
+    machine.add_argument("--json", type=Path, metavar="OUT", help="write all figures there as well")
+
+
+_HELP = {
+    "trainable": "full, head, top:K or lora:R (the published models: lora:32 with --lr 1e-4)",
+    "teacher-members": "teachers that are averaged",
+}
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """Set threads and quiet; raises ExperimentError for a machine that does not have what was asked for."""
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise ExperimentError("--device cuda: torch sees no CUDA device here; use --device cpu")
+    if args.seeds < 1 or args.threads < 1 or args.first_seed < 0:
+        raise ExperimentError("--seeds and --threads must be at least 1, --first-seed at least 0")
+    torch.set_num_threads(args.threads)
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def seeds(args: argparse.Namespace) -> range:
+    """The seeds that were asked for."""
+    return range(args.first_seed, args.first_seed + args.seeds)
+
+
+def experiment(
+    args: argparse.Namespace, task: str, weak: ModelSource | str | None, strong: ModelSource | str | None
+) -> Experiment:
+    """The experiment on `task`; models of a generated task are its own when they are not given."""
+    artefacts, domain = Artefacts(args.cache), generated_domain(task)
+    student = Protocol.of_domain(domain.spec.student) if domain is not None else Protocol()
+    student = student.changed(**{name: getattr(args, name) for name in _STUDENT})
+    teacher = Protocol.of_domain(domain.spec.teacher) if domain is not None else student
+    teacher = teacher.changed(**{name: getattr(args, f"teacher_{name}") for name in _TEACHER})
+    if domain is not None:
+        weak = weak or Pretrained(domain, world_of(domain, task), "weak", artefacts)
+        strong = strong or Pretrained(domain, world_of(domain, task), "strong", artefacts)
+    if not weak or not strong:
+        raise ExperimentError(f"task {task} has no models of its own: give --weak PATH and --strong PATH (or hub ids)")
+    return Experiment(
+        load_task(task),
+        ModelAt(weak, args.max_length, chat=args.weak_chat) if isinstance(weak, str) else weak,
+        ModelAt(strong, args.max_length, chat=args.strong_chat) if isinstance(strong, str) else strong,
+        artefacts,
+        teacher=teacher,
+        student=student,
+        device=args.device,
+        progress=say,
+    )
+
+
+def methods(names: Sequence[str], settings: Sequence[str]) -> list[MethodFile]:
+    """The chosen methods, each once. A setting without a method's name goes to every method that has the parameter.
+
+    Raises MethodError for a setting that no method takes.
+    """
+    given: dict[str, dict[str, Any]] = {name: {} for name in names}
+    for setting in settings:
+        where, equals, text = setting.partition("=")
+        method, dot, parameter = where.rpartition(".")
+        takers = [method] if dot else [name for name in given if parameter in _parameters(name)]
+        if not equals or not takers or takers[0] not in given:
+            raise MethodError(f"--param {setting}: expected [METHOD.]NAME=VALUE for one of {', '.join(given)}")
+        for taker in takers:
+            given[taker][parameter] = _value(text)
+    return [MethodFile.of(name, **params) for name, params in given.items()]
+
+
+def say(event: Event) -> None:
+    """One finished run, on the error stream."""
+    how = "from the cache" if event.cached else f"{event.seconds:.1f} s"
+    print(f"{event.name}, seed {event.seed}: accuracy {event.accuracy:.3f}, {how}", file=sys.stderr, flush=True)
+
+
+def _parameters(name: str) -> set[str]:
+    return set(registry.PARAMS[name].model_fields) if name in registry.names() else set()
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
