@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from gpu_pool.weak_to_strong.items import ItemSet
-from gpu_pool.weak_to_strong.models import FloatArray, LabelModel, Tokens
+from gpu_pool.weak_to_strong.models import FloatArray, LabelModel
 from gpu_pool.weak_to_strong.run import Log, MethodRun, RunParams
 from gpu_pool.weak_to_strong.tasks.artefacts import Artefacts, code_version
 from gpu_pool.weak_to_strong.tasks.tables import text_version, token_table
+from gpu_pool.weak_to_strong.tokens import TokenTable
 
 LIBRARY = "gpu_pool.weak_to_strong"
 MODEL_CODE = tuple(f"{LIBRARY}.{name}" for name in ("formats", "items", "tokens", "models"))
@@ -38,7 +39,7 @@ class Shared:
         self._artefacts = artefacts
 
     @cached_property
-    def tokens(self) -> Tokens:
+    def tokens(self) -> TokenTable:
         """Token ids of each item's text."""
         start = time.monotonic()
         tokens = token_table(self._artefacts, self.model, self.items)
@@ -68,7 +69,7 @@ class SharedRun(MethodRun):
         self._shared = shared
 
     @cached_property
-    def tokens(self) -> Tokens:
+    def tokens(self) -> TokenTable:
         """Token ids of each item's text."""
         return self._shared.tokens
 
