@@ -108,7 +108,7 @@ class Experiment:
     def generated(cls, spec: str, artefacts: Artefacts, *, seed: int = 0, **options: Any) -> Experiment:
         """The experiment of `generated:NAME[:SIZE[:WORLD_SEED]]` with the world's own models and protocols.
 
-        `options` as for the constructor. Models are pretrained when they are first needed, in about a minute.
+        `options` as for the constructor. Models are pretrained when they are first needed, in one to two minutes.
         """
         domain = generated_domain(spec)
         if domain is None:
