@@ -25,6 +25,7 @@ from gpu_pool.weak_to_strong.experiment import (
     world_of,
 )
 from gpu_pool.weak_to_strong.methods import registry
+from gpu_pool.weak_to_strong.presets import PRESETS
 from gpu_pool.weak_to_strong.tasks import generated_domain, load_task
 from gpu_pool.weak_to_strong.tasks.artefacts import Artefacts
 
@@ -46,7 +47,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--param", action="append", default=[], metavar="[METHOD.]NAME=VALUE", help="a published method's parameter"
     )
     own = parser.add_argument_group(
-        "protocol", "of ceiling and methods; for a task that is not generated, of the teacher, too"
+        "protocol",
+        "of ceiling and methods; the teacher's is the same unless the task or a published model brings its own",
     )
     for name in _STUDENT:
         own.add_argument(f"--{name}", type=_TYPES[name], metavar="X", help=_HELP.get(name))
@@ -89,9 +91,9 @@ def experiment(
 ) -> Experiment:
     """The experiment on `task`; models of a generated task are its own when they are not given."""
     artefacts, domain = Artefacts(args.cache), generated_domain(task)
-    student = Protocol.of_domain(domain.spec.student) if domain is not None else Protocol()
+    student = Protocol.of_domain(domain.spec.student) if domain is not None else _published(strong) or Protocol()
     student = student.changed(**{name: getattr(args, name) for name in _STUDENT})
-    teacher = Protocol.of_domain(domain.spec.teacher) if domain is not None else student
+    teacher = Protocol.of_domain(domain.spec.teacher) if domain is not None else _published(weak) or student
     teacher = teacher.changed(**{name: getattr(args, f"teacher_{name}") for name in _TEACHER})
     if domain is not None:
         weak = weak or Pretrained(domain, world_of(domain, task), "weak", artefacts)
@@ -108,6 +110,12 @@ def experiment(
         device=args.device,
         progress=say,
     )
+
+
+def _published(model: ModelSource | str | None) -> Protocol | None:
+    """The protocol that a published model was trained with."""
+    preset = PRESETS.get(model) if isinstance(model, str) else None
+    return None if preset is None else Protocol.of_config(preset.config)
 
 
 def methods(names: Sequence[str], settings: Sequence[str]) -> list[MethodFile]:

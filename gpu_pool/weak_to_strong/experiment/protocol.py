@@ -42,6 +42,13 @@ class Protocol(RunParams):
         """The protocol that a generated domain fixes for its teachers or its students."""
         return cls(epochs=spec.epochs, lr=spec.lr, batch=spec.batch, members=spec.members)
 
+    @classmethod
+    def of_config(cls, config: TrainConfig) -> Protocol:
+        """The protocol of a preset: what this class has no field for must be TrainConfig's default."""
+        return cls(
+            epochs=config.epochs, lr=config.lr, batch=config.batch_size, trainable=config.trainable, betas=config.betas
+        )
+
     def changed(self, **given: Any) -> Protocol:
         """This protocol with those of `given` that are not None; TrainingError names a value that is refused."""
         chosen = {name: value for name, value in given.items() if value is not None}

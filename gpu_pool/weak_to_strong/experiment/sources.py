@@ -17,6 +17,7 @@ from gpu_pool.weak_to_strong.formats import PUBLISHED, PromptFormat
 from gpu_pool.weak_to_strong.items import Kind
 from gpu_pool.weak_to_strong.models import LabelModel
 from gpu_pool.weak_to_strong.models.weights import resolve
+from gpu_pool.weak_to_strong.presets import PRESETS
 from gpu_pool.weak_to_strong.pretrain import pretrain_model
 from gpu_pool.weak_to_strong.tasks.artefacts import Artefacts, code_version
 
@@ -46,13 +47,14 @@ class ModelAt:
     """A model folder or a hub id (`owner/name`).
 
     `max_length`: tokens at which texts are cut. `chat`: ask through the tokenizer's chat template, with the task's own
-    text format or else the published one.
+    text format or else the published one. A hub id among PRESETS is asked as it was published.
     """
 
     def __init__(self, folder_or_id: Path | str, max_length: int | None = None, *, chat: bool = False) -> None:
+        preset = PRESETS.get(str(folder_or_id))
         self._where = folder_or_id
-        self._max_length = max_length
-        self._chat = chat
+        self._max_length = max_length or (None if preset is None else preset.max_length)
+        self._chat = chat or (preset is not None and preset.chat)
         self._key = ""
 
     def key(self) -> str:

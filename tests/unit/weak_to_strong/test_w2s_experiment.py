@@ -22,10 +22,12 @@ from gpu_pool.weak_to_strong.experiment import (
     Pretrained,
     Protocol,
     Scores,
+    sources,
     world_of,
 )
 from gpu_pool.weak_to_strong.experiment import experiment as experiments
 from gpu_pool.weak_to_strong.models import LabelModel
+from gpu_pool.weak_to_strong.presets import PRESETS
 from gpu_pool.weak_to_strong.tasks.artefacts import Artefacts
 from gpu_pool.weak_to_strong.tasks.schema import Split, Task
 from tests.unit.weak_to_strong.conftest import tiny_domain
@@ -199,6 +201,19 @@ def test_without_truth_there_is_no_ceiling_but_weak_and_methods(folder: Path, ta
     with pytest.raises(ExperimentError, match="task tiny: train_unlabel has no labels"):
         experiment.ceiling([0])
     assert experiment.method(MethodFile.of("vanilla"), [0]).hits.shape == (1, len(task.test))
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_a_published_model_is_asked_and_trained_as_published(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preset, asked = PRESETS[name], dict[str, Any]()
+    monkeypatch.setattr(sources, "resolve", lambda _: folder)
+    monkeypatch.setattr(LabelModel, "load", lambda *_, **given: asked.update(given))
+    ModelAt(name).load("binary", None, "cpu")
+    assert asked["max_length"] == preset.max_length
+    assert asked["fmt"] == (preset.format("binary") if preset.chat else None)
+    assert Protocol.of_config(preset.config).train_config() == preset.config
 
 
 @pytest.mark.parametrize("seeds", [[], [1, 1], [-1]])
