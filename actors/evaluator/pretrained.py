@@ -1,7 +1,7 @@
 """Pretrained models of a domain, in the node cache that all campaigns of a machine share.
 
-A model depends on the domain, its size, the public world seed and the library's source; that is its folder's name, so
-that a changed library never finds an old model. No secret and no truth is in it. Folders appear in full or not at all.
+A model depends on the domain, its size, the public world seed and the source that makes it; that is its folder's name,
+so that changed source never finds an old model. No secret and no truth is in it. Folders appear in full or not at all.
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ from gpu_pool.leases import Job
 from gpu_pool.weak_to_strong.domains import Domain, prepare_corpus, write_pretrain_inputs
 
 Which = Literal["strong", "weak"]
+_SOURCES = ("pretrain.py", "items.py", "formats.py", "domains/*.py", "models/*.py")
+"""All that decides the corpus and the weights; methods and trainer may change without pretraining again."""
 _FILES = ("config.json", "model.safetensors", "tokenizer.json", "prompt.json")
 
 
 def library_version() -> str:
-    """A hash of the weak-to-strong library's source."""
+    """A hash of the source that pretraining depends on."""
     root = Path(gpu_pool.weak_to_strong.__file__ or "").parent
     digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
+    for path in sorted(path for pattern in _SOURCES for path in root.glob(pattern)):
         digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:12]
 
