@@ -17,7 +17,7 @@ from gpu_pool.weak_to_strong.blocks.targets import hard, logit
 from gpu_pool.weak_to_strong.models import FloatArray, sigmoid
 from gpu_pool.weak_to_strong.run import MethodRun
 
-_FINAL = re.compile(r"(?:answer is|answer:|result:|total:|####|\\boxed\{)[\s$]*(.+)", re.IGNORECASE)
+_FINAL = re.compile(r"(?:answer is|answer:|result:|####|\\boxed\{)[\s$]*(.+)", re.IGNORECASE)
 
 
 def consistent(probs: npt.ArrayLike, groups: Sequence[object], keys: Sequence[object]) -> FloatArray:
@@ -65,8 +65,9 @@ def balanced(labels: FloatArray, probs: npt.ArrayLike, ratio: float = 1.1) -> In
 def answer_keys(run: MethodRun) -> list[str] | None:
     """The final answer that each item's choice states, normalised, or `None` when fewer than half state one.
 
-    Recognised: "answer is", "answer:", "final answer", "result:", "total:", "####", a box. A choice without one is its
-    own key.
+    Recognised: "answer is", "answer:", "final answer", "result:", "####", a box. A choice without one is its own key.
+    The totals of the generated math task are not: a key that several candidates share is chosen more often whatever
+    the model thinks, so that the fix would leak the most common answer into labels that should be the model's own.
     """
     found = [_FINAL.findall(choice) for choice in run.items.firsts]
     if sum(1 for hits in found if hits) * 2 < len(found):

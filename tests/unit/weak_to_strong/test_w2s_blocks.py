@@ -224,11 +224,7 @@ def test_balance_drops_the_least_sure_of_the_larger_class() -> None:
 
 
 def test_final_answers_are_the_keys_of_single_answers(binary: MethodRun) -> None:
-    found = blocks.answer_keys(binary)
-    assert found is not None
-    assert all(choice.endswith(f"Total: {key}") for choice, key in zip(binary.items.firsts, found, strict=True))
-    bare = dataclasses.replace(binary.items, firsts=tuple("1+1=2" for _ in binary.items.firsts))
-    assert blocks.answer_keys(MethodRun(bare, binary.weak, binary.base)) is None
+    assert blocks.answer_keys(binary) is None, "the most common total is a shortcut, not the model's opinion"
     texts = ("so. Answer: 12.", "thus the final answer is $12$", "#### 13", "unclear")
     items = dataclasses.replace(binary.items.take(range(4)), firsts=texts, prompts=("p", "p", "p", "q"))
     run = MethodRun(items, f32(0.2, 0.4, 0.6, 0.8), binary.base)
