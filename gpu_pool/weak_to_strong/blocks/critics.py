@@ -20,12 +20,13 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from gpu_pool.weak_to_strong.blocks.steps import Stepper, batches
+from gpu_pool.weak_to_strong.blocks.steps import Stepper
 from gpu_pool.weak_to_strong.blocks.targets import hard
 from gpu_pool.weak_to_strong.items import ItemSet
 from gpu_pool.weak_to_strong.models import FloatArray, LabelModel, softmax
 from gpu_pool.weak_to_strong.run import MethodRun
 from gpu_pool.weak_to_strong.trainer import TrainConfig, finetune
+from gpu_pool.weak_to_strong.training.batches import epoch
 
 ASK = "\nCritique:"
 
@@ -122,10 +123,10 @@ def train_critic(run: MethodRun, critic: LabelModel, critiques: Sequence[str], c
     starts = [len(heads[i]) for i in useful]
     plan: TrainConfig = run.config(epochs=config.epochs)
     stepper = Stepper(critic, plan, plan.epochs * math.ceil(len(rows) / plan.batch_size))
-    rng = np.random.default_rng(run.seed)
+    rng, lengths = np.random.default_rng(run.seed), np.array([len(row) for row in rows])
     values = []
     for _ in range(plan.epochs):
-        for index in batches(rows, plan.batch_size, rng):
+        for index in epoch(lengths, plan.batch_size, rng):
             run.check_deadline()
             values.append(stepper.step(text_loss(critic, [rows[i] for i in index], [starts[i] for i in index])))
     return float(np.mean(values))

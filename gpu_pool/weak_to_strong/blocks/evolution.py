@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from gpu_pool.weak_to_strong.blocks.probes import Index, Probe, fit_probe
-from gpu_pool.weak_to_strong.blocks.steps import padded
 from gpu_pool.weak_to_strong.blocks.targets import hard
 from gpu_pool.weak_to_strong.models import FloatArray, LabelModel, Tokens
+from gpu_pool.weak_to_strong.models.batches import pad
 from gpu_pool.weak_to_strong.run import MethodRun
 
 Floats = npt.NDArray[np.float64]
@@ -136,7 +136,7 @@ class _Below:
 
     def __init__(self, model: LabelModel, tokens: Tokens) -> None:
         with torch.no_grad():
-            ids, self._last = padded(model, tokens, np.arange(len(tokens)))
+            ids, self._last = (value.to(model.device) for value in pad(tokens))
             self._state = model.run_layers(model.embed(ids), 0, model.layers - 1)
 
     @torch.no_grad()

@@ -13,10 +13,11 @@ import numpy.typing as npt
 import torch
 
 from gpu_pool.weak_to_strong import losses
-from gpu_pool.weak_to_strong.blocks.steps import Stepper, batch_logits, batches
+from gpu_pool.weak_to_strong.blocks.steps import Stepper, batch_logits
 from gpu_pool.weak_to_strong.models import FloatArray, LabelModel
 from gpu_pool.weak_to_strong.run import MethodRun
 from gpu_pool.weak_to_strong.trainer import TrainConfig
+from gpu_pool.weak_to_strong.training.batches import epoch
 
 
 def small_loss(values: npt.ArrayLike, keep: float) -> npt.NDArray[np.int64]:
@@ -46,7 +47,7 @@ def co_teach(
     target = torch.from_numpy(np.stack([1 - given, given], axis=1))
     done = 0
     for _ in range(epochs):
-        for index in batches(run.tokens, config.batch_size, rng):
+        for index in epoch(run.tokens.lengths, config.batch_size, rng):
             run.check_deadline()
             share = drop * min(1.0, done / steps / rise) if rise > 0 else drop
             values = [_values(model, run, target, index, done / steps, config) for model in models]
@@ -77,7 +78,7 @@ def elr(
     target = torch.from_numpy(np.stack([1 - given, given], axis=1))
     past = torch.full((len(given), 2), 0.5)
     for _ in range(config.epochs):
-        for index in batches(run.tokens, config.batch_size, rng):
+        for index in epoch(run.tokens.lengths, config.batch_size, rng):
             run.check_deadline()
             rows = torch.from_numpy(index)
             logits = batch_logits(model, run.tokens, index)

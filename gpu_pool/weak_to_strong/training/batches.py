@@ -26,20 +26,24 @@ def step_count(n: int, config: TrainConfig) -> int:
 
 
 def bucketed(lengths: npt.NDArray[np.int64], config: TrainConfig) -> Iterator[Index]:
-    """Indices of one batch after the other, all epochs; every example once an epoch.
+    """Indices of one batch after the other, all epochs; every example once an epoch."""
+    rng = np.random.default_rng(config.seed)
+    for _ in range(config.epochs):
+        yield from epoch(lengths, config.batch_size, rng)
+
+
+def epoch(lengths: npt.NDArray[np.int64], size: int, rng: np.random.Generator) -> Iterator[Index]:
+    """Indices of the batches of one epoch.
 
     Texts of a batch have similar lengths: it is cut from a sorted run of a random order, and batches are shuffled.
     """
-    rng = np.random.default_rng(config.seed)
-    size, span = config.batch_size, config.batch_size * BUCKET_BATCHES
-    for _ in range(config.epochs):
-        order = rng.permutation(len(lengths))
-        batches = []
-        for start in range(0, len(order), span):
-            run = order[start : start + span]
-            run = run[np.argsort(lengths[run], kind="stable")]
-            batches += [run[at : at + size] for at in range(0, len(run), size)]
-        yield from (batches[i] for i in rng.permutation(len(batches)))
+    order, span = rng.permutation(len(lengths)), size * BUCKET_BATCHES
+    batches = []
+    for start in range(0, len(order), span):
+        run = order[start : start + span]
+        run = run[np.argsort(lengths[run], kind="stable")]
+        batches += [run[at : at + size] for at in range(0, len(run), size)]
+    return (batches[i] for i in rng.permutation(len(batches)))
 
 
 def automatic_budget(width: int, device: torch.device) -> int:
