@@ -9,11 +9,12 @@ missing. A baseline that fails is no result but a fault of the setup, and is run
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from actors.evaluator.desk import Joiner, Order, WorkError, read_array, save_items
-from actors.evaluator.jobs import method_step, predict_step, protocol
+from actors.evaluator.jobs import Sizes, method_step, predict_step, protocol
 from actors.evaluator.shared import SharedWork, Tools
 from actors.evaluator.sheets import Sheet, SheetError, make_sheet
 from actors.evaluator.shelf import ScoredRun, Usage
@@ -97,17 +98,7 @@ class CountedRuns:
         sizes = self._t.sizes.own() if payer.kind == "baseline" else self._t.sizes
         with self._t.desk.files(f"{key}/{seeds[0]}") as folder:
             steps = self._steps(method, tier, teachers, sheets, model, folder, sizes.seed_seconds)
-            order = Order(
-                label=label,
-                account=payer.account,
-                kind=payer.kind,
-                gpus=sizes.gpus,
-                seconds=sizes.lease_seconds(len(seeds)),
-                memory_bytes=sizes.memory_bytes,
-                job=Job(tuple(steps), stop_on_error=False),
-                strict=payer.kind == "baseline",
-            )
-            result = await self._t.desk.run(order)
+            result = await self._t.desk.run(method_order(label, payer, sizes, len(seeds), steps))
         rows: dict[int, Hits] = {}
         failures: dict[int, str] = {}
         for i, sheet in sheets.items():
@@ -146,6 +137,13 @@ class CountedRuns:
             steps.append(method_step(f"seed-{i}-train", inputs, protocol(spec, seed, seconds), seconds))
             steps.append(predict_step(f"seed-{i}-predict", f"seed-{i}-train", model, sheet_file))
         return steps
+
+
+def method_order(label: str, payer: Payer, sizes: Sizes, runs: int, steps: Sequence[Step]) -> Order:
+    """A lease in which a method trains `runs` times; one run that fails does not end the others."""
+    job, seconds = Job(tuple(steps), stop_on_error=False), sizes.lease_seconds(runs)
+    strict = payer.kind == "baseline"
+    return Order(label, payer.account, payer.kind, sizes.gpus, seconds, sizes.memory_bytes, job, strict)
 
 
 def write_code(objects: ObjectStore, method: Method, folder: Path) -> None:

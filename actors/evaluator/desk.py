@@ -196,6 +196,14 @@ def save_arrays(arrays: dict[str, npt.NDArray[Any]], path: Path) -> None:
     write_private(path, save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
 
 
+def keep_output(step: StepResult, target: Path) -> None:
+    """Copy the output of `target`'s name out of a lease, mode 0600, in full or not at all."""
+    partial = target.with_suffix(".partial")
+    shutil.copyfile(step.outputs[target.name], partial)
+    partial.chmod(0o600)
+    partial.rename(target)
+
+
 def read_array(step: StepResult, file: str, name: str) -> npt.NDArray[Any]:
     """One array that a step wrote. Raises `WorkError` when the step failed or the file is not usable."""
     if not step.ok or file not in step.outputs:

@@ -13,26 +13,17 @@ import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
-import gpu_pool.weak_to_strong
 from actors.evaluator.desk import Desk, Joiner, Order
 from actors.evaluator.jobs import LEASE_SLACK_SECONDS, Sizes, pretrain_step
 from actors.evaluator.shelf import Shelf, Usage
 from gpu_pool.leases import Job
 from gpu_pool.weak_to_strong.domains import Domain, prepare_corpus, write_pretrain_inputs
+from gpu_pool.weak_to_strong.tasks.artefacts import code_version
 
 Which = Literal["strong", "weak"]
-_SOURCES = ("pretrain.py", "items.py", "formats.py", "domains/*.py", "models/*.py")
+_SOURCES = tuple(f"gpu_pool.weak_to_strong.{name}" for name in ("pretrain", "items", "formats", "domains", "models"))
 """All that decides the corpus and the weights; methods and trainer may change without pretraining again."""
 _FILES = ("config.json", "model.safetensors", "tokenizer.json", "prompt.json")
-
-
-def library_version() -> str:
-    """A hash of the source that pretraining depends on."""
-    root = Path(gpu_pool.weak_to_strong.__file__ or "").parent
-    digest = hashlib.sha256()
-    for path in sorted(path for pattern in _SOURCES for path in root.glob(pattern)):
-        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:12]
 
 
 class Pretrained:
@@ -40,7 +31,7 @@ class Pretrained:
 
     def __init__(self, domain: Domain, world_seed: int, cache: Path, desk: Desk, shelf: Shelf, sizes: Sizes) -> None:
         self._domain = domain
-        self._home = cache / f"{domain.name}-{domain.spec.size}-{world_seed}-{library_version()}"
+        self._home = cache / f"{domain.name}-{domain.spec.size}-{world_seed}-{code_version(*_SOURCES)}"
         self._desk = desk
         self._shelf = shelf
         self._sizes = sizes

@@ -8,14 +8,13 @@ limited by what it needs: teachers need the weak model, features and ceilings th
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from actors.evaluator.desk import Desk, Joiner, Order, read_array, save_arrays, save_items
+from actors.evaluator.desk import Desk, Joiner, Order, keep_output, read_array, save_arrays, save_items
 from actors.evaluator.jobs import PREDICT_SECONDS, Sizes, features_step, predict_step, protocol, truth_step
 from actors.evaluator.pretrained import Pretrained
 from actors.evaluator.secret import Secret
@@ -92,12 +91,9 @@ class SharedWork:
             return
         self.write_items()
         step = features_step(await self.models.model("strong"), self.items_file)
-        result = await self._t.desk.run(self._order(key, BASELINES_ACCOUNT, PREDICT_SECONDS, (step,)))
+        result = await self._t.desk.run(self.order(key, BASELINES_ACCOUNT, PREDICT_SECONDS, (step,)))
         for target in (self.features_file, self.prior_file):
-            partial = target.with_suffix(".partial")
-            shutil.copyfile(result.step("features").outputs[target.name], partial)
-            partial.chmod(0o600)
-            partial.rename(target)
+            keep_output(result.step("features"), target)
         usage = Usage.of([result]).to_dict()
         self._t.shelf.put(key, usage, usage)
         self._t.desk.discard([result])
@@ -144,7 +140,7 @@ class SharedWork:
                     predict_step(f"teacher-{n}-sheet", f"teacher-{n}-train", model, folder / f"sheet-{n}.arrow")
                 )
             limit = self._t.sizes.own().lease_seconds(len(numbers))
-            order = self._order(label, BASELINES_ACCOUNT, limit, tuple(steps))
+            order = self.order(label, BASELINES_ACCOUNT, limit, tuple(steps))
             result = await self._t.desk.run(order)
         rows = []
         for n, sheet in sheets.items():
@@ -198,7 +194,7 @@ class SharedWork:
                     file = folder / f"sheet-{n}-{tier}.arrow"
                     save_items(sheets[n, tier].items, file)
                     steps.append(predict_step(f"ceiling-{n}-{tier}", f"ceiling-{n}-train", model, file))
-            order = self._order(label, account, sizes.lease_seconds(len(numbers)), tuple(steps))
+            order = self.order(label, account, sizes.lease_seconds(len(numbers)), tuple(steps))
             result = await self._t.desk.run(order)
         rows: dict[Tier, list[Hits]] = {tier: [] for tier in tiers}
         for (n, tier), sheet in sheets.items():
@@ -206,6 +202,7 @@ class SharedWork:
             rows[tier].append(sheet.hits(answers, self._t.vault.split(tier)))
         return result, {tier: np.stack(found) for tier, found in rows.items()}
 
-    def _order(self, label: str, account: str, seconds: float, steps: tuple[Step, ...]) -> Order:
+    def order(self, label: str, account: str, seconds: float, steps: tuple[Step, ...]) -> Order:
+        """A lease of the evaluator's own work."""
         sizes = self._t.sizes
         return Order(label, account, "baseline", sizes.gpus, seconds, sizes.memory_bytes, Job(steps))

@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file, save_file
 
-from actors.evaluator.desk import Joiner, Order, read_array, save_arrays, save_items
+from actors.evaluator.desk import Joiner, keep_output, read_array, save_arrays, save_items
 from actors.evaluator.jobs import PREDICT_SECONDS, features_step, predict_step, protocol, truth_step
 from actors.evaluator.shared import BASELINES_ACCOUNT, SharedWork, Tools
 from actors.evaluator.shelf import Usage
 from actors.evaluator.truth import Split
-from gpu_pool.leases import Job, Step
+from gpu_pool.leases import Step
 
 INIT_STD = 0.02
 """Standard deviation of fresh weights in the configurations of the models that are used here (Qwen2, Qwen3, Llama)."""
@@ -72,13 +72,10 @@ class Material:
         self._randomise(strong)
         with self._t.desk.files(key) as folder:
             steps = (features_step(self.random_strong, self._shared.items_file), *self._null_steps(weak, folder))
-            sizes = self._t.sizes
-            seconds = sizes.own().lease_seconds(1) + PREDICT_SECONDS
-            order = Order(key, BASELINES_ACCOUNT, "baseline", sizes.gpus, seconds, sizes.memory_bytes, Job(steps))
-            result = await self._t.desk.run(order)
+            seconds = self._t.sizes.own().lease_seconds(1) + PREDICT_SECONDS
+            result = await self._t.desk.run(self._shared.order(key, BASELINES_ACCOUNT, seconds, steps))
         for target in (self.random_features, self.random_prior):
-            shutil.copyfile(result.step("features").outputs[target.name], target)
-            target.chmod(0o600)
+            keep_output(result.step("features"), target)
         probs = read_array(result.step("null-pool"), "probs.safetensors", "probs").astype(np.float32)
         save_arrays({"probs": probs}, self.null_labels)
         usage = Usage.of([result]).to_dict()

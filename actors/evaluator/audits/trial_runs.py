@@ -18,8 +18,8 @@ from actors.evaluator.audits import trials
 from actors.evaluator.audits.material import Material, inverted, save_rows, shuffled
 from actors.evaluator.audits.trials import Trial
 from actors.evaluator.audits.verdicts import Score
-from actors.evaluator.counted import Payer, write_code
-from actors.evaluator.desk import Order, WorkError, read_array, save_arrays, save_items
+from actors.evaluator.counted import Payer, method_order, write_code
+from actors.evaluator.desk import WorkError, read_array, save_arrays, save_items
 from actors.evaluator.jobs import method_step, predict_step, protocol
 from actors.evaluator.shared import SharedWork, Tools
 from actors.evaluator.sheets import Sheet, SheetError, make_sheet
@@ -28,7 +28,7 @@ from actors.evaluator.statistics import over_items
 from actors.evaluator.tiers import FIRST_TEACHER
 from actors.evaluator.truth import Split
 from cluster.objects import ObjectStore
-from gpu_pool.leases import Job, LeaseResult, Step
+from gpu_pool.leases import LeaseResult, Step
 
 TEACHER = FIRST_TEACHER["board"]
 SPLIT = "board"
@@ -70,7 +70,7 @@ class TrialRuns:
 
     async def run(self, key: str, part: Sequence[Trial], payer: Payer) -> Findings:
         """Have `part` trained in one lease. Raises as `Desk.run` does."""
-        sizes, strong = self._t.sizes, await self._shared.models.model("strong")
+        strong = await self._shared.models.model("strong")
         steps: list[Step] = []
         hidden: dict[str, _Question] = {}
         pool: dict[str, _Question] = {}
@@ -87,17 +87,7 @@ class TrialRuns:
                 if trial.name == WITH_COPIES:
                     again = self._again(hidden[trial.name], home / "again.arrow")
                     steps.append(predict_step("again", train, strong, home / "again.arrow"))
-            order = Order(
-                label=key,
-                account=payer.account,
-                kind=payer.kind,
-                gpus=sizes.gpus,
-                seconds=sizes.lease_seconds(len(part)),
-                memory_bytes=sizes.memory_bytes,
-                job=Job(tuple(steps), stop_on_error=False),
-                strict=False,
-            )
-            result = await self._t.desk.run(order)
+            result = await self._t.desk.run(method_order(key, payer, self._t.sizes, len(part), steps))
         found = {name: score for name, asked in hidden.items() if (score := _score(result, asked)) is not None}
         own = {name: score for name, asked in pool.items() if (score := _score(result, asked)) is not None}
         copies = _copies(result, hidden[WITH_COPIES], again) if WITH_COPIES in hidden else None
@@ -106,14 +96,19 @@ class TrialRuns:
     def _train(self, trial: Trial, home: Path, code: Path, strong: Path, name: str) -> Step:
         """The trial's inputs, written into `home`, and the step that trains on them."""
         fresh = trial.strong == "random"
-        features = self._material.random_features if fresh else self._shared.features_file
-        prior = self._material.random_prior if fresh else self._shared.prior_file
+        inputs = {
+            "items.arrow": self._shared.items_file,
+            "features.safetensors": self._material.random_features if fresh else self._shared.features_file,
+            "prior.safetensors": self._material.random_prior if fresh else self._shared.prior_file,
+        }
         rows = self._rows(trial)
-        self._t.vault.unlabelled().items.take(rows).save(home / "items.arrow")
+        if trial.pool != "all":
+            save_items(self._t.vault.unlabelled().items.take(rows), home / "items.arrow")
+            for file in ("features.safetensors", "prior.safetensors"):
+                save_rows(inputs[file], rows, home / file)
+            inputs = {file: home / file for file in inputs}
         save_arrays({"probs": self._labels(trial)[rows]}, home / "weak.safetensors")
-        save_rows(features, rows, home / "features.safetensors")
-        save_rows(prior, rows, home / "prior.safetensors")
-        inputs = {file.name: file for file in home.iterdir()}
+        inputs["weak.safetensors"] = home / "weak.safetensors"
         inputs |= {"code": code, "strong": self._material.random_strong if fresh else strong}
         seed = self._t.secret.seed(*self._context, "pair" if trial.name in ON_POOL else trial.name)
         spec, seconds = self._t.vault.domain.spec.student, self._t.sizes.seed_seconds

@@ -89,6 +89,13 @@ def overall(found: Sequence[Verdict]) -> Outcome:
     return next((outcome for outcome in order if outcome in outcomes), "pass")
 
 
+def _held(audit: str, value: float, limit: float, beyond: str, within: str) -> Verdict:
+    """Fail beyond the limit, else pass, each with its own meaning."""
+    if value > limit:
+        return Verdict(audit, "fail", value, limit, beyond)
+    return Verdict(audit, "pass", value, limit, within)
+
+
 def _missing(audit: str) -> Verdict:
     return Verdict(audit, "open", None, None, "the method gave no student on these inputs")
 
@@ -100,9 +107,11 @@ def _no_source(e: Evidence, audit: str, scores: Mapping[str, Score]) -> Verdict:
         return _missing(audit)
     value = (one.accuracy + other.accuracy) / 2
     limit = CHANCE + LIMIT_Z * math.hypot(one.se, min(e.seed_sd, UNTAUGHT_SD)) / math.sqrt(2)
-    if value > limit:
-        return Verdict(audit, "fail", value, limit, "it finds labels that neither the teacher nor pretraining gave it")
-    return Verdict(audit, "pass", value, limit, "nothing is learnt where nothing is taught")
+    beyond, within = (
+        "it finds labels that neither the teacher nor pretraining gave it",
+        "nothing is learnt where nothing is taught",
+    )
+    return _held(audit, value, limit, beyond, within)
 
 
 def _random_strong(e: Evidence) -> Verdict:
@@ -110,9 +119,8 @@ def _random_strong(e: Evidence) -> Verdict:
     if score is None:
         return _missing(audit)
     limit = e.weak + LIMIT_Z * math.hypot(score.se, min(e.seed_sd, UNTAUGHT_SD))
-    if score.accuracy > limit:
-        return Verdict(audit, "fail", score.accuracy, limit, "it beats its teacher without a strong model")
-    return Verdict(audit, "pass", score.accuracy, limit, "the gain needs the strong model")
+    beyond, within = "it beats its teacher without a strong model", "the gain needs the strong model"
+    return _held(audit, score.accuracy, limit, beyond, within)
 
 
 def _pools(e: Evidence) -> Verdict:
@@ -122,9 +130,8 @@ def _pools(e: Evidence) -> Verdict:
         return _missing(audit)
     value = seen.accuracy - unseen.accuracy
     limit = LIMIT_Z * math.hypot(seen.se, unseen.se, math.sqrt(2) * e.seed_sd)
-    if value > limit:
-        return Verdict(audit, "fail", value, limit, "it knows the items that researchers have seen")
-    return Verdict(audit, "pass", value, limit, "it does as well on items that nobody has seen")
+    beyond, within = "it knows the items that researchers have seen", "it does as well on items that nobody has seen"
+    return _held(audit, value, limit, beyond, within)
 
 
 def _null(e: Evidence) -> Verdict:
@@ -133,18 +140,15 @@ def _null(e: Evidence) -> Verdict:
     if score is None:
         return _missing(audit)
     limit = CHANCE + LIMIT_Z * score.se
-    if score.accuracy > limit:
-        return Verdict(audit, "fail", score.accuracy, limit, "it knows labels that stand nowhere but in the evaluator")
-    return Verdict(audit, "pass", score.accuracy, limit, "no leak of labels")
+    return _held(audit, score.accuracy, limit, "it knows labels that only the evaluator holds", "no leak of labels")
 
 
 def _copies(e: Evidence) -> Verdict:
     audit = "order and duplicates"
     if e.copies is None:
         return _missing(audit)
-    if e.copies > SAME:
-        return Verdict(audit, "fail", e.copies, SAME, "its answer to an item depends on the other items")
-    return Verdict(audit, "pass", e.copies, SAME, "the same item gets the same answer in any company")
+    beyond, within = "its answer to an item depends on the others", "an item gets the same answer in any company"
+    return _held(audit, e.copies, SAME, beyond, within)
 
 
 def _ceiling(e: Evidence) -> Verdict:

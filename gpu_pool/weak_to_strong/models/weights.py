@@ -42,7 +42,7 @@ def resolve(folder_or_id: str | Path) -> Path:
 
     try:
         return Path(snapshot_download(name, allow_patterns=list(_WANTED)))
-    except Exception as error:
+    except Exception as error:  # the hub's client has an error of its own for every layer below it
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
             f"{name} is no folder here and the Hugging Face hub does not give it ({first}): where there is a network, "

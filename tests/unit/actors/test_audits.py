@@ -166,7 +166,7 @@ def test_each_trial_gets_the_items_and_labels_that_it_says(world: World) -> None
     real = world.scheduler._method
 
     def keep(step: Step, inputs: dict[str, Path], out: Path, index: int) -> str:
-        if inputs["items.arrow"].parent.name.isdigit():  # a trial's own folder
+        if inputs["weak.safetensors"].parent.name.isdigit():  # a trial's own folder
             probs, prior = load_file(inputs["weak.safetensors"])["probs"], load_file(inputs["prior.safetensors"])
             assert len(probs) == len(prior["prior"]) == len(ItemSet.load(inputs["items.arrow"]))
             assert np.allclose(probs.sum(axis=1), 1)
