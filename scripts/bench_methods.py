@@ -116,9 +116,14 @@ class Seed:
         return train_ceiling(self._bench.strong, self.items, self._labels, self._params(student))
 
     @cached_property
+    def opinions(self) -> npt.NDArray[np.float64]:
+        """P(label 1) of the unlabelled items by each of the teacher's members (n, k)."""
+        return self.teacher.opinions(self.items)
+
+    @cached_property
     def weak(self) -> npt.NDArray[np.float32]:
         """The teacher's P(label 1) of the unlabelled items."""
-        return self.teacher.predict(self.items)[:, 1]
+        return self.teacher.pool(self.opinions)[:, 1]
 
     def prepare(self, name: str) -> None:
         """Make what is not part of the time of `name`: models, and the teacher's labels for a method."""
@@ -128,7 +133,8 @@ class Seed:
 
     def train(self, method: str) -> Student:
         """The student of a method file's text; inputs that were computed are kept for the next method."""
-        run = MethodRun(self.items, self.weak, self._bench.strong, self._params(self._bench.domain.spec.student))
+        params = self._params(self._bench.domain.spec.student)
+        run = MethodRun(self.items, self.weak, self._bench.strong, params, weak_members=self.opinions)
         run.__dict__.update(self._made)
         with tempfile.TemporaryDirectory() as code:
             (Path(code) / "method.py").write_text(method, encoding="utf-8")

@@ -70,7 +70,10 @@ _STANDARD = {
 }  # fmt: skip
 
 _CHAT = {"quick": ChatWorld(remedies=300, corpus_bias=0.42, reacted=0.03), "standard": ChatWorld()}
-_MATH = {"quick": VerifyWorld(claims=300, graded=0.02, swayed=0.4, grade_wrong=0.2), "standard": VerifyWorld(graded=0.02, swayed=0.4, grade_wrong=0.2)}
+_MATH = {
+    "quick": VerifyWorld(claims=300, graded=0.02, swayed=0.4, grade_wrong=0.2),
+    "standard": VerifyWorld(graded=0.02, swayed=0.4, grade_wrong=0.2),
+}
 
 
 def _code_world(claims: int) -> VerifyWorld:
