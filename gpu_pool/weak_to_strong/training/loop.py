@@ -16,7 +16,7 @@ from torch import nn
 
 from gpu_pool.weak_to_strong.errors import DeadlineError, TrainingError
 from gpu_pool.weak_to_strong.losses import is_separable
-from gpu_pool.weak_to_strong.models.batches import Index, split_blocks
+from gpu_pool.weak_to_strong.models.batches import Index, moved, split_blocks
 from gpu_pool.weak_to_strong.training.batches import bucketed, step_count
 from gpu_pool.weak_to_strong.training.config import Progress, TrainConfig, learning_rate
 from gpu_pool.weak_to_strong.training.parts import Part, StepModel
@@ -155,7 +155,7 @@ class Loop:
         """Each member's sum of losses over `part`, divided by the examples of its batch (S,); without the highest
         where some are dropped.
         """
-        rows = [torch.from_numpy(index) for index in part]
+        rows = [moved(torch.from_numpy(index), given.device) for index, given in zip(part, self.targets, strict=True)]
         target = [given[own] for given, own in zip(self.targets, rows, strict=True)]
         if self._separable:
             values = self.config.loss(torch.cat(logits), torch.cat(target), done)

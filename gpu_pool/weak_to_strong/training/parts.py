@@ -49,7 +49,7 @@ def _ready(model: LabelModel, config: TrainConfig) -> None:
     trainable = config.trainable
     try:
         if trainable.startswith("lora:"):
-            model.adapt(LoraSettings(int(trainable[5:]), config.lora_alpha), config.seed)
+            model.adapt(LoraSettings(int(trainable.split(":")[1]), config.lora_alpha), config.seed)
         elif trainable != "full":
             model.untie()
         moving = model.moving(trainable)
@@ -66,12 +66,12 @@ def _ready(model: LabelModel, config: TrainConfig) -> None:
 
 def _single(model: LabelModel, tokens: TokenTable, config: TrainConfig) -> StepModel:
     trainable, moving = config.trainable, model.moving(config.trainable)
-    if trainable == "full" or trainable.startswith("lora:"):
+    if _whole(trainable):
         return StepModel(moving, lambda part: [model(*padded(tokens, part[0], model.device))], [tokens.lengths])
     if trainable == "head":
         outputs = _outputs(model, tokens)
         return StepModel(moving, lambda part: [model.read(outputs[torch.from_numpy(part[0])])], [_ones(tokens)])
-    depth = model.layers - int(trainable[4:])
+    depth = model.layers - int(trainable.rpartition(":")[2])
     states = _states(model, tokens, depth)
 
     def logits(part: Part) -> list[torch.Tensor]:
@@ -90,7 +90,7 @@ def _stacked(models: Sequence[LabelModel], tables: Sequence[TokenTable], configs
         return [block[: len(index)] for block, index in zip(blocks, part, strict=True)]
 
     lengths = [table.lengths for table in tables]
-    if trainable == "full" or trainable.startswith("lora:"):
+    if _whole(trainable):
 
         def logits(part: Part) -> list[torch.Tensor]:
             return own(stack.logits(*padded_blocks(tables, part, first.device)), part)
@@ -103,13 +103,18 @@ def _stacked(models: Sequence[LabelModel], tables: Sequence[TokenTable], configs
             return own(stack.read(nn.utils.rnn.pad_sequence(rows, batch_first=True).flatten(0, 1)), part)
 
     else:
-        depth = first.layers - int(trainable[4:])
+        depth = first.layers - int(trainable.rpartition(":")[2])
         states = _once(tables, lambda table: _states(first, table, depth))
 
         def logits(part: Part) -> list[torch.Tensor]:
             return own(stack.last_logits(*_padded_states(states, tables, part), depth), part)
 
     return StepModel(stack.parameters, logits, lengths, stacked=True, finish=stack.unstack)
+
+
+def _whole(trainable: str) -> bool:
+    """Whether a step runs all layers."""
+    return trainable == "full" or (trainable.startswith("lora:") and trainable.count(":") == 1)
 
 
 def _ones(tokens: TokenTable) -> Index:

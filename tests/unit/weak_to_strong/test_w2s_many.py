@@ -55,7 +55,7 @@ def alike(one: list[Job], other: list[Job], reports: list[list[TrainReport]]) ->
         assert (first.steps, first.tokens, first.truncated) == (second.steps, second.tokens, second.truncated)
 
 
-@pytest.mark.parametrize("trainable", ["full", "head", "top:1", "lora:4"])
+@pytest.mark.parametrize("trainable", ["full", "head", "top:1", "lora:4", "lora:4:1"])
 @pytest.mark.parametrize("loss", [losses.cross_entropy, losses.logconf(0.75, warmup=0)], ids=["ce", "logconf"])
 @pytest.mark.parametrize("budget", [None, 90])
 def test_together_equals_one_by_one(
