@@ -154,10 +154,13 @@ def ladder(size: Size, options: argparse.Namespace) -> None:
             continue
         r = json.loads(done.stdout.splitlines()[-1])
         rate = r["flops"] / r["seconds"] / 1e12
+        used = (
+            f"{rate / options.peak:6.1%} {r['peak_gib']:6.1f}" if options.device == "cuda" else f"{'-':>6s} {'-':>6s}"
+        )
         gain = "" if before is None else f"{before / r['whole_s']:.2f}x, predicted {PREDICTED[loop]}"
         print(
             f"{loop:24s} {r['tokens'] / r['seconds']:9.0f} {r['padded'] / r['tokens']:6.2f}x {rate:8.3g} "
-            f"{rate / options.peak:6.1%} {r['peak_gib']:6.1f} {r['whole_s']:8.0f}  {gain}",
+            f"{used} {r['whole_s']:8.0f}  {gain}",
             flush=True,
         )
         before = r["whole_s"]

@@ -52,8 +52,8 @@ def model_of(work: Work) -> LabelModel:
     made = AutoConfig.for_model(**config)  # type: ignore[no-untyped-call]
     dtype = torch.bfloat16 if work.device.type == "cuda" else torch.float32
     with work.device:
-        lm = AutoModelForCausalLM.from_config(made, dtype=dtype)  # type: ignore[no-untyped-call]
-    model = engine_model(work.size, lm.eval())
+        lm = AutoModelForCausalLM.from_config(made, dtype=dtype)
+    model: LabelModel = engine_model(work.size, lm.eval())
     model.adapt(lora.LoraSettings(work.rank), seed=0)
     return model
 
@@ -83,7 +83,7 @@ def style(work: Work, model: LabelModel, *, buckets: bool, checkpoint: bool, ful
                 ids = functional.pad(ids, (0, int(table.lengths[batch].max()) - ids.shape[1]))
             with model.precision():
                 loss = _full_loss(lm, ids, last) if full else _two_rows_loss(lm, ids, last, work.labels[part])
-                (loss * len(part) / len(batch)).backward()
+                (loss * len(part) / len(batch)).backward()  # type: ignore[no-untyped-call]
             computed += ids.numel()
         torch.nn.utils.clip_grad_norm_(adapters, 1.0)
         optimizer.step()

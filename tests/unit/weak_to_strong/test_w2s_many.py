@@ -73,7 +73,7 @@ def test_together_equals_one_by_one(
 
 @pytest.mark.parametrize("changes", [{"drop_share": 0.5, "drop_after": 0.0}, {"ema": 0.9}, {"clip": 0.01}])
 def test_options_of_the_loop_work_by_member(
-    model: LabelModel, tables: list[TokenTable], changes: dict[str, float]
+    model: LabelModel, tables: list[TokenTable], changes: dict[str, Any]
 ) -> None:
     alone, many = (jobs(model, tables, **changes) for _ in range(2))
     alike(alone, many, [finetune_many(alone, at_once=1), finetune_many(many, at_once=3)])
