@@ -14,7 +14,7 @@ import torch
 from gpu_pool.weak_to_strong import losses
 from gpu_pool.weak_to_strong.domains import Domain
 from gpu_pool.weak_to_strong.errors import DeadlineError, TrainingError
-from gpu_pool.weak_to_strong.models import LabelModel
+from gpu_pool.weak_to_strong.models import LabelModel, lora
 from gpu_pool.weak_to_strong.models.stack import Stack
 from gpu_pool.weak_to_strong.run import Fit, MethodRun, RunParams
 from gpu_pool.weak_to_strong.tokens import TokenTable
@@ -63,8 +63,8 @@ def test_together_equals_one_by_one(
 ) -> None:
     changes = {"trainable": trainable, "loss": loss, "token_budget": budget}
     alone, many = (jobs(model, tables, weighted=False, **changes) for _ in range(2))
-    reports = [finetune_many(alone, at_once=1), finetune_many(many, at_once=3)]
     assert len(blocks(many, 3)) == 1
+    reports = [finetune_many(alone, at_once=1), finetune_many(many, at_once=3)]
     alike(alone, many, reports)
     starts = jobs(model, tables, **changes)
     finetune_many([replace(job, config=replace(job.config, lr=1e-9)) for job in starts], at_once=1)
@@ -135,6 +135,15 @@ def test_what_cannot_be_stacked_is_trained_alone(model: LabelModel, tables: list
     assert [len(block) for block in blocks(apart, 3)] == [1, 1, 1]
     with pytest.raises(TrainingError, match="the model has"):
         finetune_many([replace(job, config=replace(job.config, trainable="top:9")) for job in three], at_once=3)
+
+
+def test_adapters_on_all_layers_as_upper_layers_are_adapters(model: LabelModel, tables: list[TokenTable]) -> None:
+    whole, upper = jobs(model, tables[:1], trainable="lora:4"), jobs(model, tables[:1], trainable="lora:4:2")
+    alike(whole, upper, [finetune_many(whole), finetune_many(upper)])
+    half = jobs(model, tables[:1], trainable="lora:4:1")
+    finetune_many(half)
+    adapters = lora.parameters(half[0].model.lm)
+    assert all(bool(p.any()) == (".layers.1." in name) for name, p in adapters.items() if name.endswith("lora_B"))
 
 
 def test_by_itself_it_stacks_only_what_was_measured_to_pay(model: LabelModel, tables: list[TokenTable]) -> None:
