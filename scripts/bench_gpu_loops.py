@@ -49,10 +49,10 @@ def model_of(work: Work) -> LabelModel:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = work.size.config()
-    made = AutoConfig.for_model(**config)  # type: ignore[no-untyped-call]
+    made = AutoConfig.for_model(**config)
     dtype = torch.bfloat16 if work.device.type == "cuda" else torch.float32
     with work.device:
-        lm = AutoModelForCausalLM.from_config(made, dtype=dtype)
+        lm = AutoModelForCausalLM.from_config(made, dtype=dtype)  # type: ignore[no-untyped-call]
     model: LabelModel = engine_model(work.size, lm.eval())
     model.adapt(lora.LoraSettings(work.rank), seed=0)
     return model
