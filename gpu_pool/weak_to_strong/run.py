@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -36,7 +36,8 @@ from gpu_pool.weak_to_strong.items import ItemSet
 from gpu_pool.weak_to_strong.models import FloatArray, LabelModel, softmax
 from gpu_pool.weak_to_strong.student import Student
 from gpu_pool.weak_to_strong.tokens import TokenTable
-from gpu_pool.weak_to_strong.trainer import TrainConfig, TrainReport, finetune
+from gpu_pool.weak_to_strong.trainer import Job, TrainConfig, TrainReport, finetune, finetune_many
+from gpu_pool.weak_to_strong.training.jobs import pays
 
 Log = Callable[..., None]
 
@@ -58,6 +59,16 @@ class RunParams(BaseModel):
     def train_config(self) -> TrainConfig:
         """The protocol as a training configuration."""
         return TrainConfig(epochs=self.epochs, lr=self.lr, batch_size=self.batch, seed=self.seed)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Fit:
+    """The arguments of one `MethodRun.fit`."""
+
+    targets: npt.ArrayLike
+    config: TrainConfig
+    indices: npt.ArrayLike | None = None
+    weights: npt.ArrayLike | None = None
 
 
 class MethodRun:
@@ -204,6 +215,22 @@ class MethodRun:
         model = self.base.copy((config or self.protocol).trainable)
         self.finetune(model, targets, config, indices=indices, weights=weights)
         return model
+
+    def fit_many(self, fits: Sequence[Fit]) -> Iterator[LabelModel]:
+        """`fit` of each of `fits`, in order, with the same results; trained together where that is faster.
+
+        Models are made when they are asked for, so that few are in memory where training together does not pay.
+        """
+        tables = {id(fit.indices): self._chosen(fit.indices) for fit in fits}
+        waiting = [Job(self.base, tables[id(fit.indices)], fit.targets, fit.config, fit.weights) for fit in fits]
+        while waiting:
+            count = pays(waiting[0])
+            jobs = [dataclasses.replace(job, model=self.base.copy(job.config.trainable)) for job in waiting[:count]]
+            del waiting[:count]
+            reports = finetune_many(jobs, on_progress=self._progress, deadline=self.deadline)
+            for job, report in zip(jobs, reports, strict=True):
+                self.log("trained", items=len(job.tokens), steps=report.steps, seconds=report.seconds, loss=report.loss)
+                yield job.model
 
     def predict(self, model: LabelModel, indices: npt.ArrayLike | None = None) -> FloatArray:
         """P(label 1) of the run's own items at `indices`, (m,)."""

@@ -125,8 +125,8 @@ def train_critic(run: MethodRun, critic: LabelModel, critiques: Sequence[str], c
     stepper = Stepper(critic, plan, plan.epochs * math.ceil(len(rows) / plan.batch_size))
     rng, lengths = np.random.default_rng(run.seed), np.array([len(row) for row in rows])
     values = []
-    for _ in range(plan.epochs):
-        for index in epoch(lengths, plan.batch_size, rng):
+    for number in range(plan.epochs):
+        for index in epoch(lengths, plan.batch_size, rng, number):
             run.check_deadline()
             values.append(stepper.step(text_loss(critic, [rows[i] for i in index], [starts[i] for i in index])))
     return float(np.mean(values))

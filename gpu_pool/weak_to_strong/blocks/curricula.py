@@ -13,7 +13,7 @@ from gpu_pool.weak_to_strong.blocks.relabel import cross_fit
 from gpu_pool.weak_to_strong.blocks.selection import Index, confident
 from gpu_pool.weak_to_strong.blocks.targets import code_length, hard
 from gpu_pool.weak_to_strong.models import FloatArray, LabelModel
-from gpu_pool.weak_to_strong.run import MethodRun
+from gpu_pool.weak_to_strong.run import Fit, MethodRun
 from gpu_pool.weak_to_strong.student import Student
 from gpu_pool.weak_to_strong.trainer import TrainConfig
 
@@ -81,10 +81,8 @@ def ensemble(
     index = np.arange(len(run.items)) if keep is None else keep
     rows = np.asarray(labels)[index]
     chosen = None if weights is None else weights[index]
-    models = [
-        run.fit(rows, replace(config, seed=config.seed + 1000 * number), indices=index, weights=chosen)
-        for number in range(members)
-    ]
+    seeds = [replace(config, seed=config.seed + 1000 * number) for number in range(members)]
+    models = run.fit_many([Fit(rows, own, index, chosen) for own in seeds])
     return Student.ensemble([run.student(model) for model in models])
 
 

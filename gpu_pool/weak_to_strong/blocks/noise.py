@@ -46,8 +46,8 @@ def co_teach(
     steppers = [Stepper(model, config, steps) for model in models]
     target = torch.from_numpy(np.stack([1 - given, given], axis=1))
     done = 0
-    for _ in range(epochs):
-        for index in epoch(run.tokens.lengths, config.batch_size, rng):
+    for number in range(epochs):
+        for index in epoch(run.tokens.lengths, config.batch_size, rng, number):
             run.check_deadline()
             share = drop * min(1.0, done / steps / rise) if rise > 0 else drop
             values = [_values(model, run, target, index, done / steps, config) for model in models]
@@ -77,8 +77,8 @@ def elr(
     stepper = Stepper(model, config, config.epochs * math.ceil(len(given) / config.batch_size))
     target = torch.from_numpy(np.stack([1 - given, given], axis=1))
     past = torch.full((len(given), 2), 0.5)
-    for _ in range(config.epochs):
-        for index in epoch(run.tokens.lengths, config.batch_size, rng):
+    for number in range(config.epochs):
+        for index in epoch(run.tokens.lengths, config.batch_size, rng, number):
             run.check_deadline()
             rows = torch.from_numpy(index)
             logits = batch_logits(model, run.tokens, index)

@@ -10,7 +10,7 @@ import numpy as np
 from gpu_pool.weak_to_strong.blocks.probes import fit_probe
 from gpu_pool.weak_to_strong.blocks.targets import hard
 from gpu_pool.weak_to_strong.models import FloatArray
-from gpu_pool.weak_to_strong.run import MethodRun
+from gpu_pool.weak_to_strong.run import Fit, MethodRun
 from gpu_pool.weak_to_strong.trainer import TrainConfig
 
 
@@ -19,9 +19,9 @@ def cross_fit(run: MethodRun, labels: FloatArray, config: TrainConfig | None = N
     config = config or run.config(epochs=2)
     fold = np.random.default_rng(run.seed).permutation(len(labels)) % folds
     out = np.zeros(len(labels), dtype=np.float32)
-    for number in range(folds):
-        inside, outside = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
-        model = run.fit(np.asarray(labels)[inside], config, indices=inside)
+    given, inside = np.asarray(labels), [np.flatnonzero(fold != number) for number in range(folds)]
+    for number, model in enumerate(run.fit_many([Fit(given[index], config, index) for index in inside])):
+        outside = np.flatnonzero(fold == number)
         out[outside] = run.predict(model, outside)
     return out
 

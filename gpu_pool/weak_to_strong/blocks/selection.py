@@ -10,7 +10,7 @@ import numpy.typing as npt
 from gpu_pool.weak_to_strong.blocks.relabel import cross_fit
 from gpu_pool.weak_to_strong.blocks.targets import hard
 from gpu_pool.weak_to_strong.models import FloatArray
-from gpu_pool.weak_to_strong.run import MethodRun
+from gpu_pool.weak_to_strong.run import Fit, MethodRun
 from gpu_pool.weak_to_strong.trainer import TrainConfig
 
 Index = npt.NDArray[np.int64]
@@ -71,12 +71,14 @@ def out_of_bag(
     rng = np.random.default_rng(run.seed)
     n = len(labels)
     total, seen, every = np.zeros(n), np.zeros(n), np.zeros(n)
-    for number in range(members):
-        inside = np.sort(rng.permutation(n)[: max(1, round(share * n))])
-        model = run.fit(np.asarray(labels)[inside], replace(config, seed=config.seed + number), indices=inside)
+    bags = [np.sort(rng.permutation(n)[: max(1, round(share * n))]) for _ in range(members)]
+    fits = [
+        Fit(np.asarray(labels)[bag], replace(config, seed=config.seed + number), bag) for number, bag in enumerate(bags)
+    ]
+    for bag, model in zip(bags, run.fit_many(fits), strict=True):
         probs = run.predict(model)
         outside = np.ones(n, bool)
-        outside[inside] = False
+        outside[bag] = False
         total += probs * outside
         seen += outside
         every += probs

@@ -14,11 +14,22 @@ from torch.nn import functional
 
 
 def rms_norm(x: torch.Tensor, norm: Any) -> torch.Tensor:
-    """x / sqrt(mean(x^2) + eps) * weight over the last axis, of a module with `weight` and `variance_epsilon`."""
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis, of a module with `weight` and `variance_epsilon`.
+
+    A stacked weight (S, d) scales S equal blocks of the first axis of x, each by its own row.
+    """
     weight, eps = norm.weight, norm.variance_epsilon
+    if weight.dim() == 2:
+        blocks = x.reshape(len(weight), -1, x.shape[-1])
+        return _normed(blocks, weight.unsqueeze(1), eps).view(x.shape)
+    return _normed(x, weight, eps)
+
+
+def _normed(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     if x.is_cuda or x.dtype != torch.float32:
-        fused: torch.Tensor = functional.rms_norm(x, x.shape[-1:], weight.to(x.dtype), eps)
-        return fused
+        plain = weight.to(x.dtype) if weight.dim() == 1 else None
+        fused: torch.Tensor = functional.rms_norm(x, x.shape[-1:], plain, eps)
+        return fused if plain is not None else fused * weight.to(x.dtype)
     normed: torch.Tensor = _RmsNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
     return normed
 
@@ -37,7 +48,7 @@ class _RmsNorm(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, None]:
         (given,) = gradients
         scaled, weight, inverse = ctx.saved_tensors
-        to_weight = (given * scaled).flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
+        to_weight = (given * scaled).sum_to_size(weight.shape) if ctx.needs_input_grad[1] else None
         given = given * weight
         along = torch.linalg.vecdot(given, scaled).div_(scaled.shape[-1]).unsqueeze(-1)
         return torch.addcmul(given, scaled, along, value=-1).mul_(inverse), to_weight, None

@@ -170,30 +170,38 @@ class LabelModel(nn.Module):
         return twin
 
     def moving(self, trainable: str) -> list[nn.Parameter]:
-        """The parameters that training `full`, `top:k`, `head` or `lora:r` moves, without label rows still to come.
+        """The parameters that training `full`, `top:k`, `head`, `lora:r` or `lora:r:k` moves, without rows to come.
 
         Raises ModelError when the model cannot be trained so.
         """
         head = [] if self.label_head is None else [self.label_head]
         if trainable.startswith("lora:") or self.lora is not None:
-            if self.lora is not None and trainable != f"lora:{self.lora.rank}":
+            if self.lora is not None and trainable.split(":")[:2] != ["lora", str(self.lora.rank)]:
                 raise ModelError(
                     f"the model has adapters of rank {self.lora.rank}: it trains with lora:{self.lora.rank}"
                 )
-            return [*lora.parameters(self.lm).values(), *(head if self.readout == "head" else [])]
+            adapters, own = lora.parameters(self.lm), head if self.readout == "head" else []
+            if trainable.count(":") < 2:
+                return [*adapters.values(), *own]
+            upper = set(map(id, self._upper(trainable).parameters()))
+            return [*(p for p in adapters.values() if id(p) in upper), *own]
         if trainable == "full":
             return [*self.lm.parameters(), *head]
         if trainable == "head":
             return head
-        depth = self.layers - int(trainable.removeprefix("top:"))
+        return [*head, *self._upper(trainable).parameters(), *self._fast().body.norm.parameters()]
+
+    def _upper(self, trainable: str) -> nn.ModuleList:
+        """The k upper layers of `top:k` or `lora:r:k`."""
+        depth = self.layers - int(trainable.rpartition(":")[2])
         if self.decoder is None:
             raise ModelError(
                 f"trainable {trainable!r} needs single layers, which {type(self.lm).__name__} does not show"
             )
         if depth < 0:
             raise ModelError(f"trainable {trainable!r}: the model has {self.layers} layers")
-        body = self.decoder.body
-        return [*head, *body.layers[depth:].parameters(), *body.norm.parameters()]
+        upper: nn.ModuleList = self.decoder.body.layers[depth:]
+        return upper
 
     def adapt(self, settings: lora.LoraSettings, seed: int) -> None:
         """Put adapters into the model unless it has such ones; raises ModelError when it has others."""

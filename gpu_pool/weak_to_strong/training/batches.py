@@ -28,14 +28,16 @@ def step_count(n: int, config: TrainConfig) -> int:
 def bucketed(lengths: npt.NDArray[np.int64], config: TrainConfig) -> Iterator[Index]:
     """Indices of one batch after the other, all epochs; every example once an epoch."""
     rng = np.random.default_rng(config.seed)
-    for _ in range(config.epochs):
-        yield from epoch(lengths, config.batch_size, rng)
+    for number in range(config.epochs):
+        yield from epoch(lengths, config.batch_size, rng, number)
 
 
-def epoch(lengths: npt.NDArray[np.int64], size: int, rng: np.random.Generator) -> Iterator[Index]:
-    """Indices of the batches of one epoch.
+def epoch(lengths: npt.NDArray[np.int64], size: int, rng: np.random.Generator, number: int) -> Iterator[Index]:
+    """Indices of the batches of epoch `number`.
 
     Texts of a batch have similar lengths: it is cut from a sorted run of a random order, and batches are shuffled.
+    Which texts come together is the seed's (`rng`); whether a step gets short or long ones is the epoch's, so that
+    seeds which are trained together have batches of like shape.
     """
     order, span = rng.permutation(len(lengths)), size * BUCKET_BATCHES
     batches = []
@@ -43,7 +45,7 @@ def epoch(lengths: npt.NDArray[np.int64], size: int, rng: np.random.Generator) -
         run = order[start : start + span]
         run = run[np.argsort(lengths[run], kind="stable")]
         batches += [run[at : at + size] for at in range(0, len(run), size)]
-    return (batches[i] for i in rng.permutation(len(batches)))
+    return (batches[i] for i in np.random.default_rng(number).permutation(len(batches)))
 
 
 def automatic_budget(width: int, device: torch.device) -> int:

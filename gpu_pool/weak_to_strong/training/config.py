@@ -24,7 +24,8 @@ class TrainConfig:
     `drop_share` leaves that share of highest-loss examples out of each batch, after `drop_after` of training.
 
     `trainable`: `full`; `top:k`, the k upper layers, final norm and separate label rows on cached states of the frozen
-    rest; `head`, the label rows alone; `lora:r`, adapters of rank r on every linear layer. `token_budget` is how many
+    rest; `head`, the label rows alone; `lora:r`, adapters of rank r on every linear layer; `lora:r:k`, those of the k
+    upper layers, on cached states of the rest. `token_budget` is how many
     padded tokens of a batch are computed at once, with gradients added up to exactly those of the whole batch; None
     chooses what fits a core's cache or a GPU.
     """
@@ -53,8 +54,8 @@ class TrainConfig:
             raise TrainingError(f"schedule {self.schedule!r}: expected linear, cosine or constant")
         if not (0 <= self.ema < 1 and 0 <= self.drop_share < 1 and 0 <= self.warmup < 1):
             raise TrainingError(f"ema, drop_share and warmup must lie in [0, 1): {self}")
-        if not re.fullmatch(r"full|head|(top|lora):[1-9]\d{0,3}", self.trainable):
-            raise TrainingError(f"trainable {self.trainable!r}: expected full, head, top:k or lora:r")
+        if not re.fullmatch(r"full|head|(top|lora):[1-9]\d{0,3}|lora:[1-9]\d{0,3}:[1-9]\d{0,3}", self.trainable):
+            raise TrainingError(f"trainable {self.trainable!r}: expected full, head, top:k, lora:r or lora:r:k")
         if self.token_budget is not None and self.token_budget < 1:
             raise TrainingError(f"token_budget must be above 0: {self}")
         if not self.lora_alpha > 0 or not all(0 <= beta < 1 for beta in self.betas):

@@ -103,11 +103,13 @@ def test_out_of_bag_asks_only_students_that_did_not_see_the_item(
 ) -> None:
     seen: list[set[int]] = []
 
-    def fit(targets: Any, config: Any = None, *, indices: Any = None, weights: Any = None) -> Any:
-        seen.append(set(np.asarray(indices).tolist()))
-        return len(seen)
+    def fit_many(fits: Any) -> Any:
+        for fit in fits:
+            assert len(fit.targets) == len(fit.indices)
+            seen.append(set(fit.indices.tolist()))
+            yield len(seen)
 
-    monkeypatch.setattr(run, "fit", fit)
+    monkeypatch.setattr(run, "fit_many", fit_many)
     monkeypatch.setattr(run, "predict", lambda number: np.full(40, 0.1 * number, np.float32))
     found = blocks.out_of_bag(run, blocks.hard(run.weak), members=3)
     for i in range(40):
