@@ -163,6 +163,8 @@ class FakeScheduler:
         if step.entry == "pretrain":
             save_file({"w": np.full((2, 2), 7.0, np.float32)}, out / "model.safetensors")
             (out / "config.json").write_text("{}")
+        elif step.entry == "initial":
+            save_file({"w": np.zeros((2, 2), np.float32)}, out / "model.safetensors")
         elif step.entry == "features":
             count = len(ItemSet.load(inputs["items.arrow"]))
             save_file({"hidden": np.zeros((count, 2, 4), np.float32)}, out / "features.safetensors")
