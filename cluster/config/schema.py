@@ -7,6 +7,7 @@ are in the unit that the field's name says; money is in dollars here and becomes
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -102,6 +103,13 @@ class TaskFiles(Strict):
     protocol: Training = Field(Training(), description="of ceilings, baselines and students")
     teacher: Training | None = Field(None, description="of teachers; none: the same as `protocol`")
     description: str = Field("", description="what the task is, for the researchers")
+
+    @field_validator("path", "weak", "strong")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        """What lies here is named so that every process of the campaign finds it; hub names stay as they are."""
+        place = Path(value).expanduser()
+        return str(place.absolute()) if place.exists() else value
 
 
 def _domain(name: str, info: ValidationInfo) -> str:
