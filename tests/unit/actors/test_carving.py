@@ -1,4 +1,4 @@
-"""Pools of a task from files: apart by question, silent, of the sizes that its data give, and refused when too small."""
+"""Pools of a task from files: apart by question, silent, of the sizes that its data give, refused when too small."""
 
 from __future__ import annotations
 
