@@ -32,10 +32,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A configuration whose task is in files; its models were pretrained for seconds, and know a little."""
     root = tmp_path_factory.mktemp("lab")
     domain = tiny_domain("chat")
-    shapes = {"weak": (ModelShape(16, 2, 8), 40), "strong": (ModelShape(32, 2, 16), 200)}
-    specs = {which: PretrainSpec(shape, steps, seed=0, batch=16) for which, (shape, steps) in shapes.items()}
-    domain.spec = dataclasses.replace(domain.spec, documents=3000, **specs)  # type: ignore[misc]
-    for which in specs:
+    weak = PretrainSpec(ModelShape(16, 2, 8), steps=40, seed=0, batch=16)
+    strong = PretrainSpec(ModelShape(32, 2, 16), steps=200, seed=0, batch=16)
+    domain.spec = dataclasses.replace(domain.spec, documents=3000, weak=weak, strong=strong)  # type: ignore[misc]
+    for which in ("weak", "strong"):
         model_folder(domain, which, root / which)
     rows = rows_of(domain, ITEMS)
     for number, one in enumerate(rows["train_unlabel"]):

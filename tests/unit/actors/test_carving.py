@@ -126,7 +126,7 @@ def test_the_secret_decides_who_is_where_and_nothing_else_does(tmp_path: Path) -
 
 @pytest.mark.parametrize("change", ["label", "text", "protocol"])
 def test_the_data_version_tells_a_changed_label_text_or_protocol(tmp_path: Path, change: str) -> None:
-    some, more = rows(), {}
+    some, more = rows(), dict[str, Any]()
     if change == "label":
         some["test"][0]["label"] = "BA"["AB".index(some["test"][0]["label"])]
     elif change == "text":
