@@ -29,7 +29,7 @@ def home() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A configuration whose task is in files; its models were pretrained for seconds, and know a little."""
+    """A configuration whose task is in files; its models were pretrained for seconds, and know next to nothing."""
     root = tmp_path_factory.mktemp("lab")
     domain = tiny_domain("chat")
     weak = PretrainSpec(ModelShape(16, 2, 8), steps=40, seed=0, batch=16)
@@ -47,6 +47,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config["preset"] = "lab"
     config["task"] = {"domains": ["lab"], "files": {"lab": {**files, "protocol": protocol}}}
     config["runs"] = {"pilot_items": 60, "seed_seconds": 30}
+    config["research"] = {"minutes": 1.5}
     path = root / "lab.yaml"
     path.write_text(yaml.safe_dump(config))
     return path
@@ -77,7 +78,7 @@ def test_explorers_research_a_task_from_files_and_the_run_verifies(lab: Path, tm
         entries = {event.payload["work"] for event in campaign.events("evaluator", "work_done")}
     summary = json.loads(paths.summary.read_text())
     assert (summary["task"]["domain"], summary["phase"]) == ("lab", "done")
-    assert summary["task"]["gap"]["value"] > 0
+    assert summary["task"]["gap"]["n"] == ITEMS["test"]
     assert {row["method"] for row in summary["baselines"]} >= {"weak", "vanilla", "confident", "ceiling"}
     sealed = [row for row in summary["leaderboard"] if row["tier"] == "seal"]
     assert sealed
