@@ -35,7 +35,7 @@ from transformers.utils import logging as transformers_logging
 
 from actors.evaluator.statistics import compare, estimate_pgr
 from gpu_pool.library import engine_version
-from gpu_pool.weak_to_strong import LabelModel, MethodRun, Student
+from gpu_pool.weak_to_strong import LabelModel, MethodRun, Student, blocks
 from gpu_pool.weak_to_strong.domains import DOMAIN_NAMES, Domain, FinetuneSpec, get_domain, write_pretrain_inputs
 from gpu_pool.weak_to_strong.entrypoints import load_method
 from gpu_pool.weak_to_strong.errors import W2SError
@@ -43,11 +43,14 @@ from gpu_pool.weak_to_strong.items import ItemSet
 from gpu_pool.weak_to_strong.methods import registry
 from gpu_pool.weak_to_strong.methods.ceiling import train_ceiling
 from gpu_pool.weak_to_strong.methods.teacher import train_teacher
+from gpu_pool.weak_to_strong.models import initial_lm
 from gpu_pool.weak_to_strong.pretrain import pretrain_model
 from gpu_pool.weak_to_strong.run import RunParams
 
 Hits = npt.NDArray[np.bool_]
 TEST_SEED = 10_000
+SMALL_P = 0.01
+CONTROL = "vanilla, not pretrained"
 SHARED = ("hidden", "prior", "swapped_hidden", "swapped_prior")
 
 
@@ -57,13 +60,13 @@ class Bench:
 
     domain: Domain
     cache: Path
+    world_seed: int = 0
 
-    def pretrained(self, which: Any) -> LabelModel:
-        """The strong or the weak model, pretrained once."""
+    def folder(self, which: Any) -> Path:
+        """The folder of the strong or the weak model, pretrained once."""
         shape = self.domain.spec.strong if which == "strong" else self.domain.spec.weak
-        key = digest(
-            self.domain.name, self.domain.spec.size, self.domain.spec.documents, which, shape, source("domains")
-        )
+        spec = self.domain.spec
+        key = digest(spec.name, spec.size, self.world_seed, spec.documents, which, shape, source("domains"))
         folder = self.cache / f"{self.domain.name}-{which}-{key}"
         if not (folder / "config.json").is_file():
             start = time.monotonic()
@@ -71,17 +74,22 @@ class Bench:
                 params = write_pretrain_inputs(self.domain, which, Path(inputs))
                 pretrain_model(Path(inputs), folder, params)
             say(f"{self.domain.name}: {which} model pretrained in {time.monotonic() - start:.0f} s")
-        return LabelModel.load(folder, self.domain.kind)
+        return folder
 
     @cached_property
     def strong(self) -> LabelModel:
         """The pretrained strong model."""
-        return self.pretrained("strong")
+        return LabelModel.load(self.folder("strong"), self.domain.kind)
 
     @cached_property
     def weak(self) -> LabelModel:
         """The pretrained weak model."""
-        return self.pretrained("weak")
+        return LabelModel.load(self.folder("weak"), self.domain.kind)
+
+    def untrained(self, seed: int) -> LabelModel:
+        """A model of the strong one's shape with random weights."""
+        lm = initial_lm(self.folder("strong") / "config.json", seed)
+        return LabelModel(lm.eval(), self.strong.tokenizer, self.strong.kind, self.strong.fmt)
 
     @cached_property
     def test(self) -> tuple[ItemSet, npt.NDArray[np.int8]]:
@@ -116,9 +124,14 @@ class Seed:
         return train_ceiling(self._bench.strong, self.items, self._labels, self._params(student))
 
     @cached_property
+    def opinions(self) -> npt.NDArray[np.float64]:
+        """P(label 1) of the unlabelled items by each of the teacher's members (n, k)."""
+        return self.teacher.opinions(self.items)
+
+    @cached_property
     def weak(self) -> npt.NDArray[np.float32]:
         """The teacher's P(label 1) of the unlabelled items."""
-        return self.teacher.predict(self.items)[:, 1]
+        return self.teacher.pool(self.opinions)[:, 1]
 
     def prepare(self, name: str) -> None:
         """Make what is not part of the time of `name`: models, and the teacher's labels for a method."""
@@ -126,9 +139,16 @@ class Seed:
         if name not in ("weak", "ceiling"):
             _ = self.weak
 
+    def control(self) -> Student:
+        """`vanilla` on a model that was never pretrained: what it recovers does not come from the strong model."""
+        params, base = self._params(self._bench.domain.spec.student), self._bench.untrained(self._seed)
+        run = MethodRun(self.items, self.weak, base, params)
+        return run.student(run.fit(blocks.hard(run.weak)))
+
     def train(self, method: str) -> Student:
         """The student of a method file's text; inputs that were computed are kept for the next method."""
-        run = MethodRun(self.items, self.weak, self._bench.strong, self._params(self._bench.domain.spec.student))
+        params = self._params(self._bench.domain.spec.student)
+        run = MethodRun(self.items, self.weak, self._bench.strong, params, weak_members=self.opinions)
         run.__dict__.update(self._made)
         with tempfile.TemporaryDirectory() as code:
             (Path(code) / "method.py").write_text(method, encoding="utf-8")
@@ -149,17 +169,15 @@ def measure(bench: Bench, seed: int, texts: dict[str, str]) -> dict[str, tuple[H
     """Hits and seconds of weak, ceiling and each method at one seed; what is in the cache is not run again."""
     shared = Seed(bench, seed)
     out = {}
-    for name, text in {"weak": "", "ceiling": "", **texts}.items():
+    made = {"weak": lambda: shared.teacher, "ceiling": shared.ceiling, CONTROL: shared.control}
+    for name, text in {**dict.fromkeys(made, ""), **texts}.items():
         spec = bench.domain.spec
-        key = digest(name, text, seed, spec, engine_version(), source("domains"))
+        key = digest(name, text, seed, spec, bench.world_seed, engine_version(), source("domains"))
         path = bench.cache / "hits" / f"{spec.name}-{name}-{seed}-{key}.json"
         if not path.is_file():
             shared.prepare(name)
             start = time.process_time()
-            if name == "weak":
-                student = shared.teacher
-            else:
-                student = shared.ceiling() if name == "ceiling" else shared.train(text)
+            student = made[name]() if name in made else shared.train(text)
             seconds = time.process_time() - start
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps({"hits": bench.hits(student).astype(int).tolist(), "seconds": seconds}))
@@ -177,6 +195,7 @@ def rows(domain: str, measured: list[dict[str, tuple[Hits, float]]]) -> list[dic
     for name, own in hits.items():
         pgr = estimate_pgr(own, hits["weak"], hits["ceiling"])
         row: dict[str, Any] = {"domain": domain, "method": name, "accuracy": float(own.mean()), "seeds": len(own)}
+        row["accuracies"] = own.mean(axis=1).tolist()
         row |= {"pgr": pgr.value, "low": pgr.low, "high": pgr.high}
         row["per_seed"] = [
             (float(a.mean()) - float(w.mean())) / max(1e-9, float(c.mean() - w.mean()))
@@ -202,6 +221,20 @@ def table(all_rows: list[dict[str, Any]]) -> str:
         cells = [cell for d in domains for cell in cells_of(by[d, name])]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def summary(domain_rows: list[dict[str, Any]]) -> str:
+    """What a domain is like: how steady its teachers are, how many methods differ from vanilla, which is best."""
+    by = {row["method"]: row for row in domain_rows}
+    spread = float(np.std(by["weak"]["accuracies"], ddof=1)) if by["weak"]["seeds"] > 1 else math.nan
+    methods = [row for name, row in by.items() if name not in ("weak", "ceiling", CONTROL)]
+    differ = [row["method"] for row in methods if row.get("p", 1.0) < SMALL_P]
+    best = max(methods, key=lambda row: row["pgr"])
+    return (
+        f"{by['weak']['domain']}: teachers' accuracy sd {spread:.3f}, gap "
+        f"{by['ceiling']['accuracy'] - by['weak']['accuracy']:.3f}; {len(differ)} of {len(methods) - 1} methods differ "
+        f"from vanilla at p < {SMALL_P}; best {best['method']} ({best['pgr']:.2f})"
+    )
 
 
 def cells_of(row: dict[str, Any]) -> list[str]:
@@ -248,6 +281,9 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="quick", choices=("quick", "standard"))
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument(
+        "--world-seed", type=int, default=0, help="another world: other words are good, other sums hard"
+    )
     parser.add_argument("--domains", nargs="+", default=list(DOMAIN_NAMES), choices=DOMAIN_NAMES)
     parser.add_argument("--methods", nargs="+", default=list(registry.names()), metavar="NAME")
     parser.add_argument("--set", action="append", default=[], metavar="NAME.PARAMETER=VALUE", dest="settings")
@@ -260,9 +296,10 @@ def main(argv: list[str]) -> int:
     try:
         texts = method_texts(list(dict.fromkeys(["vanilla", *args.methods])), args.settings)
         for name in args.domains:
-            bench = Bench(get_domain(name, args.size), args.cache)
+            bench = Bench(get_domain(name, args.size, args.world_seed), args.cache, args.world_seed)
             all_rows += rows(name, [measure(bench, seed, texts) for seed in range(args.seeds)])
-            print(table([row for row in all_rows if row["domain"] == name]), end="\n\n", flush=True)
+            own = [row for row in all_rows if row["domain"] == name]
+            print(table(own), summary(own), sep="\n\n", end="\n\n", flush=True)
     except W2SError as error:
         say(f"bench_methods: {error}")
         return 2

@@ -4,9 +4,11 @@
               writes config.json, model.safetensors, tokenizer.json, prompt.json
     teacher   reads model/, items.arrow, labels.safetensors (`labels` (n,) of 0 and 1); writes student.safetensors
     ceiling   the same
-    method    reads code/method.py and its modules, items.arrow, weak.safetensors (`probs` (n, 2)), strong/, and when
-              there features.safetensors, prior.safetensors; writes student.safetensors
-    predict   reads student.safetensors, model/, items.arrow; writes probs.safetensors (`probs` float32 (n, 2))
+    method    reads code/method.py and its modules, items.arrow, weak.safetensors (`probs` (n, 2), `members` (n, k) when
+              there are several teachers), strong/, and when there features.safetensors, prior.safetensors; writes
+              student.safetensors
+    predict   reads student.safetensors, model/, items.arrow; writes probs.safetensors (`probs` float32 (n, 2), and of
+              an ensemble of k `members` float32 (n, k))
     features  reads model/, items.arrow; writes features.safetensors (`hidden` float32 (n, layers + 1, d)) and
               prior.safetensors (`prior` float32 (n,))
     initial   reads model/config.json; writes model.safetensors, fresh weights of that architecture
@@ -86,8 +88,11 @@ def predict(in_dir: Path, out_dir: Path, params: dict[str, Any], log: Log) -> Me
     items = ItemSet.load(in_dir / "items.arrow")
     model = LabelModel.load(in_dir / "model", items.kind, device=place.device)
     student = Student.load(in_dir / "student.safetensors", model)
-    probs = student.predict(items)
-    save_file({"probs": probs}, out_dir / "probs.safetensors")
+    opinions = student.opinions(items)
+    answers = {"probs": student.pool(opinions)}
+    if opinions.shape[1] > 1:
+        answers["members"] = opinions.astype(np.float32)
+    save_file(answers, out_dir / "probs.safetensors")
     log("predicted", items=len(items))
     return {"items": float(len(items)), "seconds": time.monotonic() - start}
 

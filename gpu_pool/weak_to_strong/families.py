@@ -28,7 +28,7 @@ _PATTERNS: dict[str, re.Pattern[str]] = {
     "self-training": re.compile(
         r"self_?train|relabel|cross_?fit|em_posterior|noisy_channel|pseudo|born_?again|bootstrap|co_?teach"
     ),
-    "ensemble": re.compile(r"ensemble|bagg|committee|majority|out_of_bag|interpolate|pool_teachers"),
+    "ensemble": re.compile(r"ensemble|bagg|committee|majority|out_of_bag|interpolate|pool_teachers|unanimous"),
     "distillation": re.compile(r"distil|teacher_student|temperature"),
     "data filtering": re.compile(
         r"agreement|^confident$|filter|small_loss|drop_share|^keep$|select|overlap|_threshold$|co_?teach"

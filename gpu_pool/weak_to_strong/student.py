@@ -132,7 +132,20 @@ class Student:
 
     def predict(self, items: ItemSet) -> FloatArray:
         """Probabilities (n, 2), rows sum to 1; raises StudentError when a value is not finite."""
-        probs = _predict(self.node, self.tensors, self.base, items)
+        return self.pool(self.opinions(items))
+
+    def opinions(self, items: ItemSet) -> npt.NDArray[np.float64]:
+        """P(label 1) by each of the k members of an ensemble, (n, k); of any other student its own, (n, 1)."""
+        node = self.node
+        if not isinstance(node, EnsembleNode):
+            return _predict(node, self.tensors, self.base, items)[:, None]
+        return np.stack(_members(node, self.tensors, self.base, items), axis=1)
+
+    def pool(self, opinions: npt.ArrayLike) -> FloatArray:
+        """What `predict` gives (n, 2) when the members' opinions are `opinions` (n, k); raises as `predict`."""
+        node = self.node
+        weights = node.weights if isinstance(node, EnsembleNode) else None
+        probs = np.average(np.asarray(opinions, dtype=np.float64), axis=1, weights=weights)
         if not np.isfinite(probs).all():
             raise StudentError("the student gives a probability that is not finite")
         return np.stack([1 - probs, probs], axis=1).astype(np.float32)
@@ -254,17 +267,22 @@ def _check(node: AnyNode, tensors: Tensors, base: LabelModel, prefix: str) -> No
 def _predict(node: AnyNode, tensors: Tensors, base: LabelModel, items: ItemSet) -> npt.NDArray[np.float64]:
     """P(label 1) of each item (n,)."""
     if isinstance(node, EnsembleNode):
-        members = []
-        for number, member in enumerate(node.members):
-            own = {k.removeprefix(f"{number}/"): v for k, v in tensors.items() if k.startswith(f"{number}/")}
-            members.append(_predict(member, own, base, items))
-        return np.average(np.stack(members), axis=0, weights=node.weights)
+        return np.average(np.stack(_members(node, tensors, base, items)), axis=0, weights=node.weights)
     if isinstance(node, HeadNode):
         hidden = base.hidden(items, [node.layer])[:, 0]
         weight, bias, mean, std = (tensors[n].numpy().astype(np.float64) for n in ("weight", "bias", "mean", "std"))
         return sigmoid((hidden - mean) / std @ weight + bias[0]).astype(np.float64)
     rank = (node.rank, node.alpha) if isinstance(node, LoraNode) else None
     return to_model(tensors, base, rank).probs(items)[:, 1].astype(np.float64)
+
+
+def _members(node: EnsembleNode, tensors: Tensors, base: LabelModel, items: ItemSet) -> list[npt.NDArray[np.float64]]:
+    """P(label 1) of each item (n,) by each member."""
+    found = []
+    for number, member in enumerate(node.members):
+        own = {k.removeprefix(f"{number}/"): v for k, v in tensors.items() if k.startswith(f"{number}/")}
+        found.append(_predict(member, own, base, items))
+    return found
 
 
 def to_model(tensors: Tensors, base: LabelModel, rank: tuple[int, float] | None = None) -> LabelModel:

@@ -49,6 +49,7 @@ from gpu_pool.weak_to_strong.blocks.selection import (
     out_of_bag,
     overlap_density,
     overlap_scores,
+    unanimous,
 )
 from gpu_pool.weak_to_strong.blocks.targets import (
     adaptive_smooth,
@@ -120,6 +121,7 @@ __all__ = [
     "template_prior",
     "text_loss",
     "train_critic",
+    "unanimous",
     "with_critiques",
     "write_critiques",
     "zero_shot_labels",

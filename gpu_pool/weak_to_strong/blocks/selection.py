@@ -38,6 +38,16 @@ def confidence_weights(probs: FloatArray) -> FloatArray:
     return np.asarray(weight / max(float(weight.mean()), 1e-6), dtype=np.float32)
 
 
+def unanimous(members: npt.ArrayLike) -> Index:
+    """Indices of the items to which all k teachers give one label; `members` (n, k) are their P(label 1).
+
+    Query by committee (Seung et al. 1992), used the other way round. All items when they agree on none.
+    """
+    votes = hard(members)
+    keep = np.flatnonzero((votes == votes[:, :1]).all(axis=1))
+    return keep if len(keep) else np.arange(len(votes))
+
+
 def agreement(run: MethodRun, labels: FloatArray, config: TrainConfig | None = None) -> Index:
     """Indices of items on which a student that did not train on them agrees with `labels` (two folds).
 

@@ -48,6 +48,7 @@ class VerifyWorld:
     framed: float = 0.25  # documents that show the problem and the total
     graded: float = 0.012
     grade_wrong: float = 0.3
+    swayed: float = 0.0  # grades that follow the remarks' tone instead of the work
     style: float = 0.25
     style_agrees: float = 0.65
     steps: tuple[int, int] = (4, 8)
@@ -128,8 +129,9 @@ class VerifyDomain:
         more = base.only(self._draw_claims(rng, n, _MORE_CLAIMS), framed)
         valid, more_valid = ((rng.random(c.shape) < skill).astype(np.int64) for c in (claims, more))
         flawless = _all_valid(claims, valid) & _all_valid(more, more_valid)
-        grade = np.where(rng.random(n) < self.world.grade_wrong, ~flawless, flawless).astype(np.int64)
         start, style = _starts(rng, n), rng.integers(2, size=n)
+        verdict = np.where(rng.random(n) < self.world.swayed, style, flawless)
+        grade = np.where(rng.random(n) < self.world.grade_wrong, 1 - verdict, verdict)
         problem = self._problems(rng, start, claims)
         work, total = self._work(rng, start, claims, valid, style)
         again, _ = self._work(rng, _starts(rng, n), more, more_valid, style)

@@ -156,8 +156,8 @@ class Experiment:
         return self._teach(seed)[0]["unlabelled"]
 
     def _train(self, method: MethodFile, seed: int) -> dict[str, npt.NDArray[Any]]:
-        weak = self.weak_labels(seed)
-        run = SharedRun(self._shared, weak, self._student.of_seed(seed, self._device))
+        taught, params = self._teach(seed)[0], self._student.of_seed(seed, self._device)
+        run = SharedRun(self._shared, taught["unlabelled"], params, members=taught["members"])
         with method.imported() as train:
             return self._timed(lambda: train(run))
 
@@ -178,8 +178,13 @@ class Experiment:
             start = time.monotonic()
             student = train_teacher(model, task.train_label.items, labels, self._teacher.of_seed(seed, self._device))
             seconds = time.monotonic() - start
-            unlabelled, test = (student.predict(split.items)[:, 1] for split in (task.train_unlabel, task.test))
-            return {"unlabelled": unlabelled, "test": test, "seconds": np.array([seconds])}
+            members = student.opinions(task.train_unlabel.items)
+            return {
+                "unlabelled": student.pool(members)[:, 1],
+                "members": members.astype(np.float32),
+                "test": student.predict(task.test.items)[:, 1],
+                "seconds": np.array([seconds]),
+            }
 
         return self._once("weak", self._teacher_key(seed), make)
 

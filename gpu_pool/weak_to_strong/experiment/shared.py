@@ -64,8 +64,16 @@ class Shared:
 class SharedRun(MethodRun):
     """A method's run whose expensive inputs come from what is shared, when the method first asks for them."""
 
-    def __init__(self, shared: Shared, weak: npt.ArrayLike, params: RunParams, log: Log | None = None) -> None:
-        super().__init__(shared.items, weak, shared.model, params, log)
+    def __init__(
+        self,
+        shared: Shared,
+        weak: npt.ArrayLike,
+        params: RunParams,
+        log: Log | None = None,
+        members: npt.ArrayLike | None = None,
+    ) -> None:
+        """`weak` (n,) and `members` (n, k) as `MethodRun` takes them."""
+        super().__init__(shared.items, weak, shared.model, params, log, members)
         self._shared = shared
 
     @cached_property

@@ -180,6 +180,7 @@ PARAMS: dict[str, type[Params]] = {
     "elr": _Elr,
     "small_loss": _Drop,
     "co_teaching": _Drop,
+    "teacher_ensemble": Params,
     "agreement": _Helper,
     "bagging": _Bagging,
     "overlap_density": _Overlap,

@@ -68,6 +68,12 @@ def test_teachers_are_pooled_by_their_mean(chat: Domain, model: LabelModel) -> N
         MethodRun(items, f32(0.3, 0.7), model, weak_members=[0.2, 0.4])
 
 
+def test_unanimous_items_are_those_with_one_label_from_all_teachers() -> None:
+    assert blocks.unanimous([[0.2, 0.4, 0.1], [0.9, 0.4, 0.8], [0.6, 0.7, 0.51]]).tolist() == [0, 2]
+    assert blocks.unanimous([[0.2], [0.9]]).tolist() == [0, 1]
+    assert blocks.unanimous([[0.2, 0.9], [0.9, 0.4]]).tolist() == [0, 1], "all of them when none is unanimous"
+
+
 def test_overlap_is_the_mean_similarity_to_the_nearest_hard_items() -> None:
     states = RNG.standard_normal((12, 5)).astype(np.float32)
     probs = RNG.random(12).astype(np.float32)

@@ -129,9 +129,12 @@ def test_teacher_ceiling_and_predict_by_files(method_dir: Path, folder: Path, ch
     assert entrypoints.teacher(method_dir, out, PARAMS | {"members": 2}, quiet)["items"] == 40
     shutil.copy(out / "student.safetensors", method_dir / "student.safetensors")
     entrypoints.predict(method_dir, out, {}, quiet)
-    probs = load_file(out / "probs.safetensors")["probs"]
-    assert probs.shape == (40, 2)
-    assert probs.dtype == np.float32
+    answers = load_file(out / "probs.safetensors")
+    probs, members = answers["probs"], answers["members"]
+    assert probs.shape == members.shape == (40, 2)
+    assert probs.dtype == members.dtype == np.float32
+    assert np.allclose(members.mean(axis=1), probs[:, 1], atol=1e-6)
+    assert not np.allclose(members[:, 0], members[:, 1])
     assert entrypoints.ceiling(method_dir, out, PARAMS, quiet)["seconds"] > 0
     save_file({"labels": np.full(40, 7, np.int8)}, method_dir / "labels.safetensors")
     with pytest.raises(ItemError, match="of 0 and 1"):
