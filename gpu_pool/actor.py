@@ -11,7 +11,7 @@ from cluster.config import Pool, validate
 from cluster.sandbox import FIRST_UID, Limits, SandboxError, available, grade
 from gpu_pool.cache import NodeCache
 from gpu_pool.hardware import cpu_name, gpu_name
-from gpu_pool.lane import Lane
+from gpu_pool.lane import OUT_BYTES_SLACK, Lane
 from gpu_pool.leases import Lease, SlotInfo
 from gpu_pool.library import materialise
 from gpu_pool.scratch import sweep
@@ -26,6 +26,7 @@ class SlotActor:
         self._name, self._index = name, index
         campaign = validate(config)
         self._pool: Pool = campaign.pool
+        self._student_bytes = campaign.runs.student_mb << 20
         self._most_leases = int(1 / min(campaign.runs.pilot_gpus, campaign.runs.full_gpus))
         self._allow_unsandboxed = campaign.allow_unsandboxed
         self._slot: Slot | None = None
@@ -71,6 +72,7 @@ class SlotActor:
             grade=letter,
             probe_hash=probe,
             contained=contained,
+            file_bytes=max(int(self._pool.file_gb * (1 << 30)), self._student_bytes + OUT_BYTES_SLACK),
             most_leases=self._most_leases,
         )
         node = ray.get_runtime_context().get_node_id()

@@ -196,18 +196,19 @@ class Lane:
         into.mkdir(parents=True, exist_ok=True)
         self._log.take()
         try:
-            clear_directory(self._in)
-            stage(inputs, self._in, self._cache_models, CACHE_INSIDE if self._contained else str(self._cache_models))
+            # In a thread, here and below: gigabytes may be copied, and other lanes' heartbeats must be heard meanwhile.
+            await asyncio.to_thread(self._stage, inputs)
         except StagingError as problem:
             return StepResult(step.name, "error", str(problem), 0.0, None, {}, "")
         places = ("/in", "/out") if self._contained else (str(self._in), str(self._out))
         order = {"op": "step", "entry": step.entry, "params": step.params, "threads": threads}
+        order["device"] = "cuda" if self._gpus else "cpu"
         order |= {"in": places[0], "out": places[1]}
         status, error, first_ms, metrics = await self._serve(order, step, began, seconds, progress)
         outputs: dict[str, str] = {}
         if status == "ok":
             try:
-                outputs = self._collect(step, into)
+                outputs = await asyncio.to_thread(self._collect, step, into)
             except ReadbackError as problem:
                 status, error = "bad_output", str(problem)
         log_path = into / "log.txt"
@@ -216,6 +217,10 @@ class Lane:
         clear_directory(self._in)
         took = time.monotonic() - began
         return StepResult(step.name, status, error, took, first_ms, outputs, str(log_path), metrics)
+
+    def _stage(self, inputs: dict[str, Path]) -> None:
+        clear_directory(self._in)
+        stage(inputs, self._in, self._cache_models, CACHE_INSIDE if self._contained else str(self._cache_models))
 
     def _collect(self, step: Step, into: Path) -> dict[str, str]:
         outputs = {}

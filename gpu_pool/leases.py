@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-Entry = Literal["method", "pretrain", "teacher", "ceiling", "predict", "features", "shell", "probe"]
+Entry = Literal["method", "pretrain", "teacher", "ceiling", "predict", "features", "initial", "shell", "probe"]
 FOREIGN_ENTRIES = frozenset({"method", "shell", "probe"})
 """Entries that run code from outside the library; all others run in the slot's trusted sandbox."""
 

@@ -48,6 +48,8 @@ class SlotSpec:
     grade: str
     probe_hash: str
     contained: bool = True
+    file_bytes: int = 512 << 20
+    """The largest file that a step may write."""
     most_leases: int = 1
     """How many leases may run here at once: with `wiped`, more method lanes than this are of no use."""
 
@@ -79,7 +81,7 @@ class Slot:
 
     def _new_lane(self, trusted: bool) -> Lane:
         spec = self._spec
-        limits = Limits(memory_bytes=spec.memory_bytes, processes=256)
+        limits = Limits(memory_bytes=spec.memory_bytes, processes=256, file_bytes=spec.file_bytes)
         return Lane(spec.library, spec.cache_models, limits, spec.uid, spec.gpus, contained=spec.contained)
 
     async def warm(self) -> None:

@@ -2,6 +2,7 @@
 
     python scripts/audit.py my_method.py --task math [--json]
 
+The task is chosen as in score_method.py, generated or from files.
 The method is first scored on BOARD's items in a run directory of its own (see score_method.py), then tried without
 pretraining, with shuffled and with inverted weak labels, on each half of the pool, and on a task whose truth is coin
 flips. Exit status 0: nothing found, or only a tag; 1: it would be disqualified; 3: a trial gave no result.
@@ -18,7 +19,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cluster.errors import AarError
-from scripts.score_method import with_evaluator
+from scripts.score_method import add_task_options, with_evaluator
 
 STATUS = {"pass": 0, "tag": 0, "fail": 1, "open": 3}
 
@@ -40,13 +41,11 @@ def show(report: dict[str, Any]) -> None:
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("method", type=Path)
-    parser.add_argument("--task", default="math", help="a generated domain: chat, math or code")
+    add_task_options(parser)
     parser.add_argument("--json", action="store_true", help="print the whole report")
-    parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
-    parser.add_argument("--set", action="append", default=[], metavar="key.path=value")
     args = parser.parse_args(argv)
     try:
-        report = with_evaluator(args.method, args.task, args.runs_dir, args.set, audit)
+        report = with_evaluator(args, audit)
     except AarError as error:
         print(f"audit: {error}", file=sys.stderr)
         return 2

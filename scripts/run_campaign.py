@@ -123,6 +123,11 @@ def check_machine(config: CampaignConfig, runs_dir: Path) -> None:
             f"no usable sandbox: {sandbox.reason}\n{sandbox.remedy}\n"
             "(--allow-unsandboxed runs without one; every record is then marked unverified)"
         )
+    if config.task.from_files():
+        from actors.evaluator.preflight import check_files  # imports torch: seconds that other campaigns can do without
+
+        for note in check_files(config):
+            print(f"task {note}", file=sys.stderr)
 
 
 def follow(director: Any, name: str) -> None:

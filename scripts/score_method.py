@@ -1,11 +1,13 @@
 """Score a method of your own through the campaign's evaluator, without agents.
 
     python scripts/score_method.py my_method.py --task math --tier dev [--json]
+    python scripts/score_method.py my_method.py --task /data/chat --weak PATH_OR_ID --strong PATH_OR_ID
+    python scripts/score_method.py my_method.py --config lab.yaml --task chat
 
 The file defines `train(run) -> Student` (see gpu_pool/weak_to_strong/run.py). Baselines, teachers and pretrained models
 are made once per task in `--runs-dir` and used again. The record that comes out is signed like any other. Sealed items
 are fresh for the first method only: later ones are scored on them, too, but are never said to beat a baseline; another
-`--runs-dir` draws others.
+`--runs-dir` draws others. Of a task from files the sealed items are its test split, the same everywhere.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import re
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -32,15 +35,40 @@ from scripts.run_campaign import check_machine, locked
 Ask = Callable[[Any, str, str, str], Awaitable[Any]]
 
 
-def configuration(task: str, overrides: list[str]) -> CampaignConfig:
-    """The quickstart's scoring of one task."""
-    return load_config(preset="quickstart", overrides=(f"task.domains=[{task}]", *overrides))
+def add_task_options(parser: argparse.ArgumentParser) -> None:
+    """Which task: `--task`, `--weak`, `--strong`, and what it is scored with: `--config`, `--set`, `--runs-dir`."""
+    parser.add_argument(
+        "--task", default="math", metavar="TASK",
+        help="a generated domain (chat, math, code), a name of task.files in --config, or with --weak and --strong a "
+        "folder of JSON lines, a .jsonl file or hub:NAME[:CONFIG]",
+    )  # fmt: skip
+    parser.add_argument("--weak", metavar="MODEL", help="the teachers' model of a task from files: folder or hub id")
+    parser.add_argument("--strong", metavar="MODEL", help="the students' model of a task from files")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="a campaign's configuration; default: quickstart")
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
+    parser.add_argument("--set", action="append", default=[], metavar="key.path=value")
+
+
+def configuration(args: argparse.Namespace) -> CampaignConfig:
+    """The scoring of one task; a task from files is called like its folder or file. Raises `ConfigError`."""
+    if (args.weak is None) != (args.strong is None):
+        raise ConfigError("--weak and --strong: a task from files needs both models")
+    name, overrides = str(args.task), []
+    if args.weak is not None:
+        place = name.removeprefix("hub:").partition(":")[0] if name.startswith("hub:") else name
+        name = re.sub("[^a-z0-9]+", "-", Path(place).stem.lower()).strip("-")[:40]
+        files = {"path": args.task, "weak": args.weak, "strong": args.strong}
+        overrides = [f"task.files.{name}.{field}={json.dumps(value)}" for field, value in files.items()]
+    overrides += [f"task.domains={json.dumps([name])}", *args.set]
+    preset = None if args.config is not None else "quickstart"
+    return load_config(preset=preset, file=args.config, overrides=tuple(overrides))
 
 
 def directory(runs: Path, config: CampaignConfig) -> Path:
     """The run directory of this task's scores. Raises `ConfigError` when it was made with other settings."""
     task = config.task
-    run = runs.absolute() / f"score-{task.domains[0]}-{task.size}-{task.world_seed}"
+    world = "" if task.from_files() else f"-{task.size}-{task.world_seed}"
+    run = runs.absolute() / f"score-{task.domains[0]}{world}"
     run.mkdir(parents=True, exist_ok=True)
     stored = RunPaths(run).config
     if not stored.exists():
@@ -59,11 +87,12 @@ async def score(evaluator: Any, snapshot: str, name: str, tier: str, domain: str
     return await evaluator.score(f"score/{snapshot}/{tier}", snapshot, name, tier, domain)
 
 
-def with_evaluator(method: Path, task: str, runs: Path, overrides: list[str], ask: Ask) -> Any:
+def with_evaluator(args: argparse.Namespace, ask: Ask) -> Any:
     """What `ask(evaluator, snapshot, name, domain)` gives for a method file, with everything brought up for it."""
+    method, runs = args.method, args.runs_dir
     if not method.is_file():
         raise ConfigError(f"method: {str(method)!r} is not a file")
-    config = configuration(task, overrides)
+    config = configuration(args)
     check_machine(config, runs)
     run_dir = directory(runs, config)
     set_authentication()
@@ -107,18 +136,13 @@ def show(record: dict[str, Any]) -> None:
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("method", type=Path)
-    parser.add_argument("--task", default="math", help="a generated domain: chat, math or code")
+    add_task_options(parser)
     parser.add_argument("--tier", default="dev", choices=("dev", "board", "seal"))
     parser.add_argument("--json", action="store_true", help="print the whole record")
-    parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
-    parser.add_argument("--set", action="append", default=[], metavar="key.path=value")
     args = parser.parse_args(argv)
     try:
         record = with_evaluator(
-            args.method,
-            args.task,
-            args.runs_dir,
-            args.set,
+            args,
             lambda evaluator, snapshot, name, domain: score(evaluator, snapshot, name, args.tier, domain),
         )
     except AarError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,22 +36,21 @@ class EvaluatorActor:
 
     def __init__(self, run_dir: str, config: dict[str, Any]) -> None:
         """`config` is the campaign's configuration as plain data."""
+        from actors.evaluator.file_domain import read_domain
         from actors.evaluator.judge import Judge
-        from gpu_pool.weak_to_strong.domains import get_domain
 
         close_process()
         paths, settings = RunPaths(Path(run_dir)), validate(config)
         self._name = actor_name(paths.root.name, "evaluator")
         scheduler = Remote(actor_name(paths.root.name, "scheduler"), patience_s=_PATIENCE_S)
         store = Store(paths.evaluator_db)
-        task = settings.task
         self._judge = Judge(
             paths,
             settings,
             scheduler,
             store,
             Journal(store),
-            lambda name: get_domain(name, task.size, task.world_seed),
+            partial(read_domain, settings.task),
         )
 
     def __repr__(self) -> str:

@@ -97,7 +97,7 @@ class CountedRuns:
         sheets = {i: make_sheet(self._t.secret, split, *context, i) for i in seeds}
         sizes = self._t.sizes.own() if payer.kind == "baseline" else self._t.sizes
         with self._t.desk.files(f"{key}/{seeds[0]}") as folder:
-            steps = self._steps(method, tier, teachers, sheets, model, folder, sizes.seed_seconds)
+            steps = self._steps(method, tier, teachers, sheets, model, folder, sizes)
             result = await self._t.desk.run(method_order(label, payer, sizes, len(seeds), steps))
         rows: dict[int, Hits] = {}
         failures: dict[int, str] = {}
@@ -117,7 +117,7 @@ class CountedRuns:
         sheets: dict[int, Sheet],
         model: Path,
         folder: Path,
-        seconds: float,
+        sizes: Sizes,
     ) -> list[Step]:
         code = folder / "code"
         write_code(self._objects, method, code)
@@ -134,8 +134,8 @@ class CountedRuns:
                 "strong": model,
             }
             seed = training_seed(self._t.secret, method.code_hash, tier, self._t.domain, i)
-            steps.append(method_step(f"seed-{i}-train", inputs, protocol(spec, seed, seconds), seconds))
-            steps.append(predict_step(f"seed-{i}-predict", f"seed-{i}-train", model, sheet_file))
+            steps.append(method_step(f"seed-{i}-train", inputs, protocol(spec, seed, sizes), sizes))
+            steps.append(predict_step(f"seed-{i}-predict", f"seed-{i}-train", model, sheet_file, sizes))
         return steps
 
 

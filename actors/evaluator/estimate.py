@@ -10,7 +10,7 @@ import math
 
 from actors.evaluator.audits.auditor import LEASES
 from actors.evaluator.audits.trials import TRIALS
-from actors.evaluator.jobs import LEASE_SLACK_SECONDS, PREDICT_SECONDS, Sizes
+from actors.evaluator.jobs import Sizes
 from actors.evaluator.tiers import CEILINGS, seeds_of
 from cluster.config import CampaignConfig, ConfigError
 from cluster.money import MICRO, MS_PER_HOUR, Amounts, gpu_cost, gpu_ms, usd_from_decimal
@@ -29,20 +29,20 @@ def sealing(config: CampaignConfig, baselines: int) -> Amounts:
     compared = baselines * sum(own.lease_seconds(len(chunk)) for chunk in own.chunks(seeds))
     ceilings = sum(own.lease_seconds(len(chunk)) for chunk in own.chunks(range(CEILINGS["seal"])))
     domain = finalists + compared + ceilings
-    others = PREDICT_SECONDS * (len(config.task.domains) - 1)
+    others = config.runs.predict_seconds * (len(config.task.domains) - 1)
     return _cost(config, domain * len(config.task.domains) + others + _audits(config, sizes))
 
 
 def _audits(config: CampaignConfig, sizes: Sizes) -> float:
     """Seconds of leases that audit the finalists on the first domain, with what all audits share."""
     each = LEASES * sizes.lease_seconds(math.ceil(len(TRIALS) / LEASES))
-    return config.scoring.finalists * each + sizes.own().lease_seconds(1) + PREDICT_SECONDS
+    return config.scoring.finalists * each + sizes.own().lease_seconds(1) + 2 * sizes.predict_seconds
 
 
 def largest_lease(config: CampaignConfig) -> Amounts:
     """The dearest lease of preparation; the others may wait for what it gives back."""
     sizes = Sizes.of(config).own()
-    return _cost(config, max(sizes.pretrain_seconds + LEASE_SLACK_SECONDS, sizes.lease_seconds(sizes.seeds_per_lease)))
+    return _cost(config, max(sizes.pretrain_seconds + sizes.slack_seconds, sizes.lease_seconds(sizes.seeds_per_lease)))
 
 
 def check_budget(config: CampaignConfig, baselines: int) -> None:

@@ -7,25 +7,21 @@ and weak labels; `predict` gets scored items and nothing else.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from cluster.config import CampaignConfig
-from gpu_pool.leases import Step
+from cluster.config import CampaignConfig, Training
+from gpu_pool.leases import Entry, Step
 from gpu_pool.weak_to_strong.domains import FinetuneSpec
+from gpu_pool.weak_to_strong.folders import WEIGHTS
 
-STUDENT_BYTES = 64 << 20
 PROBS_BYTES = 8 << 20
 MODEL_BYTES = 64 << 20
-FEATURE_BYTES = 256 << 20
-PREDICT_SECONDS = 60.0
 DEADLINE_SHARE = 0.9
 OWN_PATIENCE = 4.0
 """The evaluator's own training may take so many times a method's limit: its length is known, the machine's load is not,
 and a campaign without teachers is none. A method's limit is part of the task and stays."""
-LEASE_SLACK_SECONDS = 30.0
-"""Applying students and moving files, beside the training that a counted lease is for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +33,10 @@ class Sizes:
     seed_seconds: float
     pretrain_seconds: float
     seeds_per_lease: int
+    predict_seconds: float
+    slack_seconds: float
+    student_bytes: int
+    file_bytes: int
 
     @classmethod
     def of(cls, config: CampaignConfig) -> Sizes:
@@ -47,6 +47,10 @@ class Sizes:
             seed_seconds=config.runs.seed_seconds,
             pretrain_seconds=config.runs.pretrain_seconds,
             seeds_per_lease=config.scoring.seeds_per_lease,
+            predict_seconds=config.runs.predict_seconds,
+            slack_seconds=config.runs.slack_seconds,
+            student_bytes=config.runs.student_mb << 20,
+            file_bytes=int(config.pool.file_gb * 2**30),
         )
 
     def own(self) -> Sizes:
@@ -55,7 +59,7 @@ class Sizes:
 
     def lease_seconds(self, seeds: int) -> float:
         """The wall limit of a lease that trains `seeds` students."""
-        return seeds * self.seed_seconds + LEASE_SLACK_SECONDS
+        return seeds * self.seed_seconds + self.slack_seconds
 
     def chunks(self, numbers: Sequence[int]) -> list[list[int]]:
         """`numbers` in groups of one lease each."""
@@ -63,16 +67,14 @@ class Sizes:
         return [list(numbers[start : start + size]) for start in range(0, len(numbers), size)]
 
 
-def protocol(spec: FinetuneSpec, seed: int, seconds: float) -> dict[str, Any]:
+def fixed(spec: FinetuneSpec | Training) -> dict[str, Any]:
+    """The task's fixed protocol, as parameters of a training step; a generated domain leaves some at their default."""
+    return spec.model_dump(mode="json") if isinstance(spec, Training) else asdict(spec)
+
+
+def protocol(spec: FinetuneSpec | Training, seed: int, sizes: Sizes) -> dict[str, Any]:
     """Parameters of a training step: the task's fixed protocol, the evaluator's seed, a deadline before the limit."""
-    return {
-        "seed": seed,
-        "epochs": spec.epochs,
-        "lr": spec.lr,
-        "batch": spec.batch,
-        "members": spec.members,
-        "seconds": DEADLINE_SHARE * seconds,
-    }
+    return {**fixed(spec), "seed": seed, "seconds": DEADLINE_SHARE * sizes.seed_seconds}
 
 
 def pretrain_step(folder: Path, params: dict[str, Any], seconds: float) -> Step:
@@ -83,32 +85,41 @@ def pretrain_step(folder: Path, params: dict[str, Any], seconds: float) -> Step:
     return Step("pretrain", "pretrain", inputs, {**params, "seconds": DEADLINE_SHARE * seconds}, outputs, seconds)
 
 
-def features_step(model: Path, items: Path) -> Step:
+def features_step(model: Path, items: Path, sizes: Sizes) -> Step:
     """Hidden states and zero-shot prior of the strong model on the unlabelled items."""
     inputs = {"model": str(model), "items.arrow": str(items)}
-    outputs = {"features.safetensors": FEATURE_BYTES, "prior.safetensors": PROBS_BYTES}
-    return Step("features", "features", inputs, {}, outputs, PREDICT_SECONDS)
+    outputs = {"features.safetensors": sizes.file_bytes, "prior.safetensors": PROBS_BYTES}
+    return Step("features", "features", inputs, {}, outputs, sizes.predict_seconds)
+
+
+def initial_step(model: Path, seed: int, sizes: Sizes) -> Step:
+    """Weights of a model's architecture, drawn anew."""
+    return Step("initial", "initial", {"model": str(model)}, {"seed": seed}, {WEIGHTS: sizes.file_bytes},
+                sizes.predict_seconds)  # fmt: skip
 
 
 def truth_step(
-    name: str, entry: Literal["teacher", "ceiling"], inputs: dict[str, Path], params: dict[str, Any], seconds: float
+    name: str, entry: Literal["teacher", "ceiling"], inputs: dict[str, Path], params: dict[str, Any], sizes: Sizes
 ) -> Step:
     """Train a teacher or a ceiling; `inputs` are `model`, `items.arrow` and `labels.safetensors`."""
-    paths = {key: str(path) for key, path in inputs.items()}
-    return Step(name, entry, paths, params, {"student.safetensors": STUDENT_BYTES}, seconds)
+    return _training_step(name, entry, inputs, params, sizes)
 
 
-def method_step(name: str, inputs: dict[str, Path], params: dict[str, Any], seconds: float) -> Step:
+def method_step(name: str, inputs: dict[str, Path], params: dict[str, Any], sizes: Sizes) -> Step:
     """Train a student by a method; `inputs` are `code`, `strong`, the unlabelled items, weak labels and shared work."""
+    return _training_step(name, "method", inputs, params, sizes)
+
+
+def _training_step(name: str, entry: Entry, inputs: dict[str, Path], params: dict[str, Any], sizes: Sizes) -> Step:
     paths = {key: str(path) for key, path in inputs.items()}
-    return Step(name, "method", paths, params, {"student.safetensors": STUDENT_BYTES}, seconds)
+    return Step(name, entry, paths, params, {"student.safetensors": sizes.student_bytes}, sizes.seed_seconds)
 
 
-def predict_step(name: str, trained: str, model: Path, items: Path) -> Step:
+def predict_step(name: str, trained: str, model: Path, items: Path, sizes: Sizes) -> Step:
     """Apply the student of step `trained` to an item file."""
     inputs = {
         "student.safetensors": f"@{trained}/student.safetensors",
         "model": str(model),
         "items.arrow": str(items),
     }
-    return Step(name, "predict", inputs, {}, {"probs.safetensors": PROBS_BYTES}, PREDICT_SECONDS)
+    return Step(name, "predict", inputs, {}, {"probs.safetensors": PROBS_BYTES}, sizes.predict_seconds)

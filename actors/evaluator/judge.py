@@ -22,7 +22,10 @@ from actors.evaluator.board import Board, level_pgr, rank_finalists
 from actors.evaluator.clerk import Clerk, record_method
 from actors.evaluator.counted import Payer
 from actors.evaluator.desk import Desk, Joiner, SchedulerApi
+from actors.evaluator.file_domain import AnyDomain, FileDomain
+from actors.evaluator.given import GivenModels
 from actors.evaluator.jobs import Sizes
+from actors.evaluator.models import Models
 from actors.evaluator.pretrained import Pretrained
 from actors.evaluator.records import Record, RecordBook, Signer
 from actors.evaluator.scoring import CAMPAIGN, DISQUALIFIED, gap_figures
@@ -49,10 +52,9 @@ from cluster.names import RunPaths
 from cluster.objects import ObjectStore
 from cluster.store import Store
 from gpu_pool.cache import NodeCache
-from gpu_pool.weak_to_strong.domains import Domain
 from gpu_pool.weak_to_strong.methods import BASELINES, path_of
 
-DomainSource = Callable[[str], Domain]
+DomainSource = Callable[[str], AnyDomain]
 SCORE_ACCOUNT = "campaign/score"
 
 
@@ -121,7 +123,7 @@ class Judge:
         if begun != workshop.data_version:
             raise TruthError(
                 f"{workshop.domain}: the pools are not those that this campaign began with (data version {begun}, now "
-                f"{workshop.data_version}); resume it with the version of the library that began it"
+                f"{workshop.data_version}); resume it with the library that began it, and its files as they were then"
             )
 
     def _workshop(self, name: str) -> Workshop:
@@ -129,8 +131,12 @@ class Judge:
         vault = Vault(self._secret, domain)
         sizes = Sizes.of(self._config)
         tools = Tools(vault, self._secret, self._desk, self._shelf, sizes, self._paths.judge / name)
-        cache = NodeCache.of(self._config.pool).models
-        models = Pretrained(domain, self._config.task.world_seed, cache, self._desk, self._shelf, sizes)
+        cache, seed = NodeCache.of(self._config.pool), self._config.task.world_seed
+        models: Models = (
+            GivenModels(domain, cache, self._shelf)
+            if isinstance(domain, FileDomain)
+            else Pretrained(domain, seed, cache.models, self._desk, self._shelf, sizes)
+        )
         return Workshop(tools, models, self._objects, self._config.scoring, self._baselines, self._price)
 
     # ---- prepare

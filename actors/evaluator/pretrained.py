@@ -11,16 +11,16 @@ import hashlib
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from actors.evaluator.desk import Desk, Joiner, Order
-from actors.evaluator.jobs import LEASE_SLACK_SECONDS, Sizes, pretrain_step
+from actors.evaluator.jobs import Sizes, pretrain_step
+from actors.evaluator.models import Which
 from actors.evaluator.shelf import Shelf, Usage
 from gpu_pool.leases import Job
 from gpu_pool.weak_to_strong.domains import Domain, prepare_corpus, write_pretrain_inputs
 from gpu_pool.weak_to_strong.tasks.artefacts import code_version
 
-Which = Literal["strong", "weak"]
 _SOURCES = tuple(f"gpu_pool.weak_to_strong.{name}" for name in ("pretrain", "items", "formats", "domains", "models"))
 """All that decides the corpus and the weights; methods and trainer may change without pretraining again."""
 _FILES = ("config.json", "model.safetensors", "tokenizer.json", "prompt.json")
@@ -66,7 +66,7 @@ class Pretrained:
                 account="campaign/baselines",
                 kind="baseline",
                 gpus=self._sizes.gpus,
-                seconds=seconds + LEASE_SLACK_SECONDS,
+                seconds=seconds + self._sizes.slack_seconds,
                 memory_bytes=self._sizes.memory_bytes,
                 job=Job((pretrain_step(folder, params, seconds),)),
             )

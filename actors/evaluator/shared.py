@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from actors.evaluator.desk import Desk, Joiner, Order, keep_output, read_array, save_arrays, save_items
-from actors.evaluator.jobs import PREDICT_SECONDS, Sizes, features_step, predict_step, protocol, truth_step
-from actors.evaluator.pretrained import Pretrained
+from actors.evaluator.jobs import Sizes, features_step, predict_step, protocol, truth_step
+from actors.evaluator.models import Models
 from actors.evaluator.secret import Secret
 from actors.evaluator.sheets import Sheet, make_sheet
 from actors.evaluator.shelf import ScoredRun, Shelf, Usage
@@ -49,7 +49,7 @@ class Tools:
 class SharedWork:
     """Features, teachers and ceilings of one domain."""
 
-    def __init__(self, tools: Tools, models: Pretrained) -> None:
+    def __init__(self, tools: Tools, models: Models) -> None:
         self._t = tools
         self.models = models
         self._join = Joiner()
@@ -90,10 +90,11 @@ class SharedWork:
         if self._t.shelf.get(key) is not None:
             return
         self.write_items()
-        step = features_step(await self.models.model("strong"), self.items_file)
-        result = await self._t.desk.run(self.order(key, BASELINES_ACCOUNT, PREDICT_SECONDS, (step,)))
+        sizes = self._t.sizes
+        step = features_step(await self.models.model("strong"), self.items_file, sizes)
+        result = await self._t.desk.run(self.order(key, BASELINES_ACCOUNT, sizes.predict_seconds, (step,)))
         for target in (self.features_file, self.prior_file):
-            keep_output(result.step("features"), target)
+            await asyncio.to_thread(keep_output, result.step("features"), target)
         usage = Usage.of([result]).to_dict()
         self._t.shelf.put(key, usage, usage)
         self._t.desk.discard([result])
@@ -120,7 +121,7 @@ class SharedWork:
     async def _teach(self, key: str, model: Path, tier: Tier, numbers: list[int]) -> tuple[LeaseResult, Hits]:
         label = f"{key}/{numbers[0]}-{numbers[-1]}"
         truth, split = self._t.vault.split("train_label"), self._t.vault.split(tier)
-        spec, seconds = self._t.vault.domain.spec.teacher, self._t.sizes.own().seed_seconds
+        spec, sizes = self._t.vault.domain.spec.teacher, self._t.sizes.own()
         sheets = {n: make_sheet(self._t.secret, split, "teacher", self._t.domain, tier, n) for n in numbers}
         with self._t.desk.files(label) as folder:
             save_items(truth.items, folder / "train.arrow")
@@ -133,14 +134,14 @@ class SharedWork:
             steps: list[Step] = []
             for n, sheet in sheets.items():
                 save_items(sheet.items, folder / f"sheet-{n}.arrow")
-                params = protocol(spec, self._t.secret.seed("teacher", self._t.domain, n), seconds)
-                steps.append(truth_step(f"teacher-{n}-train", "teacher", inputs, params, seconds))
-                steps.append(predict_step(f"teacher-{n}-pool", steps[-1].name, model, self.items_file))
-                steps.append(
-                    predict_step(f"teacher-{n}-sheet", f"teacher-{n}-train", model, folder / f"sheet-{n}.arrow")
-                )
-            limit = self._t.sizes.own().lease_seconds(len(numbers))
-            order = self.order(label, BASELINES_ACCOUNT, limit, tuple(steps))
+                params = protocol(spec, self._t.secret.seed("teacher", self._t.domain, n), sizes)
+                train = truth_step(f"teacher-{n}-train", "teacher", inputs, params, sizes)
+                steps += [
+                    train,
+                    predict_step(f"teacher-{n}-pool", train.name, model, self.items_file, sizes),
+                    predict_step(f"teacher-{n}-sheet", train.name, model, folder / f"sheet-{n}.arrow", sizes),
+                ]
+            order = self.order(label, BASELINES_ACCOUNT, sizes.lease_seconds(len(numbers)), tuple(steps))
             result = await self._t.desk.run(order)
         rows = []
         for n, sheet in sheets.items():
@@ -188,12 +189,12 @@ class SharedWork:
             inputs["labels.safetensors"] = folder / "labels.safetensors"
             steps: list[Step] = []
             for n in numbers:
-                params = protocol(spec, self._t.secret.seed("ceiling", self._t.domain, n), sizes.seed_seconds)
-                steps.append(truth_step(f"ceiling-{n}-train", "ceiling", inputs, params, sizes.seed_seconds))
+                params = protocol(spec, self._t.secret.seed("ceiling", self._t.domain, n), sizes)
+                steps.append(truth_step(f"ceiling-{n}-train", "ceiling", inputs, params, sizes))
                 for tier in tiers:
                     file = folder / f"sheet-{n}-{tier}.arrow"
                     save_items(sheets[n, tier].items, file)
-                    steps.append(predict_step(f"ceiling-{n}-{tier}", f"ceiling-{n}-train", model, file))
+                    steps.append(predict_step(f"ceiling-{n}-{tier}", f"ceiling-{n}-train", model, file, sizes))
             order = self.order(label, account, sizes.lease_seconds(len(numbers)), tuple(steps))
             result = await self._t.desk.run(order)
         rows: dict[Tier, list[Hits]] = {tier: [] for tier in tiers}

@@ -1,4 +1,4 @@
-"""The vault: the pools of one domain, drawn from the secret, with their labels in memory and nowhere else.
+"""The vault: the pools of one domain, drawn from the secret or carved with it, their labels in memory alone.
 
 Promises: the same secret and world always give the same pools; no prompt occurs in two splits; no item occurs twice;
 the text of a vault or a split shows no label. Labels leave only through `Split.labels`, which the judge's own modules
@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from actors.evaluator.carving import carve
+from actors.evaluator.file_domain import AnyDomain, FileDomain
 from actors.evaluator.secret import Secret
 from actors.evaluator.statistics.variance import Groups
 from cluster.errors import AarError
@@ -51,16 +53,18 @@ class Split:
 class Vault:
     """All pools of one domain."""
 
-    def __init__(self, secret: Secret, domain: Domain) -> None:
-        """Draw every pool (well under a second). Raises `TruthError` when the world is too small for its sizes."""
+    def __init__(self, secret: Secret, domain: AnyDomain) -> None:
+        """Draw or carve every pool (well under a second for a generated one).
+
+        Raises `TruthError` when a world is too small for its sizes, `TaskError` when files are.
+        """
         self.domain = domain
         self._secret = secret
-        self._splits: dict[str, Split] = {}
-        used: set[str] = set()
-        for name, size in split_sizes(domain).items():
-            split = self._draw(name, size, used)
-            used.update(split.items.prompts)
-            self._splits[name] = split
+        if isinstance(domain, FileDomain):
+            carved = carve(domain.task, secret, domain.name)
+            self._splits = {name: Split(name, p.items, p.labels, p.groups) for name, p in carved.items()}
+        else:
+            self._splits = self._drawn(domain)
 
     def __repr__(self) -> str:
         return f"Vault({self.domain.name})"
@@ -89,21 +93,27 @@ class Vault:
             digest.update(self._secret.draw("labels", self.domain.name, name, labels))
         return digest.hexdigest()[:16]
 
-    def _draw(self, name: str, size: int, used: set[str]) -> Split:
+    def _drawn(self, domain: Domain) -> dict[str, Split]:
+        splits: dict[str, Split] = {}
+        used: set[str] = set()
+        for name, size in split_sizes(domain).items():
+            splits[name] = self._draw(domain, name, size, used)
+            used.update(splits[name].items.prompts)
+        return splits
+
+    def _draw(self, domain: Domain, name: str, size: int, used: set[str]) -> Split:
         """`size` items whose prompts are not in `used`, in secret order, so that position tells nothing."""
         kept: list[tuple[ItemSet, Labels]] = []
         count, seen = 0, set[str]()
         for number in range(_ROUNDS):
-            seed = self._secret.draw("pool", self.domain.name, name, number)
-            items, labels = self.domain.sample(size + size // 8, seed)
+            seed = self._secret.draw("pool", domain.name, name, number)
+            items, labels = domain.sample(size + size // 8, seed)
             fresh = _fresh(items, used, seen)[: size - count]
             kept.append((items.take(fresh), labels[fresh]))
             count += len(fresh)
             if count == size:
                 return self._shuffled(name, kept)
-        raise TruthError(
-            f"{self.domain.name}: only {count} of {size} distinct items for {name}; the world is too small"
-        )
+        raise TruthError(f"{domain.name}: only {count} of {size} distinct items for {name}; the world is too small")
 
     def _shuffled(self, name: str, kept: list[tuple[ItemSet, Labels]]) -> Split:
         items = ItemSet.of([item for part, _ in kept for item in part])

@@ -16,7 +16,9 @@ from safetensors.numpy import load_file, save_file
 
 from actors.evaluator.audits import Auditor, AuditReport, Material
 from actors.evaluator.counted import CountedRuns, Payer
-from actors.evaluator.pretrained import Pretrained
+from actors.evaluator.file_domain import FileDomain
+from actors.evaluator.jobs import fixed
+from actors.evaluator.models import Models
 from actors.evaluator.scoring import Bench
 from actors.evaluator.shared import SharedWork, Tools
 from actors.evaluator.shelf import ScoredRun
@@ -38,7 +40,7 @@ class Workshop:
     def __init__(
         self,
         tools: Tools,
-        models: Pretrained,
+        models: Models,
         objects: ObjectStore,
         scoring: Scoring,
         baselines: dict[str, Method],
@@ -142,17 +144,22 @@ class Workshop:
         partial.chmod(0o644)
         partial.rename(target / "task.json")
 
+    def _description(self) -> str:
+        domain = self._t.vault.domain
+        own = domain.about.description.strip() if isinstance(domain, FileDomain) else ""
+        return f"{own} {_DESCRIPTION[domain.kind]}".strip()
+
     def _task(self, n_items: int, files: list[str]) -> dict[str, Any]:
         domain, student = self._t.vault.domain, self._t.vault.domain.spec.student
         return {
             "domain": domain.name,
             "kind": domain.kind,
             "n_items": n_items,
-            "description": _DESCRIPTION[domain.kind],
+            "description": self._description(),
             "pgr": "(transfer - weak) / (ceiling - weak): accuracy of the student between that of its weak teacher "
             "and that of the strong model trained on truth, on items that no method sees",
             "files": ["items.arrow", *files],
             "strong_model": str(self.models.folder("strong")),
-            "protocol": {"epochs": student.epochs, "lr": student.lr, "batch": student.batch},
+            "protocol": {name: value for name, value in fixed(student).items() if name != "members"},
             "data_version": self.data_version,
         }

@@ -84,7 +84,7 @@ def _task(run: RunData, domain: str, known: dict[str, Row]) -> dict[str, Any]:
     return {
         "domain": domain,
         "domains": [domain] if run.config is None else list(run.config.task.domains),
-        "size": None if run.config is None else run.config.task.size,
+        "size": None if run.config is None or domain in run.config.task.files else run.config.task.size,
         "kind": task.get("kind"),
         "n_items": task.get("n_items"),
         "data_version": task.get("data_version"),

@@ -14,6 +14,8 @@ from cluster.config.schema import (
     Runs,
     Scoring,
     Task,
+    TaskFiles,
+    Training,
 )
 
 __all__ = [
@@ -30,6 +32,8 @@ __all__ = [
     "Runs",
     "Scoring",
     "Task",
+    "TaskFiles",
+    "Training",
     "dump_config",
     "load_config",
     "preset_names",

@@ -7,9 +7,18 @@ are in the unit that the field's name says; money is in dollars here and becomes
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from cluster.money import MS_PER_HOUR, Caps, usd_from_decimal
 
@@ -18,6 +27,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 Cap = Annotated[float, Field(ge=0, le=1e9)]
 """At most a thousand million dollars or hours, so that every sum fits the ledger's 64 bits."""
 Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 DOMAINS = ("chat", "math", "code")
 
@@ -55,12 +65,80 @@ class Budgets(Strict):
     researcher: Budget
 
 
+class Training(Strict):
+    """How teachers, or ceilings and students, are fine-tuned. The defaults are those of the published experiment."""
+
+    epochs: Count = 5
+    lr: Positive = Field(1e-4, description="highest learning rate of AdamW")
+    batch: Count = Field(32, description="items of a step")
+    trainable: str = Field("lora:32", description="`full`, `head`, `top:k` (upper layers) or `lora:r` (rank)")
+    betas: tuple[Share, Share] = Field((0.9, 0.95), description="of AdamW")
+    members: Annotated[int, Field(ge=1, le=16)] = Field(1, description="teachers that are averaged")
+
+    @field_validator("trainable")
+    @classmethod
+    def _trainable(cls, value: str) -> str:
+        if not re.fullmatch(r"full|head|(top|lora):[1-9]\d{0,3}", value):
+            raise ValueError("full, head, top:k or lora:r")
+        return value
+
+
+class TaskFiles(Strict):
+    """A task from files, with labels, and its two models. Labels are read by the evaluator alone."""
+
+    path: str = Field(
+        min_length=1,
+        description="a folder with train_label.jsonl, train_unlabel.jsonl and test.jsonl, one .jsonl file, a saved "
+        "task, or hub:OWNER/NAME[:CONFIG] (a Hugging Face data set)",
+    )
+    weak: str = Field(min_length=1, description="the teachers' model: a folder or a hub id")
+    strong: str = Field(min_length=1, description="the students' model: a folder or a hub id")
+    weak_chat: bool | None = Field(
+        None, description="ask the weak model through its chat template; none: the published models as published"
+    )
+    strong_chat: bool | None = Field(None, description="the same for the strong model")
+    max_length: Count | None = Field(
+        None, description="tokens at which a text is cut; none: 8192 for the published models, else what a model allows"
+    )
+    protocol: Training = Field(Training(), description="of ceilings, baselines and students")
+    teacher: Training | None = Field(None, description="of teachers; none: the same as `protocol`")
+    description: str = Field("", description="what the task is, for the researchers")
+
+    @field_validator("path", "weak", "strong")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        """What lies here is named so that every process of the campaign finds it; hub names stay as they are."""
+        place = Path(value).expanduser()
+        return str(place.absolute()) if place.exists() else value
+
+
+def _domain(name: str, info: ValidationInfo) -> str:
+    """A generated domain, or one that `files` describes."""
+    files = info.data.get("files")  # absent when it is at fault itself
+    if name not in DOMAINS and files is not None and name not in files:
+        raise ValueError("'chat', 'math' or 'code', or a name of task.files")
+    return name
+
+
 class Task(Strict):
     """The weak-to-strong problem. The first domain is the one researched; the others test transfer."""
 
-    domains: tuple[Literal["chat", "math", "code"], ...] = Field(("chat",), min_length=1)
+    files: dict[str, TaskFiles] = Field(
+        default_factory=dict, description="tasks from files by name; a name hides the generated domain of that name"
+    )
+    domains: tuple[Annotated[str, AfterValidator(_domain)], ...] = Field(("chat",), min_length=1)
     size: Literal["quick", "standard"] = Field("quick", description="size of models and pools of generated domains")
     world_seed: int = Field(0, ge=0, description="seed of the generated world (what words mean), public")
+
+    @field_validator("files")
+    @classmethod
+    def _names(cls, value: dict[str, TaskFiles]) -> dict[str, TaskFiles]:
+        bad = [name for name in value if name == "leases" or not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,39}", name)]
+        if bad:
+            raise ValueError(
+                f"names of 1 to 40 lower-case letters, digits and dashes, and not leases; found {bad[0]!r}"
+            )
+        return value
 
     @field_validator("domains")
     @classmethod
@@ -68,6 +146,10 @@ class Task(Strict):
         if len(set(value)) != len(value):
             raise ValueError("each domain once")
         return value
+
+    def from_files(self) -> dict[str, TaskFiles]:
+        """The domains of this campaign that come from files."""
+        return {name: self.files[name] for name in self.domains if name in self.files}
 
 
 class Direction(Strict):
@@ -123,6 +205,11 @@ class Pool(Strict):
     threads_per_slot: Count = Field(1, description="CPU threads of a whole logical GPU")
     usd_per_gpu_hour: NotNegative = Field(2.0, description="price of one whole GPU for an hour")
     memory_gb: Positive = Field(3.0, description="memory limit of one lease, GiB")
+    file_gb: Positive = Field(
+        0.5,
+        description="largest file that a step may write, GiB: the strong model's states of all unlabelled items, its "
+        "weights drawn anew for the audits",
+    )
     sandbox_reuse: Literal["never", "wiped"] = Field(
         "never", description="`never`: a sandbox that ran foreign code is replaced; `wiped`: emptied and used again"
     )
@@ -142,6 +229,15 @@ class Runs(Strict):
         description="wall limit of one seed of a counted run; teachers, ceilings and baselines may take 4 times that",
     )
     pretrain_seconds: Positive = Field(900, description="wall limit of pretraining a model")
+    predict_seconds: Positive = Field(
+        60, description="wall limit of applying a model to one set of items; also of its states and zero-shot opinion"
+    )
+    slack_seconds: Positive = Field(
+        30, description="what a lease of training may take beside it: applying its students, moving files"
+    )
+    student_mb: Count = Field(
+        64, description="largest student file, MiB: float32; a rank-32 adapter of 4 billion parameters takes 253"
+    )
 
 
 class Scoring(Strict):

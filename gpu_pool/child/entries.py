@@ -14,6 +14,8 @@ from typing import Any
 
 Send = Callable[[dict[str, Any]], None]
 _FOREIGN = ("method", "probe")
+_ON_CPU = ("pretrain", "initial")
+"""Entries that never use the slot's device: tiny models, and weights that are only written."""
 _ERROR_CHARS = 3000
 
 
@@ -52,4 +54,6 @@ def _dispatch(entry: str, message: dict[str, Any], send: Send) -> dict[str, Any]
 
     log("first_line")  # the next thing a method step does is to execute method.py
     params = dict(message.get("params") or {})
+    if entry not in _ON_CPU:
+        params["device"] = str(message.get("device") or "cpu")
     return entrypoints.ENTRIES[entry](Path(str(message["in"])), Path(str(message["out"])), params, log)

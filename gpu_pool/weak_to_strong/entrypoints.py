@@ -11,6 +11,7 @@
               an ensemble of k `members` float32 (n, k))
     features  reads model/, items.arrow; writes features.safetensors (`hidden` float32 (n, layers + 1, d)) and
               prior.safetensors (`prior` float32 (n,))
+    initial   reads model/config.json; writes model.safetensors, fresh weights of that architecture
 
 `log(message, **numbers)` reports progress. Only `method` runs foreign code: it belongs in a sandbox.
 """
@@ -32,12 +33,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from gpu_pool.weak_to_strong.errors import ItemError, MethodError
+from gpu_pool.weak_to_strong.folders import WEIGHTS
 from gpu_pool.weak_to_strong.items import ItemSet
 from gpu_pool.weak_to_strong.methods.ceiling import train_ceiling
 from gpu_pool.weak_to_strong.methods.teacher import train_teacher
-from gpu_pool.weak_to_strong.models import LabelModel
+from gpu_pool.weak_to_strong.models import LabelModel, initial_lm, save_weights
+from gpu_pool.weak_to_strong.models.weights import stored_dtype
 from gpu_pool.weak_to_strong.pretrain import pretrain_model
-from gpu_pool.weak_to_strong.run import Log, MethodRun, RunParams
+from gpu_pool.weak_to_strong.run import Log, MethodRun, PlaceParams, RunParams
 from gpu_pool.weak_to_strong.student import Student
 
 Metrics = dict[str, float]
@@ -79,11 +82,12 @@ def method(in_dir: Path, out_dir: Path, params: dict[str, Any], log: Log) -> Met
 
 
 def predict(in_dir: Path, out_dir: Path, params: dict[str, Any], log: Log) -> Metrics:
-    """A student's probabilities of items; `params` may hold `threads`."""
+    """A student's probabilities of items; `params` as in `run.PlaceParams`."""
     start = time.monotonic()
-    _only_threads(params)
+    place = _place(params)
     items = ItemSet.load(in_dir / "items.arrow")
-    student = Student.load(in_dir / "student.safetensors", LabelModel.load(in_dir / "model", items.kind))
+    model = LabelModel.load(in_dir / "model", items.kind, device=place.device)
+    student = Student.load(in_dir / "student.safetensors", model)
     opinions = student.opinions(items)
     answers = {"probs": student.pool(opinions)}
     if opinions.shape[1] > 1:
@@ -94,15 +98,24 @@ def predict(in_dir: Path, out_dir: Path, params: dict[str, Any], log: Log) -> Me
 
 
 def features(in_dir: Path, out_dir: Path, params: dict[str, Any], log: Log) -> Metrics:
-    """A model's states at the last position and its zero-shot prior; `params` may hold `threads`."""
+    """A model's states at the last position and its zero-shot prior; `params` as in `run.PlaceParams`."""
     start = time.monotonic()
-    _only_threads(params)
+    place = _place(params)
     items = ItemSet.load(in_dir / "items.arrow")
-    model = LabelModel.load(in_dir / "model", items.kind)
+    model = LabelModel.load(in_dir / "model", items.kind, device=place.device)
     save_file({"hidden": model.hidden(items)}, out_dir / "features.safetensors")
     save_file({"prior": model.zero_shot(items)}, out_dir / "prior.safetensors")
     log("features", items=len(items))
     return {"items": float(len(items)), "seconds": time.monotonic() - start}
+
+
+def initial(in_dir: Path, out_dir: Path, params: dict[str, Any], log: Log) -> Metrics:
+    """Fresh weights for model/'s configuration by `params["seed"]`, in the type of the weights that lie there."""
+    start = time.monotonic()
+    seed, folder = int(params["seed"]), in_dir / "model"
+    save_weights(initial_lm(folder / "config.json", seed, stored_dtype(folder)), out_dir / WEIGHTS)
+    log("initialised", seed=seed)
+    return {"seconds": time.monotonic() - start}
 
 
 ENTRIES: dict[str, Entry] = {
@@ -112,6 +125,7 @@ ENTRIES: dict[str, Entry] = {
     "method": method,
     "predict": predict,
     "features": features,
+    "initial": initial,
 }
 
 
@@ -154,17 +168,19 @@ def _on_truth(
         raise ItemError(f"inputs in {in_dir}: {error}") from error
     if labels.shape != (len(items),) or not np.isin(labels, (0, 1)).all():
         raise ItemError(f"labels have shape {labels.shape}, expected ({len(items)},) of 0 and 1")
-    model = LabelModel.load(in_dir / "model", items.kind)
+    model = LabelModel.load(in_dir / "model", items.kind, device=settings.device)
     _set_threads(settings.threads)
     trainer(model, items, labels, settings, log).save(out_dir / "student.safetensors")
     return {"items": float(len(items)), "seconds": time.monotonic() - start}
 
 
-def _only_threads(params: dict[str, Any]) -> None:
-    unknown, threads = set(params) - {"threads"}, params.get("threads", 1)
-    if unknown or not isinstance(threads, int) or threads < 1:
-        raise ItemError(f"parameters {params}: expected nothing but threads, an integer above 0")
-    _set_threads(params.get("threads"))
+def _place(params: dict[str, Any]) -> PlaceParams:
+    try:
+        place = PlaceParams.model_validate(params)
+    except ValidationError as error:
+        raise ItemError(f"parameters {params}: {error}") from error
+    _set_threads(place.threads)
+    return place
 
 
 def _set_threads(threads: int | None) -> None:

@@ -22,7 +22,8 @@ class PromptFormat:
     `ask` ends a text that is trained on, `ask_prior` one that asks the model's own zero-shot opinion. `labels` are the
     two answers, label 0 first, each exactly one token of the tokenizer; `prior_labels` those of the zero-shot question
     (None: the same). `chat` puts the text into a user turn of the tokenizer's chat template, with the answer as the
-    start of the assistant's turn.
+    start of the assistant's turn. Texts of more than `max_length` tokens are cut (None: than the model's positions
+    allow).
     """
 
     body: str
@@ -31,6 +32,7 @@ class PromptFormat:
     labels: tuple[str, str]
     prior_labels: tuple[str, str] | None = None
     chat: bool = False
+    max_length: int | None = None
 
     def text(self, prompt: str, first: str, second: str, *, prior: bool = False) -> str:
         """The text of one item, ending where the answer would follow (without the chat template)."""
@@ -49,6 +51,7 @@ class PromptFormat:
             "labels": list(self.labels),
             "prior_labels": None if self.prior_labels is None else list(self.prior_labels),
             "chat": self.chat,
+            "max_length": self.max_length,
         }
         path.write_text(json.dumps(fields, indent=1), encoding="utf-8")
 
@@ -58,13 +61,16 @@ class PromptFormat:
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
             body, ask, ask_prior, chat = raw["body"], raw["ask"], raw["ask_prior"], raw.get("chat", False)
+            limit = raw.get("max_length")
             labels = _two(raw["labels"])
             prior = None if raw.get("prior_labels") is None else _two(raw["prior_labels"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ItemError(f"{path}: not a prompt format (body, ask, ask_prior, labels): {error}") from error
         if not all(isinstance(text, str) for text in (body, ask, ask_prior)) or not isinstance(chat, bool):
             raise ItemError(f"{path}: body, ask and ask_prior must be texts and chat true or false")
-        return cls(body, ask, ask_prior, labels, prior, chat)
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+            raise ItemError(f"{path}: max_length is {limit!r}, expected a number of tokens or null")
+        return cls(body, ask, ask_prior, labels, prior, chat, limit)
 
 
 def _two(raw: object) -> tuple[str, str]:
@@ -98,3 +104,9 @@ PUBLISHED: dict[_Kind, PromptFormat] = {
 before it; zero-shot, the truth of a claim about the answers. Of a pair the claim speaks for answer A, so True is label
 0. One text differs from the source: its zero-shot question for single answers calls the answer a proposed one. For a
 chat model take `dataclasses.replace(PUBLISHED[kind], chat=True)`."""
+
+PUBLISHED_MODELS = {"Qwen/Qwen1.5-0.5B-Chat": True, "Qwen/Qwen3-4B-Base": False}
+"""The two published models by hub id, the weak one first: whether each is asked through its chat template."""
+
+PUBLISHED_LENGTH = 8192
+"""Tokens at which the published runs cut a text."""

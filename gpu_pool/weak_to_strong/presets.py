@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gpu_pool.weak_to_strong.formats import PUBLISHED, PromptFormat
+from gpu_pool.weak_to_strong.formats import PUBLISHED, PUBLISHED_LENGTH, PUBLISHED_MODELS, PromptFormat
 from gpu_pool.weak_to_strong.items import Kind
 from gpu_pool.weak_to_strong.models import LabelModel
 from gpu_pool.weak_to_strong.training.config import TrainConfig
@@ -29,7 +29,7 @@ class Preset:
     name: str
     chat: bool
     config: TrainConfig
-    max_length: int = 8192
+    max_length: int = PUBLISHED_LENGTH
 
     def format(self, kind: Kind) -> PromptFormat:
         """The published texts for this model."""
@@ -53,11 +53,5 @@ _CONFIG = TrainConfig(
     lora_alpha=32.0,
 )
 
-PRESETS = {
-    preset.name: preset
-    for preset in (
-        Preset("Qwen/Qwen1.5-0.5B-Chat", chat=True, config=_CONFIG),
-        Preset("Qwen/Qwen3-4B-Base", chat=False, config=_CONFIG),
-    )
-}
+PRESETS = {name: Preset(name, chat, _CONFIG) for name, chat in PUBLISHED_MODELS.items()}
 """By hub id: the weak teacher's model first, then the strong student's."""

@@ -42,23 +42,41 @@ from gpu_pool.weak_to_strong.training.jobs import pays
 Log = Callable[..., None]
 
 
-class RunParams(BaseModel):
-    """Parameters of a training step; epochs, lr and batch are the task's fixed protocol."""
+class PlaceParams(BaseModel):
+    """Where a model computes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    threads: int | None = Field(default=None, ge=1, description="threads of torch; none: as it is set already")
+    device: Literal["cpu", "cuda"] = "cpu"
+
+
+class RunParams(PlaceParams):
+    """Parameters of a training step. Epochs, lr, batch, trainable and betas are the task's fixed protocol.
+
+    `trainable` is `full`, `head`, `top:k` or `lora:r` as in TrainConfig. The published models were trained with
+    `lora:32` at 1e-4 and betas .9 and .95.
+    """
 
     seed: int = Field(default=0, ge=0)
     epochs: int = Field(default=5, ge=1)
     lr: float = Field(default=5e-4, gt=0)
     batch: int = Field(default=32, ge=1)
+    trainable: str = "full"
+    betas: tuple[float, float] = Field(default=(0.9, 0.98), description="of AdamW")
     members: int = Field(default=1, ge=1, le=16, description="teachers that are averaged")
     seconds: float | None = Field(default=None, gt=0, description="time the run may take; none: no limit")
-    threads: int | None = Field(default=None, ge=1, description="threads of torch; none: as it is set already")
-    device: Literal["cpu", "cuda"] = "cpu"
 
     def train_config(self) -> TrainConfig:
-        """The protocol as a training configuration."""
-        return TrainConfig(epochs=self.epochs, lr=self.lr, batch_size=self.batch, seed=self.seed)
+        """The protocol as a training configuration; TrainingError for a `trainable` or betas that are none."""
+        return TrainConfig(
+            epochs=self.epochs,
+            lr=self.lr,
+            batch_size=self.batch,
+            seed=self.seed,
+            trainable=self.trainable,
+            betas=self.betas,
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)

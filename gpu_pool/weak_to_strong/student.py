@@ -30,7 +30,8 @@ MAX_MEMBERS = 32
 MAX_DEPTH = 3
 MAX_RANK = 1024
 MAX_MANIFEST = 64 * 1024
-MAX_FILE_BYTES = 1 << 31
+MAX_FILE_BYTES = 1 << 35
+"""Whoever hands a file over has a limit of its own; names, shapes and types are checked before a tensor is read."""
 Tensors = Mapping[str, torch.Tensor]
 
 

@@ -6,23 +6,22 @@ coin flips; coin flips for the scored items. Nothing here is truth, and nothing 
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from actors.evaluator.desk import Joiner, keep_output, read_array, save_arrays, save_items
-from actors.evaluator.jobs import PREDICT_SECONDS, features_step, predict_step, protocol, truth_step
+from actors.evaluator.jobs import features_step, initial_step, predict_step, protocol, truth_step
 from actors.evaluator.shared import BASELINES_ACCOUNT, SharedWork, Tools
 from actors.evaluator.shelf import Usage
 from actors.evaluator.truth import Split
-from gpu_pool.leases import Step
-
-INIT_STD = 0.02
-"""Standard deviation of fresh weights in the configurations of the models that are used here (Qwen2, Qwen3, Llama)."""
+from gpu_pool.leases import LeaseResult, Step
+from gpu_pool.weak_to_strong.folders import WEIGHTS, files_without_weights
 
 
 class Material:
@@ -67,54 +66,54 @@ class Material:
         if self._t.shelf.get(key) is not None:
             return
         self._shared.write_items()
-        self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.random_strong.mkdir(mode=0o700, parents=True, exist_ok=True)
         strong, weak = await self._shared.models.model("strong"), await self._shared.models.model("weak")
-        self._randomise(strong)
+        sizes = self._t.sizes.own()
         with self._t.desk.files(key) as folder:
-            steps = (features_step(self.random_strong, self._shared.items_file), *self._null_steps(weak, folder))
-            seconds = self._t.sizes.own().lease_seconds(1) + PREDICT_SECONDS
+            steps = (*self._fresh_steps(strong), *self._null_steps(weak, folder))
+            seconds = sizes.lease_seconds(1) + 2 * sizes.predict_seconds
             result = await self._t.desk.run(self._shared.order(key, BASELINES_ACCOUNT, seconds, steps))
-        for target in (self.random_features, self.random_prior):
-            keep_output(result.step("features"), target)
+        await asyncio.to_thread(self._keep, strong, result)
         probs = read_array(result.step("null-pool"), "probs.safetensors", "probs").astype(np.float32)
         save_arrays({"probs": probs}, self.null_labels)
         usage = Usage.of([result]).to_dict()
         self._t.shelf.put(key, usage, usage)
         self._t.desk.discard([result])
 
+    def _fresh_steps(self, strong: Path) -> tuple[Step, Step]:
+        """Draw the weights; then states and prior by them, and by the strong model's own texts and configuration."""
+        sizes = self._t.sizes.own()
+        initial = initial_step(strong, self._t.secret.seed("random strong", self._t.domain), sizes)
+        features = features_step(strong, self._shared.items_file, sizes)
+        inputs = {"items.arrow": features.inputs["items.arrow"], f"model/{WEIGHTS}": f"@{initial.name}/{WEIGHTS}"}
+        inputs |= {f"model/{path.name}": str(path) for path in files_without_weights(strong)}
+        return initial, replace(features, inputs=inputs)
+
+    def _keep(self, strong: Path, result: LeaseResult) -> None:
+        for target in (self.random_features, self.random_prior):
+            keep_output(result.step("features"), target)
+        for path in files_without_weights(strong):
+            shutil.copyfile(path, self.random_strong / path.name)
+        weights = self.random_strong / WEIGHTS
+        keep_output(result.step("initial"), weights)
+        weights.chmod(
+            0o644
+        )  # its folder is private; a file like this may be linked into a sandbox and need not be copied
+
     def _null_steps(self, weak: Path, folder: Path) -> tuple[Step, Step]:
-        split = self.coins(self._t.vault.split("train_label"))
+        split, sizes = self.coins(self._t.vault.split("train_label")), self._t.sizes.own()
         save_items(split.items, folder / "train.arrow")
         save_arrays({"labels": split.labels}, folder / "labels.safetensors")
-        seconds = self._t.sizes.own().seed_seconds
-        params = protocol(
-            self._t.vault.domain.spec.teacher, self._t.secret.seed("null teacher", self._t.domain), seconds
-        )
+        params = protocol(self._t.vault.domain.spec.teacher, self._t.secret.seed("null teacher", self._t.domain), sizes)
         inputs = {
             "model": weak,
             "items.arrow": folder / "train.arrow",
             "labels.safetensors": folder / "labels.safetensors",
         }
         return (
-            truth_step("null-train", "teacher", inputs, params, seconds),
-            predict_step("null-pool", "null-train", weak, self._shared.items_file),
+            truth_step("null-train", "teacher", inputs, params, sizes),
+            predict_step("null-pool", "null-train", weak, self._shared.items_file, sizes),
         )
-
-    def _randomise(self, strong: Path) -> None:
-        """A copy of the model folder whose weights are drawn anew: matrices normal, norms one, biases zero."""
-        self.random_strong.mkdir(mode=0o700, exist_ok=True)
-        for path in strong.iterdir():
-            if path.name != "model.safetensors":
-                shutil.copyfile(path, self.random_strong / path.name)
-        rng = self._t.secret.generator("random strong", self._t.domain)
-        weights = {name: _fresh(name, value, rng) for name, value in load_file(strong / "model.safetensors").items()}
-        save_file(weights, self.random_strong / "model.safetensors")
-
-
-def _fresh(name: str, value: npt.NDArray[np.generic], rng: np.random.Generator) -> npt.NDArray[np.generic]:
-    if value.ndim > 1:
-        return (INIT_STD * rng.standard_normal(value.shape)).astype(value.dtype)
-    return np.zeros_like(value) if name.endswith("bias") else np.ones_like(value)
 
 
 def shuffled(probs: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.float32]:

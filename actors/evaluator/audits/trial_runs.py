@@ -86,7 +86,7 @@ class TrialRuns:
                     pool[trial.name] = self._ask(trial, "pool", f"{number}-pool", home, train, strong, steps)
                 if trial.name == WITH_COPIES:
                     again = self._again(hidden[trial.name], home / "again.arrow")
-                    steps.append(predict_step("again", train, strong, home / "again.arrow"))
+                    steps.append(predict_step("again", train, strong, home / "again.arrow", self._t.sizes))
             result = await self._t.desk.run(method_order(key, payer, self._t.sizes, len(part), steps))
         found = {name: score for name, asked in hidden.items() if (score := _score(result, asked)) is not None}
         own = {name: score for name, asked in pool.items() if (score := _score(result, asked)) is not None}
@@ -111,8 +111,8 @@ class TrialRuns:
         inputs["weak.safetensors"] = home / "weak.safetensors"
         inputs |= {"code": code, "strong": self._material.random_strong if fresh else strong}
         seed = self._t.secret.seed(*self._context, "pair" if trial.name in ON_POOL else trial.name)
-        spec, seconds = self._t.vault.domain.spec.student, self._t.sizes.seed_seconds
-        return method_step(name, inputs, protocol(spec, seed, seconds), seconds)
+        spec, sizes = self._t.vault.domain.spec.student, self._t.sizes
+        return method_step(name, inputs, protocol(spec, seed, sizes), sizes)
 
     def _rows(self, trial: Trial) -> npt.NDArray[np.int64]:
         shown, both = len(self._t.vault.split("pool_a")), len(self._t.vault.unlabelled())
@@ -139,7 +139,7 @@ class TrialRuns:
         path = home / f"{step}.arrow"
         save_items(sheet.items, path)
         base = self._material.random_strong if trial.strong == "random" else strong
-        steps.append(predict_step(step, train, base, path))
+        steps.append(predict_step(step, train, base, path, self._t.sizes))
         return _Question(step, sheet, split)
 
     def _again(self, asked: _Question, path: Path) -> npt.NDArray[np.int64]:

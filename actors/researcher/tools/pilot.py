@@ -18,7 +18,6 @@ from actors.researcher.tools.pilot_data import ITEMS, TENSORS, PilotData, prepar
 from cluster.errors import RefusedError
 from gpu_pool.leases import Job, LeaseRequest, LeaseResult, Step
 
-STUDENT_BYTES = 64 << 20
 PROBS_BYTES = 8 << 20
 PREDICT_SHARE = 0.25
 """Share of the lease's time that is kept for the student's predictions."""
@@ -77,9 +76,10 @@ def pilot_job(ctx: Context, data: PilotData, code: Path, seed: int, seconds: flo
     inputs.update({name: str(data.train / name) for name in TENSORS})
     params = {**ctx.task.get("protocol", {}), "seed": seed, "seconds": train_seconds * 0.9}
     held = {ITEMS: str(data.held / ITEMS), "student.safetensors": "@pilot-train/student.safetensors", "model": strong}
+    student = {"student.safetensors": ctx.config.runs.student_mb << 20}
     return Job(
         (
-            Step("pilot-train", "method", inputs, params, {"student.safetensors": STUDENT_BYTES}, train_seconds),
+            Step("pilot-train", "method", inputs, params, student, train_seconds),
             Step("pilot-predict", "predict", held, {}, {"probs.safetensors": PROBS_BYTES}, seconds * PREDICT_SHARE),
         )
     )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from gpu_pool.weak_to_strong.domains import FinetuneSpec
 from gpu_pool.weak_to_strong.errors import TrainingError
@@ -16,18 +15,7 @@ _PER_RUN = {"seed", "seconds", "threads", "device"}
 
 
 class Protocol(RunParams):
-    """Epochs, learning rate, batch and members as in RunParams, and which weights move.
-
-    `trainable` is `full`, `head`, `top:k` or `lora:r` as in TrainConfig. The published models were trained with
-    `lora:32` at 1e-4 and betas .9 and .95.
-    """
-
-    trainable: str = "full"
-    betas: tuple[float, float] = Field(default=(0.9, 0.98), description="of AdamW")
-
-    def train_config(self) -> TrainConfig:
-        """The protocol as a training configuration."""
-        return dataclasses.replace(super().train_config(), trainable=self.trainable, betas=self.betas)
+    """The fixed part of RunParams, for all seeds."""
 
     def of_seed(self, seed: int, device: str) -> Protocol:
         """The same for one run."""

@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from gpu_pool.weak_to_strong.domains import Domain, PretrainSpec, prepare_corpus, write_pretrain_inputs
+from gpu_pool.weak_to_strong.folders import content_digests, resolve
 from gpu_pool.weak_to_strong.formats import PUBLISHED, PromptFormat
 from gpu_pool.weak_to_strong.items import Kind
 from gpu_pool.weak_to_strong.models import LabelModel
-from gpu_pool.weak_to_strong.models.weights import resolve
 from gpu_pool.weak_to_strong.presets import PRESETS
 from gpu_pool.weak_to_strong.pretrain import pretrain_model
 from gpu_pool.weak_to_strong.tasks.artefacts import Artefacts, code_version
 
-_CONTENT = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 _LIBRARY = "gpu_pool.weak_to_strong"
 _WORLD_CODE = (f"{_LIBRARY}.domains", f"{_LIBRARY}.formats")
 _PRETRAIN_CODE = (*_WORLD_CODE, f"{_LIBRARY}.pretrain", f"{_LIBRARY}.models")
@@ -61,11 +60,8 @@ class ModelAt:
         """A hash of every file that loading may read, and of the settings."""
         if not self._key:
             digest = hashlib.blake2b(repr((self._max_length, self._chat)).encode(), digest_size=16)
-            folder = resolve(self._where)
-            for path in sorted({path for pattern in _CONTENT for path in folder.glob(pattern)}):
-                with path.open("rb") as file:
-                    content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
-                digest.update(path.name.encode() + b"\0" + content)
+            for name, content in content_digests(resolve(self._where)):
+                digest.update(name.encode() + b"\0" + content)
             self._key = digest.hexdigest()
         return self._key
 

@@ -18,8 +18,9 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from gpu_pool.weak_to_strong import folders
 from gpu_pool.weak_to_strong.errors import ModelError
-from gpu_pool.weak_to_strong.formats import FORMATS, PUBLISHED, PromptFormat
+from gpu_pool.weak_to_strong.formats import PromptFormat
 from gpu_pool.weak_to_strong.items import ItemSet, Kind
 from gpu_pool.weak_to_strong.models import lora, texts, weights
 from gpu_pool.weak_to_strong.models.batches import Tokens, inference_batches
@@ -92,13 +93,13 @@ class LabelModel(nn.Module):
     ) -> LabelModel:
         """Load a local model folder or a hub id (`owner/name`) for items of `kind`.
 
-        fmt: default the folder's `prompt.json`, else the published plain texts where the folder has a full Hugging Face
-        tokenizer, else `FORMATS`. readout: default `labels` for causal LMs, `head` (drawn from `seed`) for encoders.
-        pool: default the last token, of an encoder the first. dtype: default float32 on a CPU, bfloat16 on a GPU (that
-        default has not been measured). max_length: tokens of a text, default what the positions allow; longer ones
-        are cut or refused by `over_long`. Raises ModelError naming what is missing or does not fit.
+        fmt: default `folders.prompt_format`. readout: default `labels` for causal LMs, `head` (drawn from `seed`) for
+        encoders. pool: default the last token, of an encoder the first. dtype: default float32 on a CPU, bfloat16 on a
+        GPU (that default has not been measured). max_length: tokens of a text, default what the format says or the
+        positions allow; longer ones are cut or refused by `over_long`. Raises ModelError naming what is missing or does
+        not fit.
         """
-        folder, place = weights.resolve(folder_or_id), torch.device(device)
+        folder, place = folders.resolve(folder_or_id), torch.device(device)
         config = weights.read_config(folder)
         encoder = weights.is_encoder(config)
         if encoder and readout == "labels":
@@ -106,14 +107,15 @@ class LabelModel(nn.Module):
         dtype = dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
         if dtype not in (torch.float32, torch.bfloat16):
             raise ModelError(f"dtype {dtype}: expected float32 or bfloat16")
-        weights.weight_files(folder)
+        folders.weight_files(folder)
         tokenizer = texts.load_tokenizer(folder)
-        limit = max_length or getattr(config, "max_position_embeddings", None)
+        fmt = fmt or folders.prompt_format(folder, kind)
+        limit = max_length or fmt.max_length or getattr(config, "max_position_embeddings", None)
         model = cls(
             weights.load_lm(folder, config, dtype).to(place),
             tokenizer,
             kind,
-            fmt or _default_format(folder, kind),
+            fmt,
             readout=readout or ("head" if encoder else "labels"),
             pool=pool or ("first" if encoder else "last"),
             max_length=limit,
@@ -339,13 +341,13 @@ class LabelModel(nn.Module):
         if self.lora is not None:
             raise ModelError("a model with adapters is saved as a Student, which holds only them")
         folder.mkdir(parents=True, exist_ok=True)
-        weights.save_weights(self.lm, folder / weights.WEIGHTS)
+        weights.save_weights(self.lm, folder / folders.WEIGHTS)
         (folder / "config.json").write_text(self.lm.config.to_json_string(use_diff=False), encoding="utf-8")
         if _is_bare(self.tokenizer):
             self.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
         else:
             self.tokenizer.save_pretrained(str(folder))
-        self.fmt.save(folder / "prompt.json")
+        self.fmt.save(folder / folders.PROMPT)
 
     def _at(self, last: torch.Tensor) -> torch.Tensor:
         return last if self.pool == "last" else torch.zeros_like(last)
@@ -358,12 +360,6 @@ class LabelModel(nn.Module):
     def _body_opaque(self) -> Opaque:
         assert self.opaque is not None
         return self.opaque
-
-
-def _default_format(folder: Path, kind: Kind) -> PromptFormat:
-    if (folder / "prompt.json").is_file():
-        return PromptFormat.load(folder / "prompt.json")
-    return PUBLISHED[kind] if (folder / "tokenizer_config.json").is_file() else FORMATS[kind]
 
 
 def _is_bare(tokenizer: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Model folders: where they are, their configuration, their weights in memory.
+"""Model folders: their configuration, their weights in memory.
 
 Weights of a checkpoint in the wanted type stay in the file's pages: the parameters are views of a private memory map,
 so processes of a node that only read them share one copy, and a process that writes one gets its own pages.
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import (
@@ -20,34 +20,8 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from gpu_pool.weak_to_strong.errors import ModelError
+from gpu_pool.weak_to_strong.folders import weight_files
 from gpu_pool.weak_to_strong.models.decoder import FAST_TYPES
-
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-_WANTED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
-
-
-def resolve(folder_or_id: str | Path) -> Path:
-    """The local folder of a model; a hub id (`owner/name`) is downloaded into Hugging Face's cache.
-
-    Raises ModelError with the remedy when there is no such folder and the hub cannot give it.
-    """
-    folder = Path(folder_or_id)
-    if folder.is_dir():
-        return folder
-    name = str(folder_or_id)
-    if isinstance(folder_or_id, Path) or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise ModelError(f"{name}: no such model folder (expected config.json, {WEIGHTS}, tokenizer.json in it)")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(_WANTED)))
-    except Exception as error:  # the hub's client has an error of its own for every layer below it
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(
-            f"{name} is no folder here and the Hugging Face hub does not give it ({first}): where there is a network, "
-            f"run `hf download {name} --local-dir DIR`, copy DIR to this machine and give its path"
-        ) from error
 
 
 def read_config(folder: Path) -> Any:
@@ -74,13 +48,13 @@ def is_encoder(config: Any) -> bool:
     return masked or config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 
-def initial_lm(config_file: Path, seed: int) -> Any:
-    """A float32 model of the architecture in `config_file`, initialised from `seed` (global generator kept)."""
+def initial_lm(config_file: Path, seed: int, dtype: torch.dtype = torch.float32) -> Any:
+    """A model of the architecture in `config_file` in `dtype`, initialised from `seed` (global generator kept)."""
     config = _config(config_file)
     factory = AutoModel if is_encoder(config) else AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return factory.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+        return factory.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
 
 
 def load_lm(folder: Path, config: Any, dtype: torch.dtype) -> Any:
@@ -99,25 +73,6 @@ def load_lm(folder: Path, config: Any, dtype: torch.dtype) -> Any:
     if missing or info["mismatched_keys"]:
         raise ModelError(f"{folder}: missing {missing[:5]}, of another shape {sorted(info['mismatched_keys'])[:5]}")
     return lm.eval()
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder, the shards of its index included; ModelError names what is missing."""
-    if (folder / INDEX).is_file():
-        try:
-            index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-            names = sorted(set(index["weight_map"].values()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ModelError(f"{folder / INDEX}: not an index of shards: {error}") from error
-    else:
-        names = [WEIGHTS]
-    files = [folder / Path(name).name for name in names]
-    for file in files:
-        if not file.is_file():
-            other = sorted(path.name for path in folder.glob("*.bin"))
-            hint = f"; {other[0]} is a pickle, which is never loaded: convert it to safetensors" if other else ""
-            raise ModelError(f"model folder {folder} has no {file.name}{hint}")
-    return files
 
 
 def _mapped(folder: Path, files: list[Path], config: Any, dtype: torch.dtype) -> Any:
@@ -140,6 +95,14 @@ def _mapped(folder: Path, files: list[Path], config: Any, dtype: torch.dtype) ->
         lm.lm_head.weight = lm.model.embed_tokens.weight
     lm.model.rotary_emb = type(lm.model.rotary_emb)(config=config)  # its buffers were made without storage
     return lm.eval()
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """The type of a folder's weights: bfloat16 or float32 (also for what is stored in any other)."""
+    with safe_open(weight_files(folder)[0], framework="pt") as file:
+        name = next(iter(file.keys()), None)
+        half = name is not None and file.get_slice(name).get_dtype() == "BF16"
+    return torch.bfloat16 if half else torch.float32
 
 
 def save_weights(lm: Any, path: Path) -> None:

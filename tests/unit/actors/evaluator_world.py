@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from actors.evaluator.file_domain import AnyDomain, read_domain
 from actors.evaluator.judge import Judge
 from actors.evaluator.secret import Secret, write_private
 from actors.evaluator.truth import SPLITS, Vault
@@ -163,6 +164,8 @@ class FakeScheduler:
         if step.entry == "pretrain":
             save_file({"w": np.full((2, 2), 7.0, np.float32)}, out / "model.safetensors")
             (out / "config.json").write_text("{}")
+        elif step.entry == "initial":
+            save_file({"w": np.zeros((2, 2), np.float32)}, out / "model.safetensors")
         elif step.entry == "features":
             count = len(ItemSet.load(inputs["items.arrow"]))
             save_file({"hidden": np.zeros((count, 2, 4), np.float32)}, out / "features.safetensors")
@@ -243,11 +246,15 @@ class World:
             self.store.close()
         self.store = Store(self.paths.evaluator_db)
         self.journal = Journal(self.store)
-        self.judge = Judge(self.paths, self.config, self.scheduler, self.store, self.journal, small_domain)
+        self.judge = Judge(self.paths, self.config, self.scheduler, self.store, self.journal, self.domain)
+
+    def domain(self, name: str) -> AnyDomain:
+        """A small generated world, unless the configuration has files of that name."""
+        return read_domain(self.config.task, name) if name in self.config.task.files else small_domain(name)
 
     def vaults(self) -> list[Vault]:
         secret = Secret.load_or_create(self.paths.judge / "secret.bin")
-        return [Vault(secret, small_domain(name)) for name in self.config.task.domains]
+        return [Vault(secret, self.domain(name)) for name in self.config.task.domains]
 
     def oracle(self) -> Oracle:
         if self._known is None:

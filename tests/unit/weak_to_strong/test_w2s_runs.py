@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file as torch_load
+from safetensors.torch import save_file as torch_save
 
 from gpu_pool.weak_to_strong import blocks, entrypoints
 from gpu_pool.weak_to_strong.domains import Domain, write_pretrain_inputs
-from gpu_pool.weak_to_strong.errors import DeadlineError, ItemError, MethodError, ModelError
+from gpu_pool.weak_to_strong.errors import DeadlineError, ItemError, MethodError, ModelError, TrainingError
 from gpu_pool.weak_to_strong.methods import path_of
 from gpu_pool.weak_to_strong.models import LabelModel
 from gpu_pool.weak_to_strong.pgr import accuracy, pgr
@@ -136,6 +139,44 @@ def test_teacher_ceiling_and_predict_by_files(method_dir: Path, folder: Path, ch
     save_file({"labels": np.full(40, 7, np.int8)}, method_dir / "labels.safetensors")
     with pytest.raises(ItemError, match="of 0 and 1"):
         entrypoints.teacher(method_dir, out, PARAMS, quiet)
+    with pytest.raises(ItemError, match="seconds"):
+        entrypoints.predict(method_dir, out, {"seconds": 3}, quiet)
+
+
+def test_the_protocol_says_which_weights_move_for_teachers_and_methods(method_dir: Path, folder: Path) -> None:
+    shutil.copytree(folder, method_dir / "model")
+    out, protocol = method_dir.parent / "out", PARAMS | {"trainable": "lora:2", "betas": [0.9, 0.95]}
+    save_file({"labels": (np.arange(40) % 2).astype(np.int8)}, method_dir / "labels.safetensors")
+    entrypoints.teacher(method_dir, out, protocol | {"device": "cpu"}, quiet)
+    assert all(".lora_" in name for name in load_file(out / "student.safetensors"))
+    shutil.copy(out / "student.safetensors", method_dir / "student.safetensors")
+    entrypoints.predict(method_dir, out, {"device": "cpu", "threads": 1}, quiet)
+    run_method(method_dir, path_of("vanilla").read_text(), protocol)
+    assert all(".lora_" in name for name in load_file(out / "student.safetensors"))
+    with pytest.raises(TrainingError, match="trainable 'lora'"):
+        run_method(method_dir, path_of("vanilla").read_text(), PARAMS | {"trainable": "lora"})
+
+
+def test_initial_gives_fresh_weights_of_the_same_shapes_and_type(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "in").mkdir()
+    shutil.copytree(folder, tmp_path / "in" / "model")
+    own = torch_load(folder / "model.safetensors")
+    for half in (False, True):
+        if half:
+            torch_save({k: v.bfloat16() for k, v in own.items()}, tmp_path / "in" / "model" / "model.safetensors")
+        drawn = []
+        for seed in (1, 1, 2):
+            entrypoints.initial(tmp_path / "in", tmp_path, {"seed": seed}, quiet)
+            drawn.append(torch_load(tmp_path / "model.safetensors"))
+        assert {k: v.shape for k, v in drawn[0].items()} == {k: v.shape for k, v in own.items()}
+        assert {v.dtype for v in drawn[0].values()} == {torch.bfloat16 if half else torch.float32}
+        table = "model.embed_tokens.weight"
+        assert torch.equal(drawn[0][table], drawn[1][table])
+        assert not torch.equal(drawn[0][table], drawn[2][table])
+        assert not torch.equal(drawn[0][table].float(), own[table])
+    for name in ("config.json", "tokenizer.json", "prompt.json"):
+        shutil.copy(folder / name, tmp_path / name)
+    assert LabelModel.load(tmp_path, "pair").layers == LabelModel.load(folder, "pair").layers
 
 
 def test_pretraining_is_deterministic_learns_and_names_bad_input(tmp_path: Path, chat: Domain) -> None:
