@@ -12,7 +12,8 @@ from gpu_pool.weak_to_strong.items import ItemSet
 from gpu_pool.weak_to_strong.models import LabelModel
 from gpu_pool.weak_to_strong.run import Log, RunParams
 from gpu_pool.weak_to_strong.student import Student
-from gpu_pool.weak_to_strong.trainer import finetune
+from gpu_pool.weak_to_strong.tokens import TokenTable
+from gpu_pool.weak_to_strong.trainer import Job, finetune_many
 
 MIN_MINORITY = 0.05  # a teacher that gives one label to more than 95 % of its own items has collapsed
 ATTEMPTS = 3
@@ -22,7 +23,26 @@ def train_on_truth(
     base: LabelModel, items: ItemSet, labels: npt.ArrayLike, params: RunParams, log: Log | None = None
 ) -> Student:
     """`base` fine-tuned on the true `labels` (n,) by the protocol in `params`; the mean of `members` if above 1."""
-    members = [_one(base, items, labels, member_params(params, number), log) for number in range(params.members)]
+    tokens = base.tokenize(items)
+    end = None if params.seconds is None else time.monotonic() + params.seconds
+    configs = [member_params(params, number).train_config() for number in range(params.members)]
+    models: list[LabelModel] = [base] * len(configs)
+    waiting = list(range(len(configs)))
+    for attempt in range(ATTEMPTS):
+        for number in waiting:
+            models[number] = base.copy()
+        jobs = [
+            Job(models[n], tokens, labels, replace(configs[n], seed=configs[n].seed + 7919 * attempt)) for n in waiting
+        ]
+        reports = finetune_many(jobs, deadline=end)
+        shares = [_ones(models[n], tokens) for n in waiting]
+        for report, ones in zip(reports, shares, strict=True):
+            if log is not None:
+                log("trained on truth", steps=report.steps, seconds=report.seconds, loss=report.loss, ones=ones)
+        waiting = [n for n, ones in zip(waiting, shares, strict=True) if min(ones, 1 - ones) < MIN_MINORITY]
+        if not waiting:
+            break
+    members = [Student.from_model(model, base) for model in models]
     return members[0] if len(members) == 1 else Student.ensemble(members)
 
 
@@ -31,18 +51,7 @@ def member_params(params: RunParams, member: int) -> RunParams:
     return params.model_copy(update={"seed": params.seed + 100_003 * member})
 
 
-def _one(base: LabelModel, items: ItemSet, labels: npt.ArrayLike, params: RunParams, log: Log | None) -> Student:
-    tokens = base.tokenize(items)
-    end = None if params.seconds is None else time.monotonic() + params.seconds
-    config = params.train_config()
-    model = base.copy()
-    for attempt in range(ATTEMPTS):
-        model = base.copy()
-        report = finetune(model, tokens, labels, replace(config, seed=config.seed + 7919 * attempt), deadline=end)
-        logits = model.logits(tokens)
-        ones = float(np.mean(logits[:, 1] > logits[:, 0]))
-        if log is not None:
-            log("trained on truth", steps=report.steps, seconds=report.seconds, loss=report.loss, ones=ones)
-        if min(ones, 1 - ones) >= MIN_MINORITY:
-            break
-    return Student.from_model(model, base)
+def _ones(model: LabelModel, tokens: TokenTable) -> float:
+    """The share of the texts that the model gives label 1."""
+    logits = model.logits(tokens)
+    return float(np.mean(logits[:, 1] > logits[:, 0]))
