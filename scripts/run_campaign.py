@@ -21,6 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from actors.director.estimate import estimate
 from actors.evaluator.estimate import check_budget
 from actors.gateway.keys import CALLING, check_brain, hand_over, handed_path, take_from_environment
 from cluster.authentication import set_authentication
@@ -44,6 +45,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="where campaigns are kept (default: runs)")
     parser.add_argument("--resume", action="store_true", help="continue the campaign NAME from where it stands")
     parser.add_argument("--logical-gpus", type=int, help="this many logical slots instead of real GPUs")
+    parser.add_argument("--estimate", action="store_true", help="say what the campaign will cost, and start nothing")
     parser.add_argument(
         "--allow-unsandboxed",
         action="store_true",
@@ -208,6 +210,9 @@ def main(argv: list[str]) -> int:
     try:
         config = configuration(args)
         check_budget(config, len(BASELINES))
+        if args.estimate:
+            print(estimate(config, len(BASELINES)).text())
+            return 0
         check_brain(config, key, args.runs_dir.absolute() / args.name if args.resume else None)
         check_machine(config, args.runs_dir)
         run_dir = directory(args, config)

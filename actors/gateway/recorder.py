@@ -180,7 +180,7 @@ def names(db: sqlite3.Connection, key: str) -> tuple[str, str] | None:
 
 
 def damaged(db: sqlite3.Connection) -> list[str]:
-    """Names of blocks and nodes that are not what they are named after, or that miss a part. Reads each of them once."""
+    """Names of blocks and nodes that are not what they are named after, or that miss a part; each is read once."""
     blocks, bad = set[str](), list[str]()
     for row in db.execute("SELECT sha, body FROM blocks"):
         blocks.add(row["sha"])
