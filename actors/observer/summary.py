@@ -150,6 +150,7 @@ def _researcher(
         "id": name,
         **_direction(run, name),
         **dollars(spent.usd),
+        "model_dollars": books.spent(f"{RESEARCHER_PREFIX}{name}/tokens").usd / MICRO,
         "gpu_hours": spent.gpu_ms / MS_PER_HOUR,
         "gpu_ms": spent.gpu_ms,
         "wall_hours": spent.wall_ms / MS_PER_HOUR,
@@ -174,7 +175,7 @@ def _direction(run: RunData, name: str) -> dict[str, Any]:
     team = run.config.researchers
     index = run.config.researcher_ids().index(name)
     direction = team.directions[0 if team.identical else index]
-    return {"direction": direction.id, "direction_text": direction.text, "brain": team.brain.kind}
+    return {"direction": direction.id, "direction_text": direction.text, "brain": run.config.brain.kind}
 
 
 def _caps(caps: Caps) -> dict[str, Any]:
