@@ -25,7 +25,7 @@ from actors.evaluator.desk import Desk, Joiner, SchedulerApi
 from actors.evaluator.jobs import Sizes
 from actors.evaluator.pretrained import Pretrained
 from actors.evaluator.records import Record, RecordBook, Signer
-from actors.evaluator.scoring import CAMPAIGN, DISQUALIFIED, gap_figures
+from actors.evaluator.scoring import CAMPAIGN, OFF_THE_BOARD, gap_figures
 from actors.evaluator.sealing import (
     Finalist,
     declared,
@@ -250,7 +250,7 @@ class Judge:
         with self._store.transaction():
             for sealed in domains:
                 record_references(self._book, sealed.bench)
-            records = record_finalists(self._book, domains, finalists)
+            records = record_finalists(self._book, domains, finalists, {})
             task = {sealed.bench.domain: gap_figures(sealed.bench) for sealed in domains}
             body = {"records": [r.record_id for r in records], "rows": self._rows(), "task": task}
             self._journal.append("sealed", {"records": body["records"], "task": task})
@@ -383,7 +383,7 @@ def _join_key(tier: Tier, method: Method) -> str:
 
 
 def _lower(row: dict[str, Any]) -> float:
-    if row["status"] == DISQUALIFIED:
+    if row["status"] in OFF_THE_BOARD:
         return -1e12
     if row["interval"] is not None:
         return float(row["interval"][0])
