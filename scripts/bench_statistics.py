@@ -6,8 +6,10 @@
 A world has items of fixed difficulty and seeds of fixed luck, and the truth is known: the accuracy over infinitely many
 items and seeds. `published` is fitted to the published chat runs (16 seeds each, n = 1263: weak .5280 sd .0120, ceiling
 .7325 sd .0085, student sd .0200); the others have the sizes and the measured spreads of the generated domains (`quick`,
-gpu_pool/weak_to_strong/domains/catalogue.py). Seeds and ceilings are as many as the evaluator uses on BOARD (5) and on
-SEAL (10, 16). Exit status 1 when an interval covers less than 92 % or more than 98 %.
+gpu_pool/weak_to_strong/domains/catalogue.py), for stronger students scaled as a binomial's. `skewed` is a limit: a
+student that is nearly always right and sometimes far off; its few seeds seldom show that, and no interval made from
+them can know. Seeds and ceilings are as many as the evaluator uses on BOARD (5) and on SEAL (10, 16). Exit status 1
+when an interval covers less than 92 % or more than 98 %, `skewed` aside.
 """
 
 from __future__ import annotations
@@ -39,21 +41,31 @@ Together they give the published seeds room for a spread of .0085, and two metho
 
 @dataclass(frozen=True)
 class Task:
-    """A weak-to-strong problem: accuracies with their spread between seeds on fixed items, and a student's spread."""
+    """A weak-to-strong problem: accuracies with their spread between seeds on fixed items.
+
+    `students` are tried one by one: PGR and spread.
+    """
 
     name: str
     items: int
     weak: tuple[float, float]
     ceiling: tuple[float, float]
-    student_sd: float
-    pgrs: tuple[float, ...]
+    students: tuple[tuple[float, float], ...]
+    claimed: bool = True
+
+    def accuracy(self, pgr: float) -> float:
+        """The accuracy of a student that recovers `pgr` of the gap."""
+        return self.weak[0] + pgr * (self.ceiling[0] - self.weak[0])
 
 
+SURE = (0.9995, 0.0005)
+"""The ceilings of math and code are 1.00."""
 TASKS = (
-    Task("published", 1263, (0.5280, 0.0120), (0.7325, 0.0085), 0.0200, (0.20, 0.84)),
-    Task("chat", 2000, (0.685, 0.028), (0.920, 0.010), 0.042, (0.43, 0.90)),
-    Task("math", 2000, (0.680, 0.016), (0.9995, 0.0005), 0.026, (0.14, 0.95)),
-    Task("code", 2000, (0.763, 0.028), (0.9995, 0.0005), 0.012, (0.16, 0.60)),
+    Task("published", 1263, (0.5280, 0.0120), (0.7325, 0.0085), ((0.20, 0.020), (0.84, 0.020))),
+    Task("chat", 2000, (0.685, 0.028), (0.920, 0.010), ((0.43, 0.042), (0.90, 0.031))),
+    Task("math", 2000, (0.680, 0.016), SURE, ((0.14, 0.026), (0.95, 0.008))),
+    Task("code", 2000, (0.763, 0.028), SURE, ((0.16, 0.012), (0.60, 0.009))),
+    Task("skewed", 2000, (0.680, 0.016), SURE, ((0.95, 0.026),), claimed=False),
 )
 
 
@@ -106,11 +118,10 @@ class World:
     ceiling: Hits
 
 
-def worlds(task: Task, pgr: float, seeds: int, count: int, rng: np.random.Generator) -> Iterator[World]:
+def worlds(task: Task, pgr: float, sd: float, seeds: int, count: int, rng: np.random.Generator) -> Iterator[World]:
     """`count` campaigns on `task` with a student that truly recovers `pgr` of the gap."""
-    (weak_mean, weak_sd), (top_mean, top_sd) = task.weak, task.ceiling
-    student = Role.fitted(weak_mean + pgr * (top_mean - weak_mean), task.student_sd, task.items)
-    weak, top = Role.fitted(weak_mean, weak_sd, task.items), Role.fitted(top_mean, top_sd, task.items)
+    student = Role.fitted(task.accuracy(pgr), sd, task.items)
+    weak, top = Role.fitted(*task.weak, task.items), Role.fitted(*task.ceiling, task.items)
     ceilings = CEILINGS["board" if seeds <= 5 else "seal"]
     for _ in range(count):
         hard = HARD * rng.standard_normal(task.items)
@@ -181,11 +192,10 @@ class Row:
 
 def kinds(task: Task, pgr: float) -> list[Kind]:
     """The intervals that are tried on a task."""
-    transfer = task.weak[0] + pgr * (task.ceiling[0] - task.weak[0])
     always = [
-        Kind("PGR, as recorded", reported, pgr),
-        Kind("accuracy", of_accuracy, transfer),
-        Kind("difference of equals", of_difference, 0.0),
+        Kind("PGR, as recorded", reported, pgr, must=task.claimed),
+        Kind("accuracy", of_accuracy, task.accuracy(pgr), must=task.claimed),
+        Kind("difference of equals", of_difference, 0.0, must=task.claimed),
     ]
     if task.name != "published":
         return always
@@ -196,12 +206,12 @@ def kinds(task: Task, pgr: float) -> list[Kind]:
     return always + others
 
 
-def measure(task: Task, pgr: float, seeds: int, count: int) -> list[Row]:
+def measure(task: Task, pgr: float, sd: float, seeds: int, count: int) -> list[Row]:
     """Coverage and median width of every kind of interval on the same worlds."""
     rng, chance = np.random.default_rng([seeds, int(1000 * pgr), task.items]), np.random.default_rng(seeds)
     tried = kinds(task, pgr)
     found: list[list[tuple[float, float]]] = [[] for _ in tried]
-    for number, world in enumerate(worlds(task, pgr, seeds, count, rng)):
+    for number, world in enumerate(worlds(task, pgr, sd, seeds, count, rng)):
         for kind, bounds in zip(tried, found, strict=True):
             if number % kind.every == 0:
                 bounds.append(kind.find(world, chance))
@@ -223,8 +233,8 @@ def main(argv: list[str]) -> int:
     for task in TASKS:
         if args.task not in (None, task.name):
             continue
-        for pgr in task.pgrs:
-            columns = [measure(task, pgr, seeds, args.worlds) for seeds in SEEDS]
+        for pgr, sd in task.students:
+            columns = [measure(task, pgr, sd, seeds, args.worlds) for seeds in SEEDS]
             for number, kind in enumerate(kinds(task, pgr)):
                 rows = [column[number] for column in columns]
                 bad += sum(kind.must and not row.good for row in rows)

@@ -104,7 +104,9 @@ class Clerk:
                 answer = dev_answer(self._secret, self._scoring, bench, run, record, used)
             else:
                 level = self._board.consider(bench, method.code_hash, run, self._holder(bench), record.record_id)
-                answer = board_answer(record, level, None if level is None else level_pgr(bench, level))
+                shown = None if level is None else level_pgr(bench, level)
+                used, limit = self._submissions.used("board"), self._scoring.board_limit
+                answer = board_answer(record, level, shown, used, limit)
             self._submissions.answer(submission, answer, record.record_id)
         return answer
 

@@ -11,11 +11,12 @@ Promises:
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
-from actors.evaluator.answers import public_record
+from actors.evaluator.answers import public_record, sized
 from actors.evaluator.audits.auditor import AuditReport
 from actors.evaluator.audits.casefile import write_case
 from actors.evaluator.board import Board, level_pgr, rank_finalists
@@ -38,10 +39,10 @@ from actors.evaluator.shared import BASELINES_ACCOUNT, Tools
 from actors.evaluator.shelf import Shelf
 from actors.evaluator.source import Method, read_method
 from actors.evaluator.submissions import Submissions
-from actors.evaluator.tiers import TIERS, Tier
+from actors.evaluator.tiers import TIERS, Tier, until_reply
 from actors.evaluator.truth import TASK_VERSION, TruthError, Vault
 from actors.evaluator.workshop import Workshop
-from cluster.config import CampaignConfig
+from cluster.config import CampaignConfig, Scoring
 from cluster.errors import RefusedError
 from cluster.journal import Journal
 from cluster.money import Caps, usd_from_decimal
@@ -53,6 +54,7 @@ from gpu_pool.weak_to_strong.domains import Domain
 from gpu_pool.weak_to_strong.methods import BASELINES, path_of
 
 DomainSource = Callable[[str], Domain]
+WorkshopMaker = Callable[[Tools, Pretrained, ObjectStore, Scoring, dict[str, Method], int], Workshop]
 SCORE_ACCOUNT = "campaign/score"
 
 
@@ -67,8 +69,12 @@ class Judge:
         store: Store,
         journal: Journal,
         domains: DomainSource,
+        make_workshop: WorkshopMaker = Workshop,
     ) -> None:
-        """Re-reads everything from disk; draws the pools (a second at most)."""
+        """Re-reads everything from disk; draws the pools (a second at most).
+
+        `make_workshop` gives what has methods trained and scored; another one than the cluster's is for simulations.
+        """
         self._paths, self._config, self._scheduler = paths, config, scheduler
         self._store, self._journal = store, journal
         paths.judge.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -84,7 +90,7 @@ class Judge:
         self._price = usd_from_decimal(config.pool.usd_per_gpu_hour)
         pinned: dict[str, str] = store.once("baselines", lambda _: self._pin_baselines())
         self._baselines = {n: read_method(self._objects, sha, n, TASK_VERSION) for n, sha in pinned.items()}
-        self._domains = domains
+        self._domains, self._make_workshop = domains, make_workshop
         self._workshops = {name: self._workshop(name) for name in config.task.domains}
         for workshop in self._workshops.values():
             self._check_data(workshop)
@@ -131,7 +137,7 @@ class Judge:
         tools = Tools(vault, self._secret, self._desk, self._shelf, sizes, self._paths.judge / name)
         cache = NodeCache.of(self._config.pool).models
         models = Pretrained(domain, self._config.task.world_seed, cache, self._desk, self._shelf, sizes)
-        return Workshop(tools, models, self._objects, self._config.scoring, self._baselines, self._price)
+        return self._make_workshop(tools, models, self._objects, self._config.scoring, self._baselines, self._price)
 
     # ---- prepare
 
@@ -180,6 +186,8 @@ class Judge:
     async def submit(self, key: str, researcher: str, snapshot: str, name: str, tier: str) -> dict[str, Any]:
         """Score a snapshot on `dev` or `board` and wait for the answer (see `answers`).
 
+        Answers are of one size and given at fixed times, so that neither tells how a run went.
+
         Raises `RefusedError`: bad_tier, unknown_snapshot, too_large, bad_method, closed (finalists are frozen),
         tier_exhausted, over_budget, and whatever else the scheduler refuses with. Nothing is charged by a refusal of
         this module; one answer is, from the moment that the scheduler takes it, whatever becomes of the run.
@@ -193,13 +201,15 @@ class Judge:
         chosen = cast(Tier, tier)
         known = self._submissions.of_code(chosen, self._primary.domain, method.code_hash)
         if known is not None and known.state == "answered":
-            return known.answer
+            return sized(known.answer)
         if known is None and self._frozen() is not None:
             raise RefusedError("closed", "the finalists are frozen: no more submissions in this campaign")
         await self.prepare()
-        return await self._join.once(
+        answer = await self._join.once(
             _join_key(chosen, method), lambda: self._clerk.evaluate(key, researcher, method, chosen)
         )
+        await asyncio.sleep(until_reply(time.time(), self._config.scoring.reply_seconds))
+        return sized(answer)
 
     # ---- seal
 

@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from actors.evaluator.audits.auditor import AuditReport
 from actors.evaluator.records import Record, bounds, finite
 from actors.evaluator.shelf import ScoredRun
@@ -34,11 +37,15 @@ ALPHA = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """Everything that a run on one tier of one domain is measured against; all share its items."""
+    """Everything that a run on one tier of one domain is measured against; all share its items.
+
+    Hits are against the truth; `canaries` (n,) marks the items for which an answer of the tier says otherwise.
+    """
 
     domain: str
     tier: Tier
     groups: Groups
+    canaries: npt.NDArray[np.bool_]
     weak: ScoredRun
     ceiling: ScoredRun
     baselines: Mapping[str, tuple[Method, ScoredRun]]

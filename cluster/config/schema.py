@@ -156,6 +156,7 @@ class Scoring(Strict):
     board_limit: Count = Field(40, description="BOARD submissions in a whole campaign (k of the Ladder)")
     finalists: Count = Field(3, description="methods that go to SEAL")
     seeds_per_lease: Count = 5
+    reply_seconds: NotNegative = Field(60, description="answers are given at multiples of this time; 0: at once")
 
 
 class Research(Strict):

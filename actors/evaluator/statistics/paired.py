@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from actors.evaluator.statistics.gap import LEVEL, interval
 from actors.evaluator.statistics.variance import Groups, Hits, over_items, over_seeds, pooled
@@ -61,5 +60,13 @@ def _one_sided(mean: float, se: float, df: float) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm-adjusted p-values in the given order (Holm 1979): the chance of any false claim stays below the level."""
-    return [float(p) for p in multipletests(p_values, method="holm")[1]] if p_values else []
+    """Holm-adjusted p-values in the given order (Holm 1979): the chance of any false claim stays below the level.
+
+    The k-th smallest of m is multiplied by m - k + 1, and none is smaller than the one before it. Written out, because
+    statsmodels' `multipletests`, with which it agrees, collects garbage for a quarter of a second at every call.
+    """
+    values = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(values, kind="stable")
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)))
+    return [float(p) for p in adjusted]

@@ -9,7 +9,6 @@ from scipy.optimize import brentq
 
 ALPHA = 0.05
 POWER = 0.8
-_FARTHEST = 1e3
 
 
 def detectable(se: float, df: float, tests: int = 1, alpha: float = ALPHA, power: float = POWER) -> float:
@@ -20,6 +19,7 @@ def detectable(se: float, df: float, tests: int = 1, alpha: float = ALPHA, power
     """
     if not (se >= 0 and df > 0):
         return math.nan
-    critical = stats.t.isf(alpha / tests, df)
-    shift = brentq(lambda delta: stats.nct.sf(critical, df, delta) - power, 0.0, _FARTHEST, xtol=1e-6)
+    critical = float(stats.t.isf(alpha / tests, df))
+    farthest = critical + 2 * float(stats.t.isf(1 - power, df)) * math.sqrt(1 + critical**2 / df) + 5
+    shift = brentq(lambda delta: stats.nct.sf(critical, df, delta) - power, 0.0, farthest, xtol=1e-4)
     return float(shift * se)

@@ -30,12 +30,19 @@ HONEST = {
 }
 
 
-def evidence(copies: float | None = 1e-6, above: bool = False, pool: float = 0.51, **changed: float | None) -> Evidence:
+def evidence(
+    copies: float | None = 1e-6,
+    above: bool = False,
+    pool: float = 0.51,
+    canaries: float | None = 0.03,
+    **changed: float | None,
+) -> Evidence:
     """What an honest method of accuracy .75 shows, with `changed` trials (`None`: no student)."""
     values: dict[str, float | None] = {**HONEST, **{name.replace("_", "-"): v for name, v in changed.items()}}
     hidden = {name: Score(value, SE) for name, value in values.items() if value is not None}
     on_pool = {name: Score(pool, SE) for name in (names.NO_SOURCE, names.NO_SOURCE_INVERTED)}
-    return Evidence(0.75, 0.02, 0.68, hidden, on_pool, copies, above)
+    false = None if canaries is None else Score(canaries, 0.05)
+    return Evidence(0.75, 0.02, 0.68, hidden, on_pool, false, copies, above)
 
 
 def outcomes(found: Evidence) -> dict[str, str]:
@@ -58,6 +65,9 @@ def test_an_honest_method_passes_everything() -> None:
         (evidence(pool_b=0.95), "pool A against pool B", "pass"),
         (evidence(null=0.56), "null task", "fail"),
         (evidence(null=0.44), "null task", "pass"),
+        (evidence(canaries=0.3), "canary labels", "fail"),
+        (evidence(canaries=-0.3), "canary labels", "pass"),
+        (evidence(canaries=None), "canary labels", "open"),
         (evidence(copies=0.2), "order and duplicates", "fail"),
         (evidence(above=True), "too good", "open"),
         (evidence(shuffled=0.74), "shuffled weak labels", "pass"),
@@ -125,6 +135,13 @@ def test_a_cheat_is_disqualified_with_a_case_and_an_honest_method_is_not(world: 
     assert "CHEATS" in (folder / "code" / "method.py").read_text()
     assert "no source" in (folder / "case.md").read_text()
     assert (folder / "difference.diff").read_text().startswith("--- ")
+
+
+def test_a_method_that_has_learnt_the_labels_of_dev_answers_shows_it_on_the_falsified_ones(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    report = asyncio.run(world.judge.audit(world.method(0.84, "LEARNT = True"), "parrot", "chat"))
+    failed = [verdict["audit"] for verdict in report["verdicts"] if verdict["outcome"] == "fail"]
+    assert failed == ["canary labels"]
 
 
 def test_a_trial_that_gives_no_student_leaves_the_claim_open(tmp_path: Path) -> None:

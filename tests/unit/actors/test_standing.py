@@ -32,9 +32,8 @@ def bench(vanilla: ScoredRun, tier: Any = "seal", ceiling: float = 0.95) -> Benc
     groups = np.arange(vanilla.hits.shape[1])
     method = Method("snapshot", "hash", "vanilla")
     seeds, n = vanilla.hits.shape
-    return Bench(
-        "math", tier, groups, run(0.4, 1, seeds, n), run(ceiling, 2, 5, n), {"vanilla": (method, vanilla)}, "v", 1
-    )
+    weak, top, no_canaries = run(0.4, 1, seeds, n), run(ceiling, 2, 5, n), np.zeros(n, dtype=np.bool_)
+    return Bench("math", tier, groups, no_canaries, weak, top, {"vanilla": (method, vanilla)}, "v", 1)
 
 
 def audited(outcome: Any) -> AuditReport:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from actors.evaluator.statistics import (
     accuracy,
@@ -166,9 +167,12 @@ def test_pairing_shapes_must_agree() -> None:
         estimate_pgr(np.ones((2, 3), bool), np.ones((3, 3), bool), np.ones((2, 3), bool))
 
 
-def test_holm_multiplies_the_smallest_most_and_keeps_the_order() -> None:
+def test_holm_agrees_with_statsmodels() -> None:
+    rng = np.random.default_rng(8)
+    for count in (1, 2, 7, 30):
+        raw = rng.random(count) ** 3
+        assert holm(raw.tolist()) == pytest.approx(multipletests(raw, method="holm")[1])
     assert holm([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.09, 0.09, 0.5])
-    assert holm([0.9]) == [0.9]
     assert holm([]) == []
 
 
