@@ -59,6 +59,7 @@ class Post:
     """A post as it stands in the journal.
 
     `records` are the evaluator's figures of `record_ids`, looked up when the post was made; `expires_us` ends a claim.
+    `mark` is a random text that the forum shows beside it: whoever repeats it has copied a whole page.
     """
 
     id: str
@@ -74,6 +75,7 @@ class Post:
     snapshot: str | None = None
     idea: str = ""
     expires_us: int | None = None
+    mark: str = ""
     status: str = field(default=UNVERIFIED)
     notice: str = field(default=NOTICE)
 

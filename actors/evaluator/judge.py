@@ -18,7 +18,7 @@ from typing import Any, cast
 
 from actors.evaluator.answers import public_record, sized
 from actors.evaluator.audits.auditor import AuditReport
-from actors.evaluator.audits.casefile import write_case
+from actors.evaluator.audits.casefile import Case, write_case
 from actors.evaluator.board import Board, level_pgr, rank_finalists
 from actors.evaluator.clerk import Clerk, record_method
 from actors.evaluator.counted import Payer
@@ -33,6 +33,7 @@ from actors.evaluator.sealing import (
     record_finalists,
     record_references,
     run_domain,
+    tainted,
 )
 from actors.evaluator.secret import Secret
 from actors.evaluator.shared import BASELINES_ACCOUNT, Tools
@@ -49,6 +50,7 @@ from cluster.money import Caps, usd_from_decimal
 from cluster.names import RunPaths
 from cluster.objects import ObjectStore
 from cluster.store import Store
+from forum_actor.provenance import Provenance
 from gpu_pool.cache import NodeCache
 from gpu_pool.weak_to_strong.domains import Domain
 from gpu_pool.weak_to_strong.methods import BASELINES, path_of
@@ -260,26 +262,45 @@ class Judge:
         with self._store.transaction():
             for sealed in domains:
                 record_references(self._book, sealed.bench)
-            records = record_finalists(self._book, domains, finalists, {})
+            audits = list(zip(finalists, domains[0].audits, strict=True))
+            provenance = Provenance.read(self._paths.forum_db)
+            records = record_finalists(self._book, domains, finalists, tainted(audits, provenance))
             task = {sealed.bench.domain: gap_figures(sealed.bench) for sealed in domains}
             body = {"records": [r.record_id for r in records], "rows": self._rows(), "task": task}
             self._journal.append("sealed", {"records": body["records"], "task": task})
-            for finalist, audit in zip(finalists, domains[0].audits, strict=True):
-                self._open_case(finalist.method, finalist.researcher, domains[0].bench.domain, audit)
+            for finalist, audit in audits:
+                self._open_case(finalist.method, finalist.researcher, domains[0].bench.domain, audit, provenance)
             self._shelf.put("sealed", body, {})
         self._note = ""
         self._desk.sweep()
         return body
 
-    def _open_case(self, method: Method, researcher: str, domain: str, report: AuditReport) -> None:
+    def _open_case(
+        self, method: Method, researcher: str, domain: str, report: AuditReport, provenance: Provenance
+    ) -> None:
+        """Disqualify a method that failed its audit, and take what was built on it off the board."""
         if report.outcome != "fail":
             return
-        folder = write_case(
-            self._paths.root / "cases", method, researcher, domain, report, self._objects, self._baselines
-        )
-        failed = [verdict.to_dict() for verdict in report.verdicts if verdict.outcome == "fail"]
-        event = {"code_hash": method.code_hash, "snapshot": method.snapshot, "researcher": researcher, "failed": failed}
+        descendants = set(provenance.built_on(method.snapshot))
+        scored = [s.method for tier in ("dev", "board") for s in self._submissions.answered(tier)]
+        withdrawn = sorted({m.code_hash for m in scored if m.snapshot in descendants} - {method.code_hash})
+        case = Case(method, researcher, domain, report, provenance.readers(method.snapshot), sorted(descendants))
+        folder = write_case(self._paths.root / "cases", case, self._objects, self._baselines)
+        event = {
+            "code_hash": method.code_hash,
+            "name": method.name,
+            "snapshot": method.snapshot,
+            "researcher": researcher,
+            "failed": [verdict.to_dict() for verdict in report.verdicts if verdict.outcome == "fail"],
+            "withdrawn": withdrawn,
+            "read_by": case.readers,
+        }
         self._journal.append("case_opened", {**event, "folder": folder.name})
+
+    def _off_the_board(self) -> set[str]:
+        """Code hashes of methods that were disqualified, or were built on one."""
+        cases = [event.payload for event in self._journal.events(kind="case_opened")]
+        return {code_hash for case in cases for code_hash in (case["code_hash"], *case["withdrawn"])}
 
     # ---- one method, for a person
 
@@ -289,7 +310,7 @@ class Judge:
         method = read_method(self._objects, snapshot, name, TASK_VERSION)
         workshop = next(workshop for name, workshop in self._workshops.items() if name == domain)
         report = await workshop.audit(method, "board", Payer(SCORE_ACCOUNT, "full"))
-        self._open_case(method, "", domain, report)
+        self._open_case(method, "", domain, report, Provenance.read(self._paths.forum_db))
         return report.to_dict()
 
     async def score(self, key: str, snapshot: str, name: str, tier: str, domain: str) -> dict[str, Any]:
@@ -341,8 +362,9 @@ class Judge:
         shown = [r for r in self._book.all() if r.tier in ("board", "seal")]
         if any(record.tier == "seal" for record in shown):
             shown = [record for record in shown if record.tier == "seal"]
-        holders = {record_id for record_id, _ in self._board.rungs()}
-        rows = [r for r in shown if r.tier == "seal" or r.researcher == CAMPAIGN or r.record_id in holders]
+        holders, off = {record_id for record_id, _ in self._board.rungs()}, self._off_the_board()
+        climbed = [r for r in shown if r.record_id in holders and r.code_hash not in off]
+        rows = [r for r in shown if r.tier == "seal" or r.researcher == CAMPAIGN or r in climbed]
         first = self._primary.domain
         return sorted(self._public(rows), key=lambda row: (row["domain"] != first, row["domain"], -_lower(row)))
 

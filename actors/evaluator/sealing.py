@@ -31,6 +31,7 @@ from actors.evaluator.shelf import ScoredRun
 from actors.evaluator.source import Method
 from actors.evaluator.statistics import holm
 from actors.evaluator.workshop import Workshop
+from forum_actor.provenance import Provenance
 
 SEAL_ACCOUNT = "campaign/seal"
 BASELINE_PAYER = Payer(SEAL_ACCOUNT, "baseline")
@@ -123,6 +124,18 @@ def record_finalists(
             key = f"seal/{sealed.bench.domain}/finalist/{finalist.method.code_hash}"
             records.append(book.add(key, draft))
     return records
+
+
+def tainted(audits: Sequence[tuple[Finalist, AuditReport]], provenance: Provenance) -> dict[str, str]:
+    """Code hashes of finalists that were built on one that failed its audit, with that one's name."""
+    by_snapshot = {finalist.method.snapshot: finalist.method for finalist, _ in audits}
+    return {
+        by_snapshot[snapshot].code_hash: finalist.method.name
+        for finalist, report in audits
+        if report.outcome == "fail"
+        for snapshot in provenance.built_on(finalist.method.snapshot)
+        if snapshot in by_snapshot
+    }
 
 
 def _compared(domains: Sequence[SealedDomain]) -> dict[tuple[int, int], dict[str, Adjusted]]:

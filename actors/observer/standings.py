@@ -75,8 +75,20 @@ class Row:
 
 
 def record_rows(run: RunData) -> list[Row]:
-    """Every record of the evaluator's journal, oldest first, with the evaluator's own status."""
-    return [_row(event.seq, event.at_us, event.payload) for event in run.events("evaluator", "record")]
+    """Every record of the evaluator's journal, oldest first, with the evaluator's own status.
+
+    A record of a method that a later case took off the board has that word instead.
+    """
+    words = _off_the_board(run)
+    rows = [_row(event.seq, event.at_us, event.payload) for event in run.events("evaluator", "record")]
+    return [replace(row, status=words[row.code_hash]) if row.code_hash in words else row for row in rows]
+
+
+def _off_the_board(run: RunData) -> dict[str, str]:
+    """Code hashes of disqualified methods, and of those built on them, with the word for it."""
+    cases = [event.payload for event in run.events("evaluator", "case_opened")]
+    withdrawn = {str(code_hash): WITHDRAWN for case in cases for code_hash in case.get("withdrawn") or ()}
+    return {**withdrawn, **{str(case.get("code_hash")): DISQUALIFIED for case in cases}}
 
 
 def _row(seq: int, at_us: int, record: dict[str, Any]) -> Row:

@@ -82,7 +82,7 @@ class ForumRead(ForumTool[PostIdArgs]):
 
     async def run(self, ctx: Context, args: PostIdArgs, key: str) -> dict[str, Any]:
         """See the class."""
-        return {"post": await ctx.forum.read(args.post_id)}
+        return {"post": await ctx.forum.read(ctx.researcher, args.post_id)}
 
 
 class SearchArgs(Args):
