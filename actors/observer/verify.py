@@ -16,6 +16,7 @@ from typing import Any
 
 from actors.observer.audit_ledger import audit_leases, audit_rules, audit_tables
 from actors.observer.audit_records import audit_posts, audit_records
+from actors.observer.audit_seeds import audit_grounds, audit_seeds
 from actors.observer.finding import Finding
 from actors.observer.run_data import RunData, load_run
 
@@ -51,7 +52,7 @@ class VerifyReport:
 
     @property
     def first(self) -> Finding | None:
-        """The first finding: by check, in the order chains, anchors, ledger, leases, records, posts."""
+        """The first finding: by check, in their order."""
         return next((check.findings[0] for check in self.checks if check.findings), None)
 
     def text(self) -> str:
@@ -86,6 +87,8 @@ def verify_run(run_dir: Path) -> VerifyReport:
         ("balances and reservations", audit_tables),
         ("leases and settlements", audit_leases),
         ("records", audit_records),
+        ("grades and costs of records", audit_grounds),
+        ("seeds of records", audit_seeds),
         ("records in posts", audit_posts),
     )
     return VerifyReport(run.name, tuple(_check(name, audit(run)) for name, audit in audits))
