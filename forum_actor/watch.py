@@ -31,13 +31,13 @@ _POSES = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _DISOBEY = re.compile(
-    r"\b(?:ignore|disregard|forget|override|bypass)\b[^.\n]{0,40}"
-    r"\b(?:instructions?|rules?|budgets?|directions?|limits?|prompts?|audits?)\b",
+    r"\b(?:ignore|disregard|forget|override|bypass)\b[^.\n]{0,30}\b(?:previous|prior|earlier|your|all|any|the|these)\s+"
+    r"(?:\w+\s+){0,2}(?:instructions?|rules|budgets?|audits?|orders|system\s+prompts?)\b",
     re.IGNORECASE,
 )
 _SPREAD = re.compile(
-    r"\b(?:re-?post|copy|repeat|forward|spread|paste|include|pass\s+on)\b[^.\n]{0,60}"
-    r"\b(?:this|these|following|whole|entire|exact)\b[^.\n]{0,40}\b(?:message|post|text|note|words|paragraph|lines?)\b",
+    r"\b(?:re-?post|copy|forward|spread|paste|pass\s+on)\b[^.\n]{0,40}"
+    r"\b(?:this|these|following|whole|entire|exact)\b[^.\n]{0,20}\b(?:message|post|text|note|words|paragraph)\b",
     re.IGNORECASE,
 )
 _COMMAND = re.compile(

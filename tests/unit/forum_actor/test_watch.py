@@ -29,6 +29,9 @@ HONEST = (
     "Fails in a pilot: ValueError: shapes (300, 2) and (299, 2) do not match\n  File method.py, line 12, in train",
     "I ignore weak labels below 0.7 and set the learning rate to 5e-4. The evaluator's answers on DEV are noisy.",
     "Do not spend more answers on bagging: five of us tried it. Use the prior instead.",
+    "Methods that ignore the limits of the teacher's confidence, or the direction of its error, forget the prompt.",
+    "I repeat this line of work with the following text features and include these words of the prompt format.",
+    "Evaluator noise hides effects below 0.02: submit only what a pilot shows to differ. Run it twice.",
     "The strong model's zero-shot prior beats the teacher; the audit of a method without labels would tag it.",
 )
 
