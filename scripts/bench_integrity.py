@@ -1,6 +1,6 @@
 """What integrity costs: a counted run against the same training in one process, and the training runs of an audit.
 
-    python scripts/bench_integrity.py                  # a few minutes on two cores, with pretrained models in the cache
+    python scripts/bench_integrity.py                  # with pretrained models in the cache
     python scripts/bench_integrity.py --reuse never --repeats 5
 
 Counted: a method goes through the evaluator as it does in a campaign, on DEV: checked, booked, trained and applied in

@@ -1,6 +1,6 @@
 """Do nominal 95 % intervals cover the truth in 92 to 98 of 100 campaigns? Simulated, at 5, 10 and 16 seeds.
 
-    python scripts/bench_statistics.py                # about two minutes on one core
+    python scripts/bench_statistics.py                # about three minutes of one core
     python scripts/bench_statistics.py --worlds 400 --task published
 
 A world has items of fixed difficulty and seeds of fixed luck, and the truth is known: the accuracy over infinitely many

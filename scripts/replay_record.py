@@ -6,7 +6,8 @@
 A campaign reveals its secret when its finalists are sealed; before that only its owner can do this. Everything is made
 anew in a run directory of its own (deleted afterwards unless --keep): teachers, ceilings, baselines and the method,
 from pretrained models in the cache. On the same machine, with the same version of the library, every figure is the
-same to the last bit; elsewhere, sums in another order may move some of them a little. Exit status 1: a figure differs.
+same to the last bit, unless a method looks at the clock or runs out of time; elsewhere, sums in another order may move
+some of them a little. Exit status 1: a figure differs.
 """
 
 from __future__ import annotations
