@@ -76,3 +76,10 @@ def test_sealed_items_are_not_touched_by_any_answer(root: Path) -> None:
 
 def test_flipping_one_prediction_cannot_be_expressed() -> None:
     assert list(signature(Judge.submit).parameters) == ["self", "key", "researcher", "snapshot", "name", "tier"]
+
+
+def test_no_call_of_the_evaluator_takes_answers_or_chooses_items() -> None:
+    offered = {name: f for name, f in vars(Judge).items() if not name.startswith("_") and callable(f)}
+    taken = {p for f in offered.values() for p in signature(f).parameters} - {"self"}
+    known = {"key", "researcher", "snapshot", "name", "tier", "domain", "record_ids", "record_id"}
+    assert taken == known
