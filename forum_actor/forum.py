@@ -159,7 +159,8 @@ class Forum:
 
     def _check_free(self, held: str, author: str, now: int) -> None:
         rows = self._store.query(
-            "SELECT author, id, expires_us FROM posts WHERE idea_key = ? AND author != ? AND expires_us > ?",
+            "SELECT author, id, expires_us FROM posts "
+            f"WHERE idea_key = ? AND author != ? AND expires_us > ? AND {_FREE}",
             (held, author, now),
         )
         if rows:
@@ -229,7 +230,7 @@ class Forum:
     def claims_active(self, now: int | None = None) -> list[dict[str, Any]]:
         """Claims that have not expired, the latest of each idea, oldest first."""
         moment = self._clock() if now is None else now
-        latest = "SELECT max(seq) FROM posts WHERE kind = 'claim' AND expires_us > ? GROUP BY idea_key"
+        latest = f"SELECT max(seq) FROM posts WHERE kind = 'claim' AND expires_us > ? AND {_FREE} GROUP BY idea_key"
         return [post.to_dict() for post in self._select(f"WHERE seq IN ({latest}) ORDER BY seq", (moment,))]
 
     def _select(self, where: str, params: tuple[Any, ...]) -> list[Post]:

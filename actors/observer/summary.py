@@ -247,6 +247,16 @@ def _failures(run: RunData, leases: Sequence[LeaseRow], rows: Sequence[Row]) -> 
             }
             for event in run.events("evaluator", "submission_refused")
         ],
+        "quarantined": [
+            {
+                "post": event.payload.get("post"),
+                "author": event.payload.get("author"),
+                "reasons": [str(r.get("reason")) for r in event.payload.get("reasons") or ()],
+                "read_by": sorted(event.payload.get("read_by") or ()),
+                "event": event.seq,
+            }
+            for event in run.events("forum", "quarantined")
+        ],
         "disqualified": [row.to_dict() for row in rows if row.status in OFF_THE_BOARD],
     }
 

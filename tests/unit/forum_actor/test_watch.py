@@ -56,6 +56,12 @@ def test_a_planted_post_reaches_no_reader(desk: Desk, tmp_path: Path, text: str)
     assert len(desk.journal.events(kind="post")) == 1, "people still have it"
 
 
+def test_a_claim_that_is_held_is_not_shown_and_holds_no_idea(desk: Desk) -> None:
+    assert desk.post("1", "01-a", kind="claim", title="logconf", idea="logconf", body=NO_BUDGET)["held"]
+    assert desk.forum.claims_active() == []
+    assert desk.post("1", "02-b", kind="claim", title="logconf", idea="logconf")["held"] == []
+
+
 @pytest.mark.parametrize("text", HONEST)
 def test_an_honest_post_is_shown_even_when_others_say_the_same(desk: Desk, text: str) -> None:
     assert desk.post("1", "01-a", body=text)["held"] == []
