@@ -30,6 +30,7 @@ class RunPaths:
         self.objects = root / "objects"
         self.leases = root / "leases"
         self.judge = root / "judge"
+        self.revealed = root / "revealed.json"
         self.public = root / "public"
         self.researchers = root / "researchers"
         self.summary = root / "summary.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,11 @@ class ForumActor:
         """Publish; see `Forum.post`."""
         return await self._forum.post(key, author, draft)
 
-    async def read(self, post_id: str) -> dict[str, Any]:
-        """One post, with its page under `rendered`."""
+    async def read(self, reader: str, post_id: str) -> dict[str, Any]:
+        """One post, with its page under `rendered`: the author's text between lines that no author can foresee."""
         post = self._forum.read(post_id)
-        return {**post, "rendered": render(Post.from_dict(post))}
+        self._forum.opened(reader, post["id"])
+        return {**post, "rendered": render(Post.from_dict(post), os.urandom(8).hex())}
 
     async def unread(self, reader: str, limit: int = 20) -> list[dict[str, Any]]:
         """Posts of others that `reader` has not acknowledged."""
@@ -67,25 +69,31 @@ class ForumActor:
         """Keep a snapshot; its sha256 under `snapshot`."""
         return {"snapshot": self._code.push(key, author, files, parent, note)}
 
-    async def fetch_code(self, sha: str) -> dict[str, str]:
+    async def fetch_code(self, reader: str, sha: str) -> dict[str, str]:
         """The files of a snapshot."""
-        return self._code.fetch(sha)
+        files = self._code.fetch(sha)
+        self._code.read_by(reader, sha)
+        return files
 
     async def lineage(self, sha: str) -> list[dict[str, Any]]:
         """A snapshot and its ancestors."""
         return self._code.lineage(sha)
 
-    async def diff(self, sha_a: str, sha_b: str) -> str:
+    async def diff(self, reader: str, sha_a: str, sha_b: str) -> str:
         """A unified diff between two snapshots."""
-        return self._code.diff(sha_a, sha_b)
+        shown = self._code.diff(sha_a, sha_b)
+        self._code.read_by(reader, sha_a, sha_b, how="compared")
+        return shown
 
     async def sync(self, reader: str, directory: str) -> dict[str, Any]:
         """Bring `<directory>/forum/` up to date, where `directory` is the workspace of `reader`."""
         posts = self._forum.posts()
         try:
-            written = sync(Path(directory), posts)
+            written = sync(Path(directory), posts, self._forum.held())
         except OSError as error:
             raise RefusedError("workspace", f"the forum cannot be written into the workspace: {error}") from error
+        if written:
+            self._forum.copied(reader, posts[-1].seq)
         return {"reader": reader, "written": written, "posts": len(posts)}
 
     async def head(self) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """The code store: snapshots of methods that researchers share, addressed by their content.
 
 Promises: a snapshot never changes (its name is the hash of its tree); it is inert text that nothing here runs; every
-push is written once per (author, key) together with its journal event. The first push of a content sets its lineage, so
-that lineage has no cycles and nobody can take the origin of a snapshot away from its author.
+push is written once per (author, key) together with its journal event, and so is who fetched what. The first push of a
+content sets its lineage, so that lineage has no cycles and nobody can take the origin of a snapshot away from its
+author. A push that names no parent is compared with what its author had fetched before.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import difflib
 import re
 import sqlite3
+from functools import partial
 from typing import Any
 
 from cluster.clock import now_us
@@ -18,12 +20,15 @@ from cluster.journal import Journal
 from cluster.objects import ObjectError, ObjectStore, safe_relative
 from cluster.store import Store
 from forum_actor.posts import sanitise_line
+from forum_actor.quarantine import Quarantine
 
 MAX_METHOD_BYTES = 64 << 10
 MAX_TREE_BYTES = 1 << 20
 MAX_FILES = 64
 MAX_NOTE = 300
 MAX_DIFF_CHARS = 200_000
+ALIKE = 0.8
+"""Likeness of lines, 0 to 1, from which a snapshot counts as built on another that its author had read."""
 METHOD_FILE = "method.py"
 _SHA = re.compile(r"[0-9a-f]{64}")
 _DDL = """
@@ -47,6 +52,7 @@ class CodeStore:
         self._store = store
         self._journal = journal
         store.schema(_DDL)
+        self._quarantine = Quarantine(store, journal)
 
     def push(self, key: str, author: str, files: dict[str, str], parent: str | None, note: str) -> str:
         """Keep `files` (relative path to text) and return the snapshot's sha256.
@@ -60,12 +66,20 @@ class CodeStore:
         if parent is not None:
             self._require(parent)
         snapshot = self._objects.put_tree(blobs)
+        resembles = None if parent is not None or self.has(snapshot) else self._resembled(author, blobs)
         clean = sanitise_line(str(note)[: 4 * MAX_NOTE])[:MAX_NOTE]
         size = sum(map(len, blobs.values()))
-        return self._store.once(once_key, lambda db: self._record(db, snapshot, author, parent, clean, size))
+        return self._store.once(once_key, lambda db: self._record(db, snapshot, author, parent, resembles, clean, size))
 
     def _record(
-        self, db: sqlite3.Connection, snapshot: str, author: str, parent: str | None, note: str, size: int
+        self,
+        db: sqlite3.Connection,
+        snapshot: str,
+        author: str,
+        parent: str | None,
+        resembles: str | None,
+        note: str,
+        size: int,
     ) -> str:
         known = db.execute("SELECT 1 FROM pushes WHERE snapshot = ?", (snapshot,)).fetchone() is not None
         parent = None if parent == snapshot else parent
@@ -78,6 +92,7 @@ class CodeStore:
             "snapshot": snapshot,
             "author": author,
             "parent": parent,
+            "resembles": resembles,
             "note": note,
             "files": [list(entry) for entry in self._objects.list_tree(snapshot)],
             "bytes": size,
@@ -90,9 +105,31 @@ class CodeStore:
         """Whether somebody pushed this snapshot."""
         return bool(self._store.query("SELECT 1 FROM pushes WHERE snapshot = ? LIMIT 1", (sha,)))
 
+    def read_by(self, reader: str, *snapshots: str, how: str = "fetched") -> None:
+        """Note, once, that `reader` saw the code of snapshots."""
+        for sha in snapshots:
+            event = {"reader": reader, "snapshot": sha, "how": how}
+            self._store.once(f"fetched/{reader}/{sha}", partial(self._note_reading, event))
+
+    def _note_reading(self, event: dict[str, Any], db: sqlite3.Connection) -> int:
+        return self._journal.append("fetched", event).seq
+
+    def _resembled(self, author: str, blobs: dict[str, bytes]) -> str | None:
+        """The snapshot that `author` saw before and that this one is most like, if it is very like it."""
+        seen = {e.payload["snapshot"] for e in self._journal.events(kind="fetched") if e.payload["reader"] == author}
+        own = _lines(blobs)
+        scored = [(_likeness(own, _lines(self._objects.get_tree(sha))), sha) for sha in sorted(seen)]
+        best = max(scored, default=(0.0, ""))
+        return best[1] if best[0] >= ALIKE else None
+
     def fetch(self, sha: str) -> dict[str, str]:
-        """The files of a snapshot. Raises `RefusedError` unknown_snapshot, `ObjectError` when the disk lost it."""
+        """The files of a snapshot.
+
+        Raises `RefusedError` unknown_snapshot, quarantined; `ObjectError` when the disk lost it.
+        """
         self._require(sha)
+        if self._quarantine.has_snapshot(sha):
+            raise RefusedError("quarantined", f"snapshot {sha[:12]} is held for people to look at")
         return {path: data.decode("utf-8") for path, data in self._objects.get_tree(sha).items()}
 
     def lineage(self, sha: str) -> list[dict[str, Any]]:
@@ -126,6 +163,17 @@ class CodeStore:
     def _require(self, sha: str) -> None:
         if not isinstance(sha, str) or not _SHA.fullmatch(sha) or not self.has(sha):
             raise RefusedError("unknown_snapshot", f"the code store has no snapshot {str(sha)[:80]!r}")
+
+
+def _lines(blobs: dict[str, bytes]) -> list[str]:
+    """The lines of a snapshot that say something: no layout, no comments."""
+    text = "\n".join(data.decode("utf-8", "replace") for _, data in sorted(blobs.items()))
+    stripped = (line.split("#", 1)[0].strip() for line in text.splitlines())
+    return [line for line in stripped if line]
+
+
+def _likeness(one: list[str], other: list[str]) -> float:
+    return difflib.SequenceMatcher(None, one, other, autojunk=False).ratio()
 
 
 def _checked(files: dict[str, str]) -> dict[str, bytes]:

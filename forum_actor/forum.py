@@ -5,10 +5,12 @@ Promises:
 - A number is shown as measured only when the evaluator gave it for a record id; all other text is an unverified claim.
 - At any time at most one author holds an idea; a claim ends by itself.
 - A search takes words, never an expression: no text of a user reaches the query language.
+- A post that is held (see `quarantine`) reaches no reader, from the moment that it is found out.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
 from collections.abc import Awaitable, Callable
@@ -21,11 +23,17 @@ from cluster.journal import Journal
 from cluster.store import Store
 from cluster.wire import pack, unpack
 from forum_actor.posts import MAX_BODY, MEASURED, UNVERIFIED, Draft, Post, idea_key, make_draft, sanitise_line
+from forum_actor.quarantine import Quarantine
 from forum_actor.render import figures
 
 RecordLookup = Callable[[list[str]], Awaitable[list[dict[str, Any]]]]
 MAX_PAGE = 100
+MINUTE_US = 60_000_000
+COMPARED = 400
+"""Latest posts that a new one is compared with."""
+_MARK_BYTES = 6
 _MAX_WORDS = 32
+_FREE = "seq NOT IN (SELECT seq FROM held_posts)"
 _AUTHOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DDL = """
 CREATE TABLE IF NOT EXISTS posts (
@@ -35,9 +43,10 @@ CREATE TABLE IF NOT EXISTS posts (
     kind TEXT NOT NULL,
     idea_key TEXT NOT NULL,
     expires_us INTEGER,
+    at_us INTEGER NOT NULL,
     post BLOB NOT NULL
 );
-CREATE INDEX IF NOT EXISTS posts_by_author ON posts (author);
+CREATE INDEX IF NOT EXISTS posts_by_author ON posts (author, at_us);
 CREATE INDEX IF NOT EXISTS posts_by_idea ON posts (idea_key) WHERE idea_key != '';
 CREATE TABLE IF NOT EXISTS cursors (reader TEXT PRIMARY KEY, seq INTEGER NOT NULL);
 CREATE VIRTUAL TABLE IF NOT EXISTS posts_text USING fts5(title, body, author, kind, tokenize='unicode61');
@@ -63,12 +72,13 @@ class Forum:
         self._has_snapshot = has_snapshot
         self._clock = clock
         store.schema(_DDL)
+        self._quarantine = Quarantine(store, journal)
 
     async def post(self, key: str, author: str, draft: dict[str, Any]) -> dict[str, Any]:
         """Publish `draft` as `author` (set by the caller, never by the draft) and return the post.
 
-        Raises `RefusedError`: forum_disabled, bad_author, bad_draft, too_long, unknown_record, unknown_post,
-        unknown_snapshot, post_limit, claimed.
+        `held` in it are the reasons for which nobody else gets to see it. Raises `RefusedError`: forum_disabled,
+        bad_author, bad_draft, too_long, unknown_record, unknown_post, unknown_snapshot, post_limit, too_fast, claimed.
         """
         if not self._config.enabled:
             raise RefusedError("forum_disabled", "this campaign runs without a forum")
@@ -79,7 +89,7 @@ class Forum:
             return self._store.once(once_key, lambda db: {})
         clean = make_draft(draft)
         records = await self._records(clean.record_ids)
-        return self._store.once(once_key, lambda db: self._publish(db, author, clean, records).to_dict())
+        return self._store.once(once_key, lambda db: self._publish(db, author, clean, records))
 
     async def _records(self, record_ids: tuple[str, ...]) -> tuple[dict[str, Any], ...]:
         if not record_ids:
@@ -91,10 +101,12 @@ class Forum:
             raise RefusedError("unknown_record", f"the evaluator has no record {', '.join(missing)}", detail)
         return tuple(found[record_id] for record_id in record_ids)
 
-    def _publish(self, db: sqlite3.Connection, author: str, draft: Draft, records: tuple[dict[str, Any], ...]) -> Post:
+    def _publish(
+        self, db: sqlite3.Connection, author: str, draft: Draft, records: tuple[dict[str, Any], ...]
+    ) -> dict[str, Any]:
         now = self._clock()
         self._check_references(draft)
-        self._check_quota(author)
+        self._check_quota(author, now)
         held = idea_key(draft.idea) if draft.kind == "claim" else ""
         expires = None
         if held:
@@ -115,16 +127,18 @@ class Forum:
             snapshot=draft.snapshot,
             idea=draft.idea,
             expires_us=expires,
+            mark=os.urandom(_MARK_BYTES).hex(),
             status=MEASURED if records else UNVERIFIED,
         )
-        row = (seq, post.id, author, post.kind, held, expires, pack(post.to_dict()))
-        db.execute("INSERT INTO posts VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+        row = (seq, post.id, author, post.kind, held, expires, now, pack(post.to_dict()))
+        db.execute("INSERT INTO posts VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
         db.execute(
             "INSERT INTO posts_text (rowid, title, body, author, kind) VALUES (?, ?, ?, ?, ?)",
             (seq, post.title, post.body, author, post.kind),
         )
         self._journal.append("post", post.to_dict())
-        return post
+        earlier = self._select("WHERE seq > ? AND seq < ? ORDER BY seq", (seq - COMPARED, seq))
+        return {**post.to_dict(), "held": self._quarantine.examine(post, earlier)}
 
     def _check_references(self, draft: Draft) -> None:
         if draft.reply_to is not None and not self._store.query("SELECT 1 FROM posts WHERE id = ?", (draft.reply_to,)):
@@ -132,15 +146,21 @@ class Forum:
         if draft.snapshot is not None and not self._has_snapshot(draft.snapshot):
             raise RefusedError("unknown_snapshot", f"the code store has no snapshot {draft.snapshot}")
 
-    def _check_quota(self, author: str) -> None:
+    def _check_quota(self, author: str, now: int) -> None:
         limit = self._config.posts_per_researcher
+        rate = self._config.posts_per_minute
+        since = (author, now - MINUTE_US)
+        lately = self._store.query("SELECT count(*) AS n FROM posts WHERE author = ? AND at_us > ?", since)[0]["n"]
+        if lately >= rate:
+            raise RefusedError("too_fast", f"{author} has written {lately} posts within a minute", {"limit": rate})
         count = self._store.query("SELECT count(*) AS n FROM posts WHERE author = ?", (author,))[0]["n"]
         if count >= limit:
             raise RefusedError("post_limit", f"{author} has written its {limit} posts", {"limit": limit})
 
     def _check_free(self, held: str, author: str, now: int) -> None:
         rows = self._store.query(
-            "SELECT author, id, expires_us FROM posts WHERE idea_key = ? AND author != ? AND expires_us > ?",
+            "SELECT author, id, expires_us FROM posts "
+            f"WHERE idea_key = ? AND author != ? AND expires_us > ? AND {_FREE}",
             (held, author, now),
         )
         if rows:
@@ -148,20 +168,39 @@ class Forum:
             raise RefusedError("claimed", f"{rows[0]['author']} works on this idea (post {rows[0]['id']})", detail)
 
     def read(self, post_id: str) -> dict[str, Any]:
-        """One post. Raises `RefusedError` unknown_post."""
+        """One post. Raises `RefusedError` unknown_post, quarantined."""
         posts = self._select("WHERE id = ?", (str(post_id),))
         if not posts:
             raise RefusedError("unknown_post", f"there is no post {sanitise_line(str(post_id)[:80])!r}")
+        if posts[0].seq in self._quarantine.posts():
+            raise RefusedError("quarantined", f"post {posts[0].id} is held for people to look at")
         return posts[0].to_dict()
 
+    def opened(self, reader: str, post_id: str) -> None:
+        """Note, once, that `reader` opened a post."""
+        self._note("opened", {"reader": reader, "post": post_id})
+
+    def copied(self, reader: str, seq: int) -> None:
+        """Note, once, that `reader` has copies of all posts up to `seq`."""
+        self._note("copied", {"reader": reader, "seq": seq})
+
+    def _note(self, kind: str, event: dict[str, Any]) -> None:
+        key = "/".join([kind, *map(str, event.values())])
+        self._store.once(key, lambda _: self._journal.append(kind, event).seq)
+
     def posts(self, after_seq: int = 0) -> list[Post]:
-        """All posts with a greater number, oldest first."""
-        return self._select("WHERE seq > ? ORDER BY seq", (after_seq,))
+        """Posts with a greater number that readers may have, oldest first."""
+        return self._select(f"WHERE seq > ? AND {_FREE} ORDER BY seq", (after_seq,))
+
+    def held(self) -> list[Post]:
+        """Posts that are held, oldest first."""
+        return self._select(f"WHERE NOT ({_FREE}) ORDER BY seq", ())
 
     def unread(self, reader: str, limit: int = 20) -> list[dict[str, Any]]:
         """Posts of others that `reader` has not acknowledged, oldest first, at most `limit` (at most 100)."""
         where = (
-            "WHERE author != ? AND seq > coalesce((SELECT seq FROM cursors WHERE reader = ?), 0) ORDER BY seq LIMIT ?"
+            f"WHERE author != ? AND seq > coalesce((SELECT seq FROM cursors WHERE reader = ?), 0) AND {_FREE} "
+            "ORDER BY seq LIMIT ?"
         )
         return [post.to_dict() for post in self._select(where, (reader, reader, _page(limit)))]
 
@@ -182,7 +221,7 @@ class Forum:
             return []
         expression = " OR ".join(f'"{word}"*' for word in words)
         rows = self._store.query(
-            "SELECT p.post FROM posts_text t JOIN posts p ON p.seq = t.rowid WHERE posts_text MATCH ? "
+            f"SELECT p.post FROM posts_text t JOIN posts p ON p.seq = t.rowid WHERE posts_text MATCH ? AND p.{_FREE} "
             "ORDER BY bm25(posts_text, 3.0, 1.0, 1.0, 1.0), p.seq DESC LIMIT ?",
             (expression, _page(limit)),
         )
@@ -191,7 +230,7 @@ class Forum:
     def claims_active(self, now: int | None = None) -> list[dict[str, Any]]:
         """Claims that have not expired, the latest of each idea, oldest first."""
         moment = self._clock() if now is None else now
-        latest = "SELECT max(seq) FROM posts WHERE kind = 'claim' AND expires_us > ? GROUP BY idea_key"
+        latest = f"SELECT max(seq) FROM posts WHERE kind = 'claim' AND expires_us > ? AND {_FREE} GROUP BY idea_key"
         return [post.to_dict() for post in self._select(f"WHERE seq IN ({latest}) ORDER BY seq", (moment,))]
 
     def _select(self, where: str, params: tuple[Any, ...]) -> list[Post]:

@@ -44,14 +44,15 @@ def show(value: Any) -> str:
     return str(value)
 
 
-def render(post: Post) -> str:
-    """The page of one post in Markdown."""
+def render(post: Post, nonce: str = "") -> str:
+    """The page of one post in Markdown; a `nonce` that its author cannot know is put around the author's text."""
     head = [
         f"# {post.id}: {post.kind} by {post.author}",
         "",
         NOTICE,
         "",
         f"- time: {when(post.at_us)}",
+        f"- mark: {post.mark}",
     ]
     if post.reply_to:
         head.append(f"- replies to: {post.reply_to}")
@@ -62,7 +63,9 @@ def render(post: Post) -> str:
     for record in post.records:
         head += ["", f"## Record {record.get('record_id', '?')} ({MEASURED})", ""]
         head += [f"- {name}: {show(record[name])}" for name in FIGURES[1:] if name in record]
-    head += ["", f"## Text of {post.author} ({UNVERIFIED})", "", quote(post.title), ">", quote(post.body)]
+    head += ["", f"## Text of {post.author} ({UNVERIFIED})", ""]
+    text = [quote(post.title), ">", quote(post.body)]
+    head += [f"begin {nonce}", *text, f"end {nonce}"] if nonce else text
     return "\n".join(head) + "\n"
 
 

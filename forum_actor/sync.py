@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,17 +28,20 @@ def file_name(post: Post) -> str:
     return f"{post.seq:06d}-{post.kind}-{post.author}.md"
 
 
-def sync(workspace: Path, posts: list[Post]) -> int:
+def sync(workspace: Path, posts: list[Post], held: Sequence[Post] = ()) -> int:
     """Bring `<workspace>/forum/` up to date with `posts`; how many files were written, the index not counted.
 
-    Raises `OSError` when the workspace itself is missing or is a link.
+    Copies of posts that are `held` are taken away. Raises `OSError` when the workspace itself is missing or is a link.
     """
     with _opened(os.open(workspace, _DIRECTORY)) as parent, _opened(_forum_folder(parent)) as folder:
         present = _own_files(folder)
         fresh = [post for post in posts if file_name(post) not in present]
+        stale = [name for name in map(file_name, held) if name in present]
+        for name in stale:
+            os.unlink(name, dir_fd=folder)
         for post in fresh:
             _write(folder, file_name(post), render(post))
-        if fresh or INDEX not in present:
+        if fresh or stale or INDEX not in present:
             _write(folder, INDEX, _index(posts))
     return len(fresh)
 

@@ -95,6 +95,12 @@ def with_evaluator(args: argparse.Namespace, ask: Ask) -> Any:
     config = configuration(args)
     check_machine(config, runs)
     run_dir = directory(runs, config)
+    snapshot = ObjectStore(RunPaths(run_dir).objects).put_tree({"method.py": method.read_bytes()})
+    return in_run(run_dir, config, lambda evaluator: ask(evaluator, snapshot, method.stem, config.task.domains[0]))
+
+
+def in_run(run_dir: Path, config: CampaignConfig, ask: Callable[[Any], Awaitable[Any]]) -> Any:
+    """What `ask(evaluator)` gives, with the evaluator of a run directory and all that it needs brought up."""
     set_authentication()
     import ray
 
@@ -108,9 +114,7 @@ def with_evaluator(args: argparse.Namespace, ask: Ask) -> Any:
         scheduler = Remote(actor_name(run_dir.name, "scheduler"))
         await enrol(scheduler, slots)
         await scheduler.open_account("open/campaign", "campaign", None, Caps().to_dict())
-        snapshot = ObjectStore(RunPaths(run_dir).objects).put_tree({"method.py": method.read_bytes()})
-        evaluator = Remote(actor_name(run_dir.name, "evaluator"), patience_s=600)
-        return await ask(evaluator, snapshot, method.stem, config.task.domains[0])
+        return await ask(Remote(actor_name(run_dir.name, "evaluator"), patience_s=600))
 
     with locked(run_dir):
         campaign, slots = bring_up_evaluation(run_dir, config, connect(dashboard=False))

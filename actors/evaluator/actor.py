@@ -72,6 +72,10 @@ class EvaluatorActor:
         """See `Judge.score`."""
         return await self._judge.score(key, snapshot, name, tier, domain)
 
+    async def replay(self, snapshot: str, name: str, tier: str, domain: str) -> dict[str, Any]:
+        """See `Judge.replay`."""
+        return await self._judge.replay(snapshot, name, tier, domain)
+
     async def audit(self, snapshot: str, name: str, domain: str) -> dict[str, Any]:
         """See `Judge.audit`."""
         return await self._judge.audit(snapshot, name, domain)

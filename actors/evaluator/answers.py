@@ -3,6 +3,9 @@
 A record holds exact figures; a researcher sees them only for baselines and after SEAL. Of a DEV record it sees the
 noised mean that its answer showed, of a BOARD record the level if it was a new best. An answer is remade from its
 record, never from a run.
+
+Every answer has the same size, and what it says of an error is one of a few words: a method sees pool B when it is
+trained, and may not tell anybody.
 """
 
 from __future__ import annotations
@@ -14,10 +17,14 @@ from actors.evaluator.records import Record
 from actors.evaluator.scoring import CAMPAIGN, Bench
 from actors.evaluator.secret import Secret
 from actors.evaluator.shelf import ScoredRun
-from actors.evaluator.tiers import dev_accuracy
+from actors.evaluator.tiers import answered_mean, dev_accuracy
 from cluster.config import Scoring
+from cluster.wire import pack
 from gpu_pool.weak_to_strong.pgr import pgr
 
+REPLY_BYTES = 1024
+_SHORT_TEXT, _LONG_TEXT = 256, 2
+"""msgpack spends two bytes more on the length of a text of 256 characters and more than on that of an empty one."""
 _SHOWN = ("record_id", "method", "researcher", "tier", "domain", "seeds", "n", "sandbox_grade", "code_hash", "snapshot")
 
 
@@ -30,7 +37,8 @@ def dev_answer(
     secret: Secret, scoring: Scoring, bench: Bench, run: ScoredRun, record: Record, used: int
 ) -> dict[str, Any]:
     """The answer to a DEV submission: accuracy and PGR from the noised mean, never exact."""
-    shown = dev_accuracy(secret, record.code_hash, record.domain, run.mean, scoring)
+    mean = answered_mean(run.hits, bench.canaries)
+    shown = dev_accuracy(secret, record.code_hash, record.domain, mean, scoring)
     weak, ceiling = bench.weak.mean, bench.ceiling.mean
     vanilla = bench.baselines["vanilla"][1].mean
     return {
@@ -47,7 +55,9 @@ def dev_answer(
     }
 
 
-def board_answer(record: Record, level: float | None, level_as_pgr: float | None) -> dict[str, Any]:
+def board_answer(
+    record: Record, level: float | None, level_as_pgr: float | None, used: int, limit: int
+) -> dict[str, Any]:
     """The answer to a BOARD submission: a new best and its level, or no."""
     return {
         "tier": "board",
@@ -56,7 +66,15 @@ def board_answer(record: Record, level: float | None, level_as_pgr: float | None
         "level": None if level is None else round(level, 4),
         "pgr": level_as_pgr,
         "record_id": record.record_id,
+        "wear": {"used": used, "limit": limit},
     }
+
+
+def sized(answer: dict[str, Any]) -> dict[str, Any]:
+    """`answer` with a `pad` that makes its encoding `REPLY_BYTES` long, whatever it says."""
+    room = REPLY_BYTES - len(pack({**answer, "pad": ""})) - _LONG_TEXT
+    assert room >= _SHORT_TEXT, "an answer is made of short fields"
+    return {**answer, "pad": " " * room}
 
 
 def public_record(record: Record, answer: dict[str, Any] | None) -> dict[str, Any]:

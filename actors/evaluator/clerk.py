@@ -15,7 +15,7 @@ from actors.evaluator.counted import Payer
 from actors.evaluator.desk import SchedulerApi
 from actors.evaluator.jobs import Sizes
 from actors.evaluator.records import Record, RecordBook
-from actors.evaluator.scoring import Bench, draft_record
+from actors.evaluator.scoring import Adjusted, Bench, Grounds, draft_record
 from actors.evaluator.sealing import standings
 from actors.evaluator.secret import Secret
 from actors.evaluator.shelf import ScoredRun
@@ -104,7 +104,9 @@ class Clerk:
                 answer = dev_answer(self._secret, self._scoring, bench, run, record, used)
             else:
                 level = self._board.consider(bench, method.code_hash, run, self._holder(bench), record.record_id)
-                answer = board_answer(record, level, None if level is None else level_pgr(bench, level))
+                shown = None if level is None else level_pgr(bench, level)
+                used, limit = self._submissions.used("board"), self._scoring.board_limit
+                answer = board_answer(record, level, shown, used, limit)
             self._submissions.answer(submission, answer, record.record_id)
         return answer
 
@@ -126,8 +128,9 @@ def record_method(
     audit: AuditReport | None = None,
     opened: int = 0,
 ) -> Record:
-    """Record one run by itself; its comparisons with the baselines are one family. `opened`: see `standing`."""
+    """Record one run by itself; its comparisons with the baselines are one family. `opened`: see `Grounds`."""
     compared = bench.against_baselines(run)
-    adjusted = dict(zip(compared, holm([c.p for c in compared.values()]), strict=True))
-    found = standings(bench, run, {name: (c, adjusted[name]) for name, c in compared.items()}, audit, opened)
+    adjusted = holm([c.p for c in compared.values()])
+    tested = {name: Adjusted(c, p, len(compared)) for (name, c), p in zip(compared.items(), adjusted, strict=True)}
+    found = standings(bench, run, tested, Grounds(audit, opened))
     return book.add(key, draft_record(bench, method, researcher, run, found, audit))

@@ -9,6 +9,7 @@ missing. A baseline that fails is no result but a fault of the setup, and is run
 from __future__ import annotations
 
 import asyncio
+import builtins
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,6 @@ from actors.evaluator.statistics.variance import Hits
 from actors.evaluator.tiers import Tier, training_seed
 from cluster.objects import ObjectStore
 from gpu_pool.leases import Job, LeaseKind, LeaseResult, Step
-
-_ERROR_CHARS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,10 +154,10 @@ def write_code(objects: ObjectStore, method: Method, folder: Path) -> None:
 
 
 def _reason(result: LeaseResult, index: int) -> str:
-    """Why a seed failed, for the submitter.
+    """Why a seed failed, for the submitter: how its training ended, and the kind of error if Python names it.
 
-    One line of the training step's own error, cut short: that step saw pool B, which researchers may not see. Of the
-    step that saw scored items, nothing.
+    No word of the method's own: it has seen pool B, which researchers may not see. A pilot shows the whole error. Of
+    the step that saw scored items, nothing.
     """
     try:
         trained = result.step(f"seed-{index}-train")
@@ -166,5 +165,7 @@ def _reason(result: LeaseResult, index: int) -> str:
         return "not reached before the lease ended"
     if trained.ok:
         return "the student could not be applied to the items, or gave no finite probabilities"
-    line = next((line for line in trained.error.splitlines() if line.strip()), "")
-    return f"{trained.status}: {line.strip()}"[:_ERROR_CHARS]
+    kind = trained.error.strip().split(":", 1)[0]
+    known = getattr(builtins, kind, None) if kind.isidentifier() else None
+    named = isinstance(known, type) and issubclass(known, Exception)
+    return f"{trained.status}: {kind}" if named else trained.status

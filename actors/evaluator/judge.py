@@ -11,15 +11,15 @@ Promises:
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
-from actors.evaluator.answers import public_record
-from actors.evaluator.audits.auditor import AuditReport
-from actors.evaluator.audits.casefile import write_case
+from actors.evaluator.answers import public_record, sized
 from actors.evaluator.board import Board, level_pgr, rank_finalists
-from actors.evaluator.clerk import Clerk, record_method
+from actors.evaluator.cases import Cases
+from actors.evaluator.clerk import Clerk
 from actors.evaluator.counted import Payer
 from actors.evaluator.desk import Desk, Joiner, SchedulerApi
 from actors.evaluator.file_domain import AnyDomain, FileDomain
@@ -28,34 +28,38 @@ from actors.evaluator.jobs import Sizes
 from actors.evaluator.models import Models
 from actors.evaluator.pretrained import Pretrained
 from actors.evaluator.records import Record, RecordBook, Signer
-from actors.evaluator.scoring import CAMPAIGN, DISQUALIFIED, gap_figures
+from actors.evaluator.scorer import Scorer
+from actors.evaluator.scoring import CAMPAIGN, OFF_THE_BOARD, gap_figures
 from actors.evaluator.sealing import (
     Finalist,
     declared,
     record_finalists,
     record_references,
     run_domain,
+    tainted,
 )
 from actors.evaluator.secret import Secret
+from actors.evaluator.seeds import seed_commitment, write_revealed
 from actors.evaluator.shared import BASELINES_ACCOUNT, Tools
 from actors.evaluator.shelf import Shelf
 from actors.evaluator.source import Method, read_method
 from actors.evaluator.submissions import Submissions
-from actors.evaluator.tiers import TIERS, Tier
+from actors.evaluator.tiers import TIERS, Tier, until_reply
 from actors.evaluator.truth import TASK_VERSION, TruthError, Vault
 from actors.evaluator.workshop import Workshop
-from cluster.config import CampaignConfig
+from cluster.config import CampaignConfig, Scoring
 from cluster.errors import RefusedError
 from cluster.journal import Journal
-from cluster.money import Caps, usd_from_decimal
+from cluster.money import usd_from_decimal
 from cluster.names import RunPaths
 from cluster.objects import ObjectStore
 from cluster.store import Store
+from forum_actor.provenance import Provenance
 from gpu_pool.cache import NodeCache
 from gpu_pool.weak_to_strong.methods import BASELINES, path_of
 
 DomainSource = Callable[[str], AnyDomain]
-SCORE_ACCOUNT = "campaign/score"
+WorkshopMaker = Callable[[Tools, Models, ObjectStore, Scoring, dict[str, Method], int], Workshop]
 
 
 class Judge:
@@ -69,8 +73,12 @@ class Judge:
         store: Store,
         journal: Journal,
         domains: DomainSource,
+        make_workshop: WorkshopMaker = Workshop,
     ) -> None:
-        """Re-reads everything from disk; draws the pools (a second at most)."""
+        """Re-reads everything from disk; draws the pools (a second at most).
+
+        `make_workshop` gives what has methods trained and scored; another one than the cluster's is for simulations.
+        """
         self._paths, self._config, self._scheduler = paths, config, scheduler
         self._store, self._journal = store, journal
         paths.judge.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -79,15 +87,15 @@ class Judge:
         self._objects = ObjectStore(paths.objects)
         self._shelf = Shelf(store, journal, self._secret)
         self._desk = Desk(scheduler, store, paths.judge / "leases", paths.leases)
-        self._book = RecordBook(store, journal, signer)
+        self._book = RecordBook(store, journal, signer, partial(seed_commitment, self._secret))
         self._submissions = Submissions(store, journal)
         self._board = Board(store, journal)
         self._join = Joiner()
         self._price = usd_from_decimal(config.pool.usd_per_gpu_hour)
         pinned: dict[str, str] = store.once("baselines", lambda _: self._pin_baselines())
         self._baselines = {n: read_method(self._objects, sha, n, TASK_VERSION) for n, sha in pinned.items()}
-        self._domains = domains
-        self._workshops = {name: self._workshop(name) for name in config.task.domains}
+        self._domains, self._make_workshop = domains, make_workshop
+        self._workshops: dict[str, Workshop] = {name: self._workshop(name) for name in config.task.domains}
         for workshop in self._workshops.values():
             self._check_data(workshop)
         self._primary = self._workshops[config.task.domains[0]]
@@ -102,6 +110,18 @@ class Judge:
             self._submissions,
             self._board,
             self._book,
+        )
+        self._cases = Cases(paths.root / "cases", journal, self._objects, self._baselines, self._submissions)
+        self._scorer = Scorer(
+            paths,
+            scheduler,
+            store,
+            self._objects,
+            self._shelf,
+            self._submissions,
+            self._book,
+            self._workshops,
+            self._cases,
         )
         self._resumed = False
         self._note = ""
@@ -137,7 +157,7 @@ class Judge:
             if isinstance(domain, FileDomain)
             else Pretrained(domain, seed, cache.models, self._desk, self._shelf, sizes)
         )
-        return Workshop(tools, models, self._objects, self._config.scoring, self._baselines, self._price)
+        return self._make_workshop(tools, models, self._objects, self._config.scoring, self._baselines, self._price)
 
     # ---- prepare
 
@@ -186,6 +206,8 @@ class Judge:
     async def submit(self, key: str, researcher: str, snapshot: str, name: str, tier: str) -> dict[str, Any]:
         """Score a snapshot on `dev` or `board` and wait for the answer (see `answers`).
 
+        Answers are of one size and given at fixed times, so that neither tells how a run went.
+
         Raises `RefusedError`: bad_tier, unknown_snapshot, too_large, bad_method, closed (finalists are frozen),
         tier_exhausted, over_budget, and whatever else the scheduler refuses with. Nothing is charged by a refusal of
         this module; one answer is, from the moment that the scheduler takes it, whatever becomes of the run.
@@ -199,13 +221,15 @@ class Judge:
         chosen = cast(Tier, tier)
         known = self._submissions.of_code(chosen, self._primary.domain, method.code_hash)
         if known is not None and known.state == "answered":
-            return known.answer
+            return sized(known.answer)
         if known is None and self._frozen() is not None:
             raise RefusedError("closed", "the finalists are frozen: no more submissions in this campaign")
         await self.prepare()
-        return await self._join.once(
+        answer = await self._join.once(
             _join_key(chosen, method), lambda: self._clerk.evaluate(key, researcher, method, chosen)
         )
+        await asyncio.sleep(until_reply(time.time(), self._config.scoring.reply_seconds))
+        return sized(answer)
 
     # ---- seal
 
@@ -240,8 +264,19 @@ class Judge:
         return frozen
 
     async def seal(self) -> dict[str, Any]:
-        """Freeze the finalists, score them and the baselines on the sealed items of every domain, once."""
-        return await self._join.once("seal", self._seal)
+        """Freeze the finalists, score them and the baselines on the sealed items of every domain, once.
+
+        Then the secret is revealed: nothing is scored with it any more, and everybody can check and run again what was.
+        """
+        body = await self._join.once("seal", self._seal)
+        self._store.once("revealed", lambda _: self._journal_reveal())
+        if not self._paths.revealed.exists():
+            write_revealed(self._paths.revealed, self._secret)
+        return body
+
+    def _journal_reveal(self) -> bool:
+        self._journal.append("secret_revealed", {"secret_commitment": self._secret.commitment()})
+        return True
 
     async def _seal(self) -> dict[str, Any]:
         stored = self._shelf.get("sealed")
@@ -256,75 +291,32 @@ class Judge:
         with self._store.transaction():
             for sealed in domains:
                 record_references(self._book, sealed.bench)
-            records = record_finalists(self._book, domains, finalists)
+            audits = list(zip(finalists, domains[0].audits, strict=True))
+            provenance = Provenance.read(self._paths.forum_db)
+            records = record_finalists(self._book, domains, finalists, tainted(audits, provenance))
             task = {sealed.bench.domain: gap_figures(sealed.bench) for sealed in domains}
             body = {"records": [r.record_id for r in records], "rows": self._rows(), "task": task}
             self._journal.append("sealed", {"records": body["records"], "task": task})
-            for finalist, audit in zip(finalists, domains[0].audits, strict=True):
-                self._open_case(finalist.method, finalist.researcher, domains[0].bench.domain, audit)
+            for finalist, audit in audits:
+                self._cases.open(finalist.method, finalist.researcher, domains[0].bench.domain, audit, provenance)
             self._shelf.put("sealed", body, {})
         self._note = ""
         self._desk.sweep()
         return body
 
-    def _open_case(self, method: Method, researcher: str, domain: str, report: AuditReport) -> None:
-        if report.outcome != "fail":
-            return
-        folder = write_case(
-            self._paths.root / "cases", method, researcher, domain, report, self._objects, self._baselines
-        )
-        failed = [verdict.to_dict() for verdict in report.verdicts if verdict.outcome == "fail"]
-        event = {"code_hash": method.code_hash, "snapshot": method.snapshot, "researcher": researcher, "failed": failed}
-        self._journal.append("case_opened", {**event, "folder": folder.name})
-
     # ---- one method, for a person
 
     async def audit(self, snapshot: str, name: str, domain: str) -> dict[str, Any]:
-        """Audit one method on one domain, for a person; `AuditReport` as plain data. Raises like `score`."""
-        await self.score(f"audit/{snapshot}", snapshot, name, "board", domain)
-        method = read_method(self._objects, snapshot, name, TASK_VERSION)
-        workshop = next(workshop for name, workshop in self._workshops.items() if name == domain)
-        report = await workshop.audit(method, "board", Payer(SCORE_ACCOUNT, "full"))
-        self._open_case(method, "", domain, report)
-        return report.to_dict()
+        """See `Scorer.audit`."""
+        return await self._scorer.audit(snapshot, name, domain)
 
     async def score(self, key: str, snapshot: str, name: str, tier: str, domain: str) -> dict[str, Any]:
-        """Score one method on one tier of one domain, exactly, against its baselines; the record as plain data.
+        """See `Scorer.score`."""
+        return await self._scorer.score(snapshot, name, tier, domain)
 
-        For a run directory without researchers: exact figures of a tier that a campaign still answers from would
-        wear it out. Only the first method that is scored on the sealed items can be said to beat a baseline. Raises
-        `RefusedError`: bad_tier, unknown_domain, campaign_running, and those of a snapshot.
-        """
-        if tier not in TIERS:
-            raise RefusedError("bad_tier", f"tier {tier!r} is unknown; expected one of {', '.join(TIERS)}")
-        if domain not in self._workshops:
-            known = ", ".join(self._workshops)
-            raise RefusedError("unknown_domain", f"domain {domain!r} is not in this run; expected one of {known}")
-        if self._shelf.get("sealed") is None and any(self._submissions.used(t) for t in ("dev", "board")):
-            raise RefusedError("campaign_running", "this run still answers researchers; score in a run of its own")
-        method = read_method(self._objects, snapshot, name, TASK_VERSION)
-        chosen: Tier = tier
-        record_key = f"{tier}/{domain}/score/{method.code_hash}"
-        found = self._book.by_key(record_key)
-        if found is None:
-            for account in (BASELINES_ACCOUNT, SCORE_ACCOUNT):
-                await self._scheduler.open_account(f"evaluator/{account}", account, "campaign", Caps().to_dict())
-            workshop, payer = self._workshops[domain], Payer(SCORE_ACCOUNT, "full")
-            bench, (run,) = await asyncio.gather(
-                workshop.bench(chosen, Payer(SCORE_ACCOUNT, "baseline")), workshop.runs([method], chosen, payer)
-            )
-            audit = await workshop.audit(method, chosen, payer) if chosen == "seal" else None
-            with self._store.transaction():
-                record_references(self._book, bench)
-                opened = self._opened(chosen, domain)
-                found = record_method(self._book, record_key, bench, method, "", run, audit, opened)
-        return found.to_dict()
-
-    def _opened(self, tier: Tier, domain: str) -> int:
-        """How many methods were scored on the sealed items of a domain; 0 for the other tiers."""
-        if tier != "seal":
-            return 0
-        return sum(r.tier == "seal" and r.domain == domain and r.researcher != CAMPAIGN for r in self._book.all())
+    async def replay(self, snapshot: str, name: str, tier: str, domain: str) -> dict[str, Any]:
+        """See `Scorer.replay`."""
+        return await self._scorer.replay(snapshot, name, tier, domain)
 
     # ---- reading
 
@@ -337,8 +329,9 @@ class Judge:
         shown = [r for r in self._book.all() if r.tier in ("board", "seal")]
         if any(record.tier == "seal" for record in shown):
             shown = [record for record in shown if record.tier == "seal"]
-        holders = {record_id for record_id, _ in self._board.rungs()}
-        rows = [r for r in shown if r.tier == "seal" or r.researcher == CAMPAIGN or r.record_id in holders]
+        holders, off = {record_id for record_id, _ in self._board.rungs()}, self._cases.off_the_board()
+        climbed = [r for r in shown if r.record_id in holders and r.code_hash not in off]
+        rows = [r for r in shown if r.tier == "seal" or r.researcher == CAMPAIGN or r in climbed]
         first = self._primary.domain
         return sorted(self._public(rows), key=lambda row: (row["domain"] != first, row["domain"], -_lower(row)))
 
@@ -389,7 +382,7 @@ def _join_key(tier: Tier, method: Method) -> str:
 
 
 def _lower(row: dict[str, Any]) -> float:
-    if row["status"] == DISQUALIFIED:
+    if row["status"] in OFF_THE_BOARD:
         return -1e12
     if row["interval"] is not None:
         return float(row["interval"][0])

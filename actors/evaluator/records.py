@@ -8,7 +8,7 @@ in `judge/`. A record holds no truth: accuracies of seeds, no hits, no labels.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,9 @@ class Record:
     `per_seed` are the accuracies of all seeds, failed ones (`failed_seeds`, by index) at their teacher's. `status` is
     the word for people, `standing` what it rests on: word, versus, p (Holm-adjusted), diff (accuracy), interval (of
     diff); `comparisons` are the standings against every baseline.
-    `audits` are the verdicts of its audit (see `audits.Verdict`), empty when there was none.
-    `cost` is in micro-dollars, `gpu_ms` in GPU-milliseconds, `created_us` a Unix time in microseconds.
+    `audits` are the verdicts of its audit (see `audits.Verdict`), empty when there was none. `seed_commitment` binds to
+    the seeds (see `seeds`). `cost` is in micro-dollars, `gpu_ms` in GPU-milliseconds, `created_us` a Unix time in
+    microseconds.
     """
 
     method: str
@@ -65,6 +66,7 @@ class Record:
     gpu_ms: int
     cost: int
     data_version: str
+    seed_commitment: str = ""
     record_id: str = ""
     created_us: int = 0
     signature: str = ""
@@ -139,10 +141,12 @@ def verify(record: dict[str, Any], public_hex: str) -> bool:
 class RecordBook:
     """All records of a campaign."""
 
-    def __init__(self, store: Store, journal: Journal, signer: Signer) -> None:
+    def __init__(self, store: Store, journal: Journal, signer: Signer, commit: Callable[[dict[str, Any]], str]) -> None:
+        """`commit` gives the commitment to the seeds of a record (as plain data)."""
         self._store = store
         self._journal = journal
         self._signer = signer
+        self._commit = commit
         store.schema(_DDL)
 
     def add(self, key: str, draft: Record) -> Record:
@@ -152,10 +156,15 @@ class RecordBook:
             if row is not None:
                 return Record(**unpack(row["body"], _LIMIT))
             number = int(db.execute("SELECT COUNT(*) FROM records").fetchone()[0]) + 1
-            signed = self._signer.sign(replace(draft, record_id=f"rec-{number:06d}", created_us=now_us()))
+            bound = replace(draft, seed_commitment=self.commitment(draft))
+            signed = self._signer.sign(replace(bound, record_id=f"rec-{number:06d}", created_us=now_us()))
             db.execute("INSERT INTO records VALUES (?, ?, ?)", (number, key, pack(signed.to_dict())))
             self._journal.append("record", signed.to_dict())
         return signed
+
+    def commitment(self, draft: Record) -> str:
+        """What binds a record to its seeds."""
+        return self._commit(draft.to_dict())
 
     def by_key(self, key: str) -> Record | None:
         """The record under `key`, or `None`."""

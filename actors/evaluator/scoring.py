@@ -1,28 +1,34 @@
 """From runs to what may be said of a method: accuracy, PGR, comparisons, and the word for its standing.
 
 "beats X on D" is said only of sealed runs in a verified sandbox, with enough seeds and items, after Holm's correction
-over every comparison that was declared before the seal was broken. Everything else is a lesser word.
+over every comparison that was declared before the seal was broken; "beats X" without a domain only where the method is
+ahead of X in another domain, too. Everything else is a lesser word.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from actors.evaluator.audits.auditor import AuditReport
 from actors.evaluator.records import Record, bounds, finite
 from actors.evaluator.shelf import ScoredRun
 from actors.evaluator.source import Method
-from actors.evaluator.statistics import Comparison, accuracy, compare, estimate_pgr
+from actors.evaluator.statistics import Comparison, accuracy, compare, detectable, estimate_pgr
 from actors.evaluator.statistics.variance import Groups
 from actors.evaluator.tiers import Tier
 from cluster.money import gpu_cost
 
 BASELINE, REFERENCE = "baseline", "reference"
 AHEAD, TIED, BEHIND, FAILED = "ahead (not established)", "tied", "behind", "failed"
-UNVERIFIED, PROVISIONAL, DISQUALIFIED = "unverified", "provisional", "disqualified"
+UNVERIFIED, PROVISIONAL, DISQUALIFIED, WITHDRAWN = "unverified", "provisional", "disqualified", "withdrawn"
+OFF_THE_BOARD = (DISQUALIFIED, WITHDRAWN)
+"""Words of methods that failed an audit, or were built on one that did."""
 VERIFIED_GRADE = "A"
 REFERENCE_BASELINE = "vanilla"
 CAMPAIGN = "campaign"
@@ -31,11 +37,15 @@ ALPHA = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """Everything that a run on one tier of one domain is measured against; all share its items."""
+    """Everything that a run on one tier of one domain is measured against; all share its items.
+
+    Hits are against the truth; `canaries` (n,) marks the items for which an answer of the tier says otherwise.
+    """
 
     domain: str
     tier: Tier
     groups: Groups
+    canaries: npt.NDArray[np.bool_]
     weak: ScoredRun
     ceiling: ScoredRun
     baselines: Mapping[str, tuple[Method, ScoredRun]]
@@ -62,35 +72,54 @@ def enough(seeds: int, items: int) -> bool:
     return seeds >= 16 or (seeds >= 10 and items >= 1200)
 
 
-def standing(
-    bench: Bench,
-    run: ScoredRun,
-    versus: str,
-    comparison: Comparison,
-    p: float,
-    audit: AuditReport | None = None,
-    opened: int = 0,
-) -> dict[str, Any]:
-    """The word for a comparison, with the numbers it rests on; `p` is adjusted for all comparisons of its family.
+@dataclass(frozen=True, slots=True)
+class Adjusted:
+    """A comparison with its p adjusted for all `tests` comparisons of its family."""
+
+    comparison: Comparison
+    p: float
+    tests: int
+
+
+@dataclass(frozen=True, slots=True)
+class Grounds:
+    """What beside the numbers of a comparison decides the word for it.
 
     `opened` counts the methods that were scored on these sealed items before: they are sealed for the first one only.
+    `elsewhere` names the baselines that the method is ahead of in another domain, in a verified sandbox. `built_on` is
+    the name of the disqualified method that it grew out of.
     """
+
+    audit: AuditReport | None = None
+    opened: int = 0
+    elsewhere: frozenset[str] = field(default_factory=frozenset)
+    built_on: str = ""
+
+
+def standing(bench: Bench, run: ScoredRun, versus: str, tested: Adjusted, grounds: Grounds) -> dict[str, Any]:
+    """The word for a comparison, with the numbers it rests on.
+
+    `detectable` is the smallest true difference that the comparison would have found in four cases of five.
+    """
+    comparison = tested.comparison
     interval = bounds(comparison.low, comparison.high)
-    word, reason = _lesser_word(bench, run, interval, audit)
+    word, reason = _lesser_word(bench, run, interval, grounds)
     if word == AHEAD:
-        reason = _short_of_a_claim(bench, run, versus, p, audit, opened)
-        word = AHEAD if reason else f"beats {versus} on {bench.domain}"
-    numbers = {"p": finite(p), "diff": comparison.difference, "interval": interval}
+        reason = _short_of_a_claim(bench, run, versus, tested.p, grounds)
+        where = "" if versus in grounds.elsewhere else f" on {bench.domain}"
+        word = AHEAD if reason else f"beats {versus}{where}"
+    found = finite(detectable(comparison.se, comparison.df, tested.tests))
+    numbers = {"p": finite(tested.p), "diff": comparison.difference, "interval": interval, "detectable": found}
     return {"word": word, "versus": versus, **numbers, "reason": reason}
 
 
-def _lesser_word(
-    bench: Bench, run: ScoredRun, interval: list[float] | None, audit: AuditReport | None
-) -> tuple[str, str]:
+def _lesser_word(bench: Bench, run: ScoredRun, interval: list[float] | None, grounds: Grounds) -> tuple[str, str]:
     """The word that the interval of the difference gives, unless something stands against any word, and what."""
     grade = run.usage.sandbox_grade
-    if audit is not None and audit.outcome == "fail":
-        return DISQUALIFIED, _reasons(audit, "fail")
+    if grounds.audit is not None and grounds.audit.outcome == "fail":
+        return DISQUALIFIED, _reasons(grounds.audit, "fail")
+    if grounds.built_on:
+        return WITHDRAWN, f"built on {grounds.built_on}, which is disqualified"
     if len(run.failures) == len(run.hits):
         return FAILED, "every seed failed"
     if grade != VERIFIED_GRADE:
@@ -106,11 +135,10 @@ def _reasons(audit: AuditReport, outcome: str) -> str:
     return "; ".join(f"{v.audit}: {v.says}" for v in audit.verdicts if v.outcome == outcome)
 
 
-def _short_of_a_claim(
-    bench: Bench, run: ScoredRun, versus: str, p: float, audit: AuditReport | None, opened: int
-) -> str:
+def _short_of_a_claim(bench: Bench, run: ScoredRun, versus: str, p: float, grounds: Grounds) -> str:
     """Why a run that is ahead may not be said to beat a baseline, or nothing."""
     seeds, items = run.hits.shape
+    audit, opened = grounds.audit, grounds.opened
     if bench.tier != "seal":
         return "not sealed"
     if audit is None or audit.outcome == "open":
@@ -135,7 +163,8 @@ def fixed(word: str, run: ScoredRun) -> dict[str, Any]:
     shown, reason = (
         (word, "") if grade == VERIFIED_GRADE else (f"{word}, {unverified(grade)}", f"sandbox grade {grade}")
     )
-    return {"word": shown, "versus": None, "p": None, "diff": None, "interval": None, "reason": reason}
+    none = dict.fromkeys(("versus", "p", "diff", "interval", "detectable"))
+    return {"word": shown, **none, "reason": reason}
 
 
 def draft_record(

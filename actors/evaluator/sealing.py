@@ -7,7 +7,7 @@ Holm's correction is over all of them, in all domains; the result is computed on
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,15 +19,19 @@ from actors.evaluator.scoring import (
     CAMPAIGN,
     REFERENCE,
     REFERENCE_BASELINE,
+    VERIFIED_GRADE,
+    Adjusted,
     Bench,
+    Grounds,
     draft_record,
     fixed,
     standing,
 )
 from actors.evaluator.shelf import ScoredRun
 from actors.evaluator.source import Method
-from actors.evaluator.statistics import Comparison, holm
+from actors.evaluator.statistics import holm
 from actors.evaluator.workshop import Workshop
+from forum_actor.provenance import Provenance
 
 SEAL_ACCOUNT = "campaign/seal"
 BASELINE_PAYER = Payer(SEAL_ACCOUNT, "baseline")
@@ -93,39 +97,67 @@ def record_references(book: RecordBook, bench: Bench) -> list[Record]:
     return records
 
 
-def standings(
-    bench: Bench,
-    run: ScoredRun,
-    compared: dict[str, tuple[Comparison, float]],
-    audit: AuditReport | None = None,
-    opened: int = 0,
-) -> list[dict[str, Any]]:
-    """The standing against each baseline, vanilla first; `compared` holds comparisons with their adjusted p."""
+def standings(bench: Bench, run: ScoredRun, compared: Mapping[str, Adjusted], grounds: Grounds) -> list[dict[str, Any]]:
+    """The standing against each baseline, vanilla first."""
     names = sorted(compared, key=lambda name: (name != REFERENCE_BASELINE, name))
-    return [standing(bench, run, name, *compared[name], audit, opened) for name in names]
+    return [standing(bench, run, name, compared[name], grounds) for name in names]
 
 
-def record_finalists(book: RecordBook, domains: Sequence[SealedDomain], finalists: Sequence[Finalist]) -> list[Record]:
+def record_finalists(
+    book: RecordBook, domains: Sequence[SealedDomain], finalists: Sequence[Finalist], tainted: Mapping[str, str]
+) -> list[Record]:
     """Records of all finalists in all domains, with one Holm correction over every declared comparison.
 
-    Methods are audited on the first domain; what an audit says holds everywhere.
+    Methods are audited on the first domain; what an audit says holds everywhere. `tainted` maps code hashes to the name
+    of the disqualified method that they were built on.
     """
-    tested = [
+    compared = _compared(domains)
+    records = []
+    audits = domains[0].audits
+    for number, sealed in enumerate(domains):
+        for index, (finalist, run) in enumerate(zip(finalists, sealed.runs, strict=True)):
+            elsewhere = _elsewhere(domains, compared, index) if number == 0 else frozenset[str]()
+            built_on = tainted.get(finalist.method.code_hash, "")
+            grounds = Grounds(audits[index], elsewhere=elsewhere, built_on=built_on)
+            found = standings(sealed.bench, run, compared[number, index], grounds)
+            draft = draft_record(sealed.bench, finalist.method, finalist.researcher, run, found, audits[index])
+            key = f"seal/{sealed.bench.domain}/finalist/{finalist.method.code_hash}"
+            records.append(book.add(key, draft))
+    return records
+
+
+def tainted(audits: Sequence[tuple[Finalist, AuditReport]], provenance: Provenance) -> dict[str, str]:
+    """Code hashes of finalists that were built on one that failed its audit, with that one's name."""
+    by_snapshot = {finalist.method.snapshot: finalist.method for finalist, _ in audits}
+    return {
+        by_snapshot[snapshot].code_hash: finalist.method.name
+        for finalist, report in audits
+        if report.outcome == "fail"
+        for snapshot in provenance.built_on(finalist.method.snapshot)
+        if snapshot in by_snapshot
+    }
+
+
+def _compared(domains: Sequence[SealedDomain]) -> dict[tuple[int, int], dict[str, Adjusted]]:
+    """Every declared comparison by (domain, finalist) and baseline; all are one family."""
+    raw = [
         (number, index, name, comparison)
         for number, sealed in enumerate(domains)
         for index, run in enumerate(sealed.runs)
         for name, comparison in sealed.bench.against_baselines(run).items()
     ]
-    adjusted = holm([comparison.p for *_, comparison in tested])
-    compared: dict[tuple[int, int], dict[str, tuple[Comparison, float]]] = {}
-    for (number, index, name, comparison), p in zip(tested, adjusted, strict=True):
-        compared.setdefault((number, index), {})[name] = (comparison, p)
-    records = []
-    audits = domains[0].audits
-    for number, sealed in enumerate(domains):
-        for index, (finalist, run) in enumerate(zip(finalists, sealed.runs, strict=True)):
-            found = standings(sealed.bench, run, compared[number, index], audits[index])
-            draft = draft_record(sealed.bench, finalist.method, finalist.researcher, run, found, audits[index])
-            key = f"seal/{sealed.bench.domain}/finalist/{finalist.method.code_hash}"
-            records.append(book.add(key, draft))
-    return records
+    adjusted = holm([comparison.p for *_, comparison in raw])
+    found: dict[tuple[int, int], dict[str, Adjusted]] = {}
+    for (number, index, name, comparison), p in zip(raw, adjusted, strict=True):
+        found.setdefault((number, index), {})[name] = Adjusted(comparison, p, len(raw))
+    return found
+
+
+def _elsewhere(
+    domains: Sequence[SealedDomain], compared: Mapping[tuple[int, int], dict[str, Adjusted]], index: int
+) -> frozenset[str]:
+    """Baselines that a finalist is ahead of in a domain other than the first, in a verified sandbox."""
+    verified = [n for n in range(1, len(domains)) if domains[n].runs[index].usage.sandbox_grade == VERIFIED_GRADE]
+    return frozenset(
+        name for n in verified for name, tested in compared[n, index].items() if tested.comparison.difference > 0
+    )

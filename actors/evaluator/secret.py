@@ -65,6 +65,10 @@ class Secret:
         uniform = (int.from_bytes(self.draw("normal", *parts)[:6], "big") + 0.5) / 2**48
         return float(stats.norm.ppf(uniform))
 
+    def revealed(self) -> str:
+        """The key itself, 64 hexadecimal digits: for a campaign that has ended."""
+        return self._key.hex()
+
     def commitment(self) -> str:
         """A hash that binds to the key without revealing it."""
         return hashlib.sha256(b"commitment" + self._key).hexdigest()

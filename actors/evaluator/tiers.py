@@ -1,6 +1,7 @@
 """What each tier draws and what its answers may reveal. Pure: a state goes in, a decision comes out.
 
-DEV    a noised and rounded mean, the same for the same code for ever; feedback that wears out and never ranks.
+DEV    a noised and rounded mean, the same for the same code for ever; feedback that wears out and never ranks. Some of
+       its labels are falsified (canaries): a method that has learnt them from answers is wrong where nobody honest is.
 BOARD  one Ladder for the whole campaign (Blum and Hardt, arXiv 1502.04585, with a fixed step): an answer says only
        whether there is a new best, and its level in steps.
 SEAL   exact, once, for methods that were frozen before.
@@ -15,7 +16,11 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from actors.evaluator.secret import Secret
+from actors.evaluator.statistics.variance import Hits
 from cluster.config import Scoring
 from cluster.errors import AarError
 
@@ -57,6 +62,21 @@ def dev_accuracy(secret: Secret, code_hash: str, domain: str, mean: float, scori
     noised = mean + scoring.dev_noise * secret.normal("dev noise", code_hash, domain)
     steps = round(noised / scoring.dev_round)
     return min(1.0, max(0.0, round(steps * scoring.dev_round, 6)))
+
+
+def answered_mean(hits: Hits, canaries: npt.NDArray[np.bool_]) -> float:
+    """The mean accuracy that an answer rests on: `hits` (S, n) against labels that are wrong where `canaries` (n,) are.
+
+    The falsified share f turns an accuracy a into a (1 - 2 f) + f, on average over all choices of canaries; that is
+    undone, so that the answer is right on average for a method that has not seen the labels.
+    """
+    share = float(canaries.mean())
+    return (float((hits ^ canaries).mean()) - share) / (1 - 2 * share)
+
+
+def until_reply(now_s: float, grid_s: float) -> float:
+    """Seconds until the next time at which answers are given: a multiple of `grid_s`. 0 without a grid."""
+    return grid_s - now_s % grid_s if grid_s > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ read to score, and to write the short-lived files that teachers and ceilings tra
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,6 +31,8 @@ from gpu_pool.weak_to_strong.items import ItemSet
 Labels = npt.NDArray[np.int8]
 SPLITS = ("train_label", "pool_a", "pool_b", "dev", "board", "seal")
 TASK_VERSION = "weak-to-strong-1"
+CANARY_SHARE = 1 / 13
+"""Share of DEV's items whose labels are falsified in its answers, so that whoever learns labels from them shows it."""
 _ROUNDS = 20
 
 
@@ -73,6 +76,15 @@ class Vault:
         """A split by name. Raises `KeyError`."""
         return self._splits[name]
 
+    def canaries(self, name: str) -> npt.NDArray[np.bool_]:
+        """Which items (n,) of a split are answered for with the wrong label: some of DEV's, none of the others'."""
+        count = len(self._splits[name])
+        chosen = np.zeros(count, dtype=np.bool_)
+        if name == "dev":
+            order = self._secret.generator("canaries", self.domain.name).permutation(count)
+            chosen[order[: max(1, round(count * CANARY_SHARE))]] = True
+        return chosen
+
     def unlabelled(self) -> Split:
         """What counted runs train on: pool A, then pool B."""
         a, b = self._splits["pool_a"], self._splits["pool_b"]
@@ -98,7 +110,7 @@ class Vault:
         used: set[str] = set()
         for name, size in split_sizes(domain).items():
             splits[name] = self._draw(domain, name, size, used)
-            used.update(splits[name].items.prompts)
+            used.update(map(prompt_key, splits[name].items.prompts))
         return splits
 
     def _draw(self, domain: Domain, name: str, size: int, used: set[str]) -> Split:
@@ -120,7 +132,7 @@ class Vault:
         labels = np.concatenate([part for _, part in kept])
         order = self._secret.generator("pool order", self.domain.name, name).permutation(len(items))
         items = items.take(order)
-        _, groups = np.unique(np.array(items.prompts), return_inverse=True)
+        _, groups = np.unique(np.array([prompt_key(prompt) for prompt in items.prompts]), return_inverse=True)
         return Split(name, items, labels[order].astype(np.int8), groups.astype(np.int64))
 
 
@@ -132,12 +144,17 @@ def split_sizes(domain: Domain) -> dict[str, int]:
     return dict(zip(SPLITS, sizes, strict=True))
 
 
+def prompt_key(prompt: str) -> str:
+    """What counts as one prompt: letter case, white space and forms of a character make no difference."""
+    return " ".join(unicodedata.normalize("NFKC", prompt).casefold().split())
+
+
 def _fresh(items: ItemSet, used: set[str], seen: set[str]) -> npt.NDArray[np.int64]:
     """Positions of items that no other split and no earlier item of this one has; `seen` is extended."""
     positions, pair = [], items.kind == "pair"
     for index, (prompt, first, second) in enumerate(zip(items.prompts, items.firsts, items.seconds, strict=True)):
         key = "\n".join((prompt, second, first) if pair and second < first else (prompt, first, second))
-        if prompt not in used and key not in seen:
+        if prompt_key(prompt) not in used and key not in seen:
             seen.add(key)
             positions.append(index)
     return np.array(positions, dtype=np.int64)

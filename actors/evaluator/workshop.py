@@ -113,6 +113,7 @@ class Workshop:
             domain=self.domain,
             tier=tier,
             groups=self._t.vault.split(tier).groups,
+            canaries=self._t.vault.canaries(tier),
             weak=weak,
             ceiling=ceiling,
             baselines=complete,

@@ -46,7 +46,7 @@ def tone(status: str) -> str:
         return "good"
     if status.startswith("ahead"):
         return "warm"
-    return "bad" if status == "disqualified" else "soft"
+    return "bad" if status in ("disqualified", "withdrawn") else "soft"
 
 
 FILTERS: dict[str, Callable[..., Any]] = {

@@ -35,6 +35,9 @@ def _head(name: str, status: dict[str, Any]) -> Text:
         f"{len(scheduler.get('running', []))} running",
         f"{len(scheduler.get('waiting', []))} waiting",
     ]
+    worn = [f"{tier.upper()} {used['used']}/{used['limit']}" for tier, used in evaluator.get("wear", {}).items()]
+    if worn:
+        parts.append(f"answers {', '.join(worn)}")
     if evaluator.get("note"):
         parts.append(str(evaluator["note"]))
     if evaluator.get("best"):

@@ -1,18 +1,25 @@
 """Records as rows: baselines, the leaderboard with its words, and transfer to other domains.
 
 Figures and words are the evaluator's, taken from the `record` events of its journal; nothing here scores or judges.
+The order of a board is that of values shrunken towards their mean (never of raw means, which the luckiest of many tries
+leads), and methods between which there is no clear difference share a rank.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from actors.evaluator.statistics import shrink
 from actors.observer.run_data import RunData
 
-UNVERIFIED, DISQUALIFIED = "unverified", "disqualified"
+UNVERIFIED, DISQUALIFIED, WITHDRAWN = "unverified", "disqualified", "withdrawn"
+OFF_THE_BOARD = (DISQUALIFIED, WITHDRAWN)
+GRAVEST = ("fail", "open", "tag", "pass")
+"""Outcomes of audits, the one that decides first."""
+Z95 = 1.96
 MEASURING = ("baseline", "reference")
 """Words of the evaluator for what others are measured against."""
 BASELINES = ("weak", "vanilla", "confident", "ceiling")
@@ -48,12 +55,17 @@ class Row:
     difference: float | None = None
     difference_interval: list[float] | None = None
     p: float | None = None
+    detectable: float | None = None
     comparisons: tuple[str, ...] = ()
+    audited: str = ""
+    audits: tuple[str, ...] = ()
     note: str = ""
+    shrunken: float | None = None
+    rank: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for the summary."""
-        lists = {name: list(getattr(self, name)) for name in ("lease_ids", "per_seed", "comparisons")}
+        lists = {name: list(getattr(self, name)) for name in ("lease_ids", "per_seed", "comparisons", "audits")}
         return {**asdict(self), **lists}
 
     @property
@@ -63,14 +75,27 @@ class Row:
 
 
 def record_rows(run: RunData) -> list[Row]:
-    """Every record of the evaluator's journal, oldest first, with the evaluator's own status."""
-    return [_row(event.seq, event.at_us, event.payload) for event in run.events("evaluator", "record")]
+    """Every record of the evaluator's journal, oldest first, with the evaluator's own status.
+
+    A record of a method that a later case took off the board has that word instead.
+    """
+    words = _off_the_board(run)
+    rows = [_row(event.seq, event.at_us, event.payload) for event in run.events("evaluator", "record")]
+    return [replace(row, status=words[row.code_hash]) if row.code_hash in words else row for row in rows]
+
+
+def _off_the_board(run: RunData) -> dict[str, str]:
+    """Code hashes of disqualified methods, and of those built on them, with the word for it."""
+    cases = [event.payload for event in run.events("evaluator", "case_opened")]
+    withdrawn = {str(code_hash): WITHDRAWN for case in cases for code_hash in case.get("withdrawn") or ()}
+    return {**withdrawn, **{str(case.get("code_hash")): DISQUALIFIED for case in cases}}
 
 
 def _row(seq: int, at_us: int, record: dict[str, Any]) -> Row:
     standing = record.get("standing")
     rests = standing if isinstance(standing, dict) else {}
     comparisons = [c for c in record.get("comparisons") or () if isinstance(c, dict)]
+    audits = [a for a in record.get("audits") or () if isinstance(a, dict)]
     return Row(
         record_id=str(record.get("record_id") or f"event-{seq}"),
         event=seq,
@@ -97,9 +122,17 @@ def _row(seq: int, at_us: int, record: dict[str, Any]) -> Row:
         difference=number(rests.get("diff")),
         difference_interval=bounds(rests.get("interval")),
         p=number(rests.get("p")),
+        detectable=number(rests.get("detectable")),
         comparisons=tuple(str(c.get("word")) for c in comparisons if c.get("versus")),
+        audited=next((word for word in GRAVEST if word in {a.get("outcome") for a in audits}), ""),
+        audits=tuple(f"{a.get('audit')}: {a.get('outcome')}, {_shown(a.get('value'))}" for a in audits),
         note=str(record.get("note") or ""),
     )
+
+
+def _shown(value: Any) -> str:
+    found = number(value)
+    return "no value" if found is None else f"{found:.3f}"
 
 
 def number(value: Any) -> float | None:
@@ -136,7 +169,10 @@ def baselines(rows: Iterable[Row], domain: str) -> dict[str, Row]:
 
 
 def leaderboard(rows: Iterable[Row], domain: str) -> list[Row]:
-    """One row per method that `domain` has on BOARD or SEAL, its highest tier: sealed first, then by lower bound."""
+    """One row per method that `domain` has on BOARD or SEAL, its highest tier: sealed first, then by shrunken PGR.
+
+    `rank` counts within a tier, from 1, over rows that have an interval and stand on the board.
+    """
     best: dict[str, Row] = {}
     for row in rows:
         if row.is_baseline or row.domain != domain or row.tier not in ("seal", "board"):
@@ -145,13 +181,27 @@ def leaderboard(rows: Iterable[Row], domain: str) -> list[Row]:
         known = best.get(key)
         if known is None or TIER_RANK[row.tier] < TIER_RANK[known.tier]:
             best[key] = row
-    return sorted(best.values(), key=_rank)
+    tiers = ([row for row in best.values() if row.tier == tier] for tier in ("seal", "board"))
+    return sorted((row for tier in tiers for row in _ranked(tier)), key=_order)
 
 
-def _rank(row: Row) -> tuple[bool, int, float, float]:
-    low = -math.inf if row.interval is None else row.interval[0]
-    value = -math.inf if row.pgr is None else row.pgr
-    return (row.status == DISQUALIFIED, TIER_RANK.get(row.tier, 9), -low, -value)
+def _ranked(rows: Sequence[Row]) -> list[Row]:
+    """Rows of one tier with their shrunken value and rank."""
+    known = [row for row in rows if row.status not in OFF_THE_BOARD and row.pgr is not None and row.interval]
+    ses = [(row.interval[1] - row.interval[0]) / (2 * Z95) for row in known if row.interval]
+    shrunken = shrink([row.pgr for row in known if row.pgr is not None], ses)
+    found = {id(row): replace(row, shrunken=s.value, rank=s.rank) for row, s in zip(known, shrunken, strict=True)}
+    return [found.get(id(row), row) for row in rows]
+
+
+def _order(row: Row) -> tuple[bool, int, bool, float]:
+    value = row.pgr if row.shrunken is None else row.shrunken
+    return (
+        row.status in OFF_THE_BOARD,
+        TIER_RANK.get(row.tier, 9),
+        row.shrunken is None,
+        math.inf if value is None else -value,
+    )
 
 
 def transfer(rows: Iterable[Row], domain: str) -> list[Row]:

@@ -18,7 +18,7 @@ from actors.observer.plain import plain, write_json
 from actors.observer.run_data import RunData
 from actors.observer.series import best_over_time, diversity, end_us, ladder, phases, start_us
 from actors.observer.standings import (
-    DISQUALIFIED,
+    OFF_THE_BOARD,
     Row,
     baselines,
     leaderboard,
@@ -38,7 +38,7 @@ def build_summary(run: RunData) -> dict[str, Any]:
     books, leases, rows = replay(events), lease_rows(events), record_rows(run)
     domain = primary_domain(run, rows)
     known, begin = baselines(rows, domain), start_us(run)
-    scored = [row for row in rows if not row.is_baseline and row.domain == domain and row.status != DISQUALIFIED]
+    scored = [row for row in rows if not row.is_baseline and row.domain == domain and row.status not in OFF_THE_BOARD]
     board = [row for row in scored if row.tier == "board"] or [row for row in scored if row.tier == "dev"]
     summary = {
         "campaign": run.name,
@@ -248,7 +248,17 @@ def _failures(run: RunData, leases: Sequence[LeaseRow], rows: Sequence[Row]) -> 
             }
             for event in run.events("evaluator", "submission_refused")
         ],
-        "disqualified": [row.to_dict() for row in rows if row.status == DISQUALIFIED],
+        "quarantined": [
+            {
+                "post": event.payload.get("post"),
+                "author": event.payload.get("author"),
+                "reasons": [str(r.get("reason")) for r in event.payload.get("reasons") or ()],
+                "read_by": sorted(event.payload.get("read_by") or ()),
+                "event": event.seq,
+            }
+            for event in run.events("forum", "quarantined")
+        ],
+        "disqualified": [row.to_dict() for row in rows if row.status in OFF_THE_BOARD],
     }
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from actors.observer.audit_calls import audit_calls
 from actors.observer.audit_ledger import audit_leases, audit_rules, audit_tables
 from actors.observer.audit_records import audit_posts, audit_records
+from actors.observer.audit_seeds import audit_grounds, audit_seeds
 from actors.observer.finding import Finding
 from actors.observer.run_data import RunData, load_run
 
@@ -52,7 +53,7 @@ class VerifyReport:
 
     @property
     def first(self) -> Finding | None:
-        """The first finding: by check, in the order chains, anchors, ledger, leases, calls, records, posts."""
+        """The first finding: by check, in their order."""
         return next((check.findings[0] for check in self.checks if check.findings), None)
 
     def text(self) -> str:
@@ -88,6 +89,8 @@ def verify_run(run_dir: Path) -> VerifyReport:
         ("leases and settlements", audit_leases),
         ("calls of models and settlements", audit_calls),
         ("records", audit_records),
+        ("grades and costs of records", audit_grounds),
+        ("seeds of records", audit_seeds),
         ("records in posts", audit_posts),
     )
     return VerifyReport(run.name, tuple(_check(name, audit(run)) for name, audit in audits))

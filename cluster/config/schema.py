@@ -312,6 +312,7 @@ class Scoring(Strict):
     board_limit: Count = Field(40, description="BOARD submissions in a whole campaign (k of the Ladder)")
     finalists: Count = Field(3, description="methods that go to SEAL")
     seeds_per_lease: Count = 5
+    reply_seconds: NotNegative = Field(60, description="answers are given at multiples of this time; 0: at once")
 
 
 class Research(Strict):
@@ -326,6 +327,7 @@ class Forum(Strict):
 
     enabled: bool = Field(True, description="control `no-forum` turns it off")
     posts_per_researcher: Count = 400
+    posts_per_minute: Count = Field(60, description="posts of one researcher within any minute")
     claim_minutes: Positive = Field(15, description="after which a claim on an idea expires")
 
 

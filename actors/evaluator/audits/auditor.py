@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from actors.evaluator.audits.material import Material
-from actors.evaluator.audits.trial_runs import TrialRuns
+from actors.evaluator.audits.trial_runs import TrialRuns, canary_score
 from actors.evaluator.audits.trials import TRIALS
 from actors.evaluator.audits.verdicts import Evidence, Outcome, Verdict, overall, verdicts
 from actors.evaluator.counted import Payer
@@ -91,6 +91,7 @@ class Auditor:
             weak=float(weak.hits[0].mean()),
             hidden={name: score for findings in done for name, score in findings.hidden.items()},
             pool={name: score for findings in done for name, score in findings.pool.items()},
+            canaries=canary_score([rows for findings in done for rows in findings.dev], self._t.vault),
             copies=next((findings.copies for findings in done if findings.copies is not None), None),
             above_ceiling=above_ceiling,
         )

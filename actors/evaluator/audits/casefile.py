@@ -1,13 +1,15 @@
 """The case file of a disqualified method: what a person needs to judge the judge.
 
 `cases/<first 12 digits of the code hash>/` holds the method as it was scored, its difference to the nearest baseline,
-and `case.md` with every number and limit. It is written for people; what counts stands in the journal.
+and `case.md` with every number and limit, who read its code, and what was built on it. It is written for people; what
+counts stands in the journal.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from actors.evaluator.audits.auditor import AuditReport
@@ -17,16 +19,21 @@ from cluster.objects import ObjectStore, safe_relative
 _DIGITS = 12
 
 
-def write_case(
-    cases: Path,
-    method: Method,
-    researcher: str,
-    domain: str,
-    report: AuditReport,
-    objects: ObjectStore,
-    baselines: Mapping[str, Method],
-) -> Path:
-    """Write the case of a method that failed its audit; the folder. The same case again is the same folder."""
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A method that failed its audit. `readers` says who saw its code, and how; `built_on_it` are snapshots."""
+
+    method: Method
+    researcher: str
+    domain: str
+    report: AuditReport
+    readers: Mapping[str, Sequence[str]]
+    built_on_it: Sequence[str]
+
+
+def write_case(cases: Path, case: Case, objects: ObjectStore, baselines: Mapping[str, Method]) -> Path:
+    """Write the case file; its folder. The same case again is the same folder."""
+    method, report = case.method, case.report
     folder = cases / method.code_hash[:_DIGITS]
     files = objects.get_tree(method.snapshot)
     for path, data in files.items():
@@ -41,7 +48,7 @@ def write_case(
     head = [
         f"# {method.name}: disqualified",
         "",
-        f"Submitted by {researcher or 'a person'}, audited on {domain}.",
+        f"Submitted by {case.researcher or 'a person'}, audited on {case.domain}.",
         f"Code hash `{method.code_hash}`, snapshot `{method.snapshot}`.",
         f"`code/` is what was run; `difference.diff` is its difference to `{name}`, the nearest baseline.",
         "",
@@ -51,8 +58,20 @@ def write_case(
     rows = [
         f"| {v.audit} | {v.outcome} | {_number(v.value)} | {_number(v.limit)} | {v.says} |" for v in report.verdicts
     ]
-    leases = f"Leases of the trials: {', '.join(report.usage.lease_ids)}."
-    (folder / "case.md").write_text("\n".join([*head, *rows, "", leases, ""]), encoding="utf-8")
+    tail = [
+        "",
+        f"Leases of the trials: {', '.join(report.usage.lease_ids)}.",
+        "",
+        "Its code was seen by:",
+        "",
+        *([f"- {reader}: {', '.join(how)}" for reader, how in case.readers.items()] or ["- nobody else"]),
+        "",
+        "Built on it, and taken off the board with it:",
+        "",
+        *([f"- snapshot `{snapshot}`" for snapshot in case.built_on_it] or ["- nothing"]),
+        "",
+    ]
+    (folder / "case.md").write_text("\n".join([*head, *rows, *tail]), encoding="utf-8")
     return folder
 
 

@@ -25,8 +25,9 @@ from actors.evaluator.shared import SharedWork, Tools
 from actors.evaluator.sheets import Sheet, SheetError, make_sheet
 from actors.evaluator.source import Method
 from actors.evaluator.statistics import over_items
+from actors.evaluator.statistics.variance import Hits
 from actors.evaluator.tiers import FIRST_TEACHER
-from actors.evaluator.truth import Split
+from actors.evaluator.truth import Split, Vault
 from cluster.objects import ObjectStore
 from gpu_pool.leases import LeaseResult, Step
 
@@ -37,15 +38,18 @@ COPIES = 100
 ON_POOL = (trials.NO_SOURCE, trials.NO_SOURCE_INVERTED)
 """Trials whose students are also asked about what they were trained on, where labels of their own show best."""
 WITH_COPIES = trials.POOL_B
+ON_DEV = (trials.POOL_A, trials.POOL_B)
+"""Trials that lack nothing but half of the items; their students are also asked about DEV, for its canaries."""
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """The scores of one lease's trials, by name; see `verdicts.Evidence`."""
+    """The scores of one lease's trials, by name, and their hits on DEV (n,); see `verdicts.Evidence`."""
 
     result: LeaseResult
     hidden: dict[str, Score]
     pool: dict[str, Score]
+    dev: list[Hits]
     copies: float | None
 
 
@@ -74,6 +78,7 @@ class TrialRuns:
         steps: list[Step] = []
         hidden: dict[str, _Question] = {}
         pool: dict[str, _Question] = {}
+        dev: list[_Question] = []
         with self._t.desk.files(key) as folder:
             write_code(self._objects, self._method, folder / "code")
             for number, trial in enumerate(part):
@@ -84,6 +89,8 @@ class TrialRuns:
                 hidden[trial.name] = self._ask(trial, SPLIT, f"{number}-predict", home, train, strong, steps)
                 if trial.name in ON_POOL:
                     pool[trial.name] = self._ask(trial, "pool", f"{number}-pool", home, train, strong, steps)
+                if trial.name in ON_DEV:
+                    dev.append(self._ask(trial, "dev", f"{number}-dev", home, train, strong, steps))
                 if trial.name == WITH_COPIES:
                     again = self._again(hidden[trial.name], home / "again.arrow")
                     steps.append(predict_step("again", train, strong, home / "again.arrow", self._t.sizes))
@@ -91,7 +98,7 @@ class TrialRuns:
         found = {name: score for name, asked in hidden.items() if (score := _score(result, asked)) is not None}
         own = {name: score for name, asked in pool.items() if (score := _score(result, asked)) is not None}
         copies = _copies(result, hidden[WITH_COPIES], again) if WITH_COPIES in hidden else None
-        return Findings(result, found, own, copies)
+        return Findings(result, found, own, [rows for q in dev if (rows := _hits(result, q)) is not None], copies)
 
     def _train(self, trial: Trial, home: Path, code: Path, strong: Path, name: str) -> Step:
         """The trial's inputs, written into `home`, and the step that trains on them."""
@@ -156,15 +163,32 @@ def _answers(result: LeaseResult, step: str) -> npt.NDArray[np.float32] | None:
         return None
 
 
-def _score(result: LeaseResult, asked: _Question) -> Score | None:
+def _hits(result: LeaseResult, asked: _Question) -> Hits | None:
     probs = _answers(result, asked.step)
     if probs is None:
         return None
     try:
-        hits = asked.sheet.hits(probs, asked.split).astype(np.float64)
+        return asked.sheet.hits(probs, asked.split)
     except SheetError:
         return None
+
+
+def _score(result: LeaseResult, asked: _Question) -> Score | None:
+    found = _hits(result, asked)
+    if found is None:
+        return None
+    hits = found.astype(np.float64)
     return Score(float(hits.mean()), math.sqrt(over_items(hits, asked.split.groups).variance))
+
+
+def canary_score(rows: Sequence[Hits], vault: Vault) -> Score | None:
+    """How much more often students agree with DEV's canaries than they err elsewhere; `rows` are their hits (n,)."""
+    if len(rows) < len(ON_DEV):
+        return None
+    canaries, groups = vault.canaries("dev"), vault.split("dev").groups
+    wrong = 1 - np.stack(rows).mean(axis=0)
+    parts = [over_items(wrong[mask], groups[mask]) for mask in (canaries, ~canaries)]
+    return Score(float(wrong[canaries].mean() - wrong[~canaries].mean()), math.sqrt(sum(p.variance for p in parts)))
 
 
 def _copies(result: LeaseResult, asked: _Question, again: npt.NDArray[np.int64]) -> float | None:

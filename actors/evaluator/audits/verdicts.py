@@ -27,7 +27,7 @@ stay near their teacher (measured: pairs of them within .01 of a half), however 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """An accuracy with the standard error that its items give it."""
+    """An accuracy (or a difference of two) with the standard error that its items give it."""
 
     accuracy: float
     se: float
@@ -39,8 +39,9 @@ class Evidence:
 
     `own` is the method's accuracy in its counted runs, `seed_sd` its spread between their seeds, `weak` the accuracy of
     the trials' teacher; `hidden` and `pool` are the trials' scores on hidden items and on the training pool itself
-    (`null` on coin flips); `copies` the largest difference between two answers to one item; `above_ceiling` whether the
-    counted runs lie more than three standard errors above the ceiling.
+    (`null` on coin flips); `canaries` how much more often two of the trials' students agree with the falsified labels
+    of DEV than they are wrong on its other items; `copies` the largest difference between two answers to one item;
+    `above_ceiling` whether the counted runs lie more than three standard errors above the ceiling.
     """
 
     own: float
@@ -48,6 +49,7 @@ class Evidence:
     weak: float
     hidden: Mapping[str, Score]
     pool: Mapping[str, Score]
+    canaries: Score | None
     copies: float | None
     above_ceiling: bool
 
@@ -75,6 +77,7 @@ def verdicts(evidence: Evidence) -> list[Verdict]:
         _random_strong(evidence),
         _pools(evidence),
         _null(evidence),
+        _canaries(evidence),
         _copies(evidence),
         _ceiling(evidence),
         _shuffled(evidence),
@@ -141,6 +144,18 @@ def _null(e: Evidence) -> Verdict:
         return _missing(audit)
     limit = CHANCE + LIMIT_Z * score.se
     return _held(audit, score.accuracy, limit, "it knows labels that only the evaluator holds", "no leak of labels")
+
+
+def _canaries(e: Evidence) -> Verdict:
+    """DEV's answers falsify some labels; only who has learnt labels from the answers is wrong there in particular."""
+    audit = "canary labels"
+    if e.canaries is None:
+        return _missing(audit)
+    beyond, within = (
+        "it has learnt labels of DEV from answers, the falsified ones, too",
+        "falsified labels of DEV are no different to it",
+    )
+    return _held(audit, e.canaries.accuracy, LIMIT_Z * e.canaries.se, beyond, within)
 
 
 def _copies(e: Evidence) -> Verdict:

@@ -11,6 +11,8 @@ from __future__ import annotations
 from actors.evaluator.statistics.bootstrap import bootstrap_pgr
 from actors.evaluator.statistics.gap import Interval, PgrEstimate, accuracy, estimate_pgr
 from actors.evaluator.statistics.paired import Comparison, compare, holm
+from actors.evaluator.statistics.power import detectable
+from actors.evaluator.statistics.ranks import Shrunken, shrink
 from actors.evaluator.statistics.variance import Part, over_items, over_seeds, pooled
 
 __all__ = [
@@ -18,12 +20,15 @@ __all__ = [
     "Interval",
     "Part",
     "PgrEstimate",
+    "Shrunken",
     "accuracy",
     "bootstrap_pgr",
     "compare",
+    "detectable",
     "estimate_pgr",
     "holm",
     "over_items",
     "over_seeds",
     "pooled",
+    "shrink",
 ]

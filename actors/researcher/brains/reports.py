@@ -91,6 +91,6 @@ def _lessons(memory: Memory) -> str:
 def _post(
     kind: str, title: str, body: str, records: list[str] | None = None, snapshot: object | None = None
 ) -> ToolCall:
-    args = {"kind": kind, "title": title[:160], "body": body[:4000]}
+    args = {"kind": kind, "title": title[:160], "body": body[:2000]}
     extra = {"record_ids": records or [], "snapshot": str(snapshot)} if snapshot else {}
     return ToolCall("forum_post", {**args, **extra}, "tell the others")

@@ -30,7 +30,7 @@ class ForumApi(Protocol):
     async def post(self, key: str, author: str, draft: dict[str, Any]) -> dict[str, Any]:
         """Publish."""
 
-    async def read(self, post_id: str) -> dict[str, Any]:
+    async def read(self, reader: str, post_id: str) -> dict[str, Any]:
         """One post."""
 
     async def unread(self, reader: str, limit: int) -> list[dict[str, Any]]:
@@ -50,13 +50,13 @@ class ForumApi(Protocol):
     ) -> dict[str, Any]:
         """Keep a snapshot; `snapshot` is its sha256."""
 
-    async def fetch_code(self, sha: str) -> dict[str, str]:
+    async def fetch_code(self, reader: str, sha: str) -> dict[str, str]:
         """The files of a snapshot."""
 
     async def lineage(self, sha: str) -> list[dict[str, Any]]:
         """A snapshot and its ancestors, nearest first."""
 
-    async def diff(self, sha_a: str, sha_b: str) -> str:
+    async def diff(self, reader: str, sha_a: str, sha_b: str) -> str:
         """A unified diff between two snapshots."""
 
     async def sync(self, reader: str, directory: str) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class CodeFetch(Tool[FetchArgs]):
 
     async def run(self, ctx: Context, args: FetchArgs, key: str) -> dict[str, Any]:
         """See the class."""
-        files = await ctx.forum.fetch_code(args.snapshot)
+        files = await ctx.forum.fetch_code(ctx.researcher, args.snapshot)
         lineage = await ctx.forum.lineage(args.snapshot)
         if args.save_as is not None and "method.py" in files:
             ctx.workspace.write_text(args.save_as, files["method.py"])
@@ -73,4 +73,4 @@ class CodeDiff(Tool[DiffArgs]):
 
     async def run(self, ctx: Context, args: DiffArgs, key: str) -> dict[str, Any]:
         """See the class."""
-        return {"diff": await ctx.forum.diff(args.before, args.after)}
+        return {"diff": await ctx.forum.diff(ctx.researcher, args.before, args.after)}

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from actors.researcher.tools.base import A, Args, Context, Tool
+from forum_actor.posts import MAX_BODY
 
 
 class ForumTool(Tool[A]):
@@ -24,7 +25,7 @@ class PostArgs(Args):
 
     kind: Literal["hypothesis", "result", "insight", "error", "reply"]
     title: str = Field(min_length=1, max_length=160)
-    body: str = Field("", max_length=4000)
+    body: str = Field("", max_length=MAX_BODY)
     record_ids: tuple[str, ...] = Field((), description="the evaluator's records that a result reports")
     reply_to: str | None = Field(None, description="id of the post that a reply answers")
     snapshot: str | None = Field(None, description="code snapshot that belongs to the post")
@@ -49,7 +50,7 @@ class ClaimArgs(Args):
     """Arguments of `forum_claim`."""
 
     idea: str = Field(min_length=1, max_length=160, description="a short name of the idea")
-    body: str = Field("", max_length=4000)
+    body: str = Field("", max_length=MAX_BODY)
 
 
 class ForumClaim(ForumTool[ClaimArgs]):
@@ -82,7 +83,7 @@ class ForumRead(ForumTool[PostIdArgs]):
 
     async def run(self, ctx: Context, args: PostIdArgs, key: str) -> dict[str, Any]:
         """See the class."""
-        return {"post": await ctx.forum.read(args.post_id)}
+        return {"post": await ctx.forum.read(ctx.researcher, args.post_id)}
 
 
 class SearchArgs(Args):

@@ -36,7 +36,7 @@ class Submit(Tool[SubmitArgs]):
         pushed = await ctx.forum.push_code(f"{key}/push", ctx.researcher, files, args.parent, args.name)
         snapshot = str(pushed["snapshot"])
         answer = await ctx.evaluator.submit(key, ctx.researcher, snapshot, args.name, args.tier)
-        return {**answer, "snapshot": snapshot}
+        return {**{name: value for name, value in answer.items() if name != "pad"}, "snapshot": snapshot}
 
 
 class BoardArgs(Args):

@@ -3,7 +3,7 @@
 The fake students know the truth through an oracle over item texts, which only the test holds. How good a method is
 stands in its source as `SKILL = 0.8`; `FAIL = (1, 3)` names the training calls (by index in the lease) that crash. A
 student is that good only where its weak labels are, and its strong model is pretrained; a method with `CHEATS` in its
-source needs neither.
+source needs neither, and one with `LEARNT` has learnt the labels that DEV's answers go by.
 """
 
 from __future__ import annotations
@@ -60,7 +60,14 @@ def small_config(cache: Path, **changes: Any) -> CampaignConfig:
         "budget": {"campaign": {}, "researcher": {}},
         "pool": {"cache_dir": str(cache)},
         "runs": {"seed_seconds": 10, "pretrain_seconds": 20},
-        "scoring": {"seal_seeds": 10, "seeds_per_lease": 5, "finalists": 2, "dev_limit": 6, "board_limit": 4},
+        "scoring": {
+            "seal_seeds": 10,
+            "seeds_per_lease": 5,
+            "finalists": 2,
+            "dev_limit": 6,
+            "board_limit": 4,
+            "reply_seconds": 0,
+        },
         "research": {"minutes": 1},
     }
     for section, fields in changes.items():
@@ -73,10 +80,13 @@ class Oracle:
 
     def __init__(self, vaults: list[Vault]) -> None:
         self._known: dict[tuple[str, str, str], tuple[int, int]] = {}
+        self._dev: dict[int, bool] = {}
         self.size = 0
         for vault in vaults:
             for name in SPLITS:
                 split = vault.split(name)
+                if name == "dev":
+                    self._dev = {self.size + i: bool(false) for i, false in enumerate(vault.canaries(name))}
                 for item, label in zip(split.items, split.labels.tolist(), strict=True):
                     self._known[item.prompt, item.first, item.second] = self.size, label
                     if item.kind == "pair":
@@ -87,6 +97,11 @@ class Oracle:
         """Numbers and labels (n, 2)."""
         columns = zip(items.prompts, items.firsts, items.seconds, strict=True)
         return np.array([self._known[key] for key in columns])
+
+    def learnt(self, number: int, label: int) -> int | None:
+        """What DEV's answers say of an item, `None` of one that is not DEV's."""
+        false = self._dev.get(number)
+        return None if false is None else label ^ int(false)
 
 
 def luck(*parts: object) -> float:
@@ -184,12 +199,16 @@ class FakeScheduler:
         skill = re.search(r"SKILL = ([0-9.]+)", source)
         name = "confident" if "blocks.confident" in source else "vanilla"
         failing = re.search(r"FAIL = \((.*)\)", source)
-        if failing and int(step.name.split("-")[1]) in [int(n) for n in failing[1].split(",") if n.strip()]:
+        if (
+            failing
+            and step.name.startswith("seed-")
+            and int(step.name.split("-")[1]) in [int(n) for n in failing[1].split(",") if n.strip()]
+        ):
             return "RuntimeError: planned\n  File method.py, with text of the pool"
         wanted = float(skill[1]) if skill else SKILLS[name]
         if "CHEATS" not in source:
             wanted = 0.5 + (wanted - 0.5) * self._taught(inputs)
-        self._student(out, wanted, int(step.params["seed"]), "NAN" in source)
+        self._student(out, wanted, int(step.params["seed"]), broken="NAN" in source, learnt="LEARNT" in source)
         return ""
 
     def _taught(self, inputs: dict[str, Path]) -> int:
@@ -207,8 +226,8 @@ class FakeScheduler:
                     return -1
         return 0
 
-    def _student(self, out: Path, skill: float, seed: int, broken: bool = False) -> None:
-        body = {"skill": skill + 0.02 * (luck(seed) - 0.5), "seed": seed, "broken": broken}
+    def _student(self, out: Path, skill: float, seed: int, **kind: bool) -> None:
+        body = {"skill": skill + 0.02 * (luck(seed) - 0.5), "seed": seed, **kind}
         (out / "student.safetensors").write_text(json.dumps(body))
 
     def _probs(self, student: dict[str, Any], items: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -216,8 +235,11 @@ class FakeScheduler:
         numbers, labels = oracle.look(ItemSet.load(items)).T
         right = np.random.default_rng(student["seed"]).random(oracle.size)[numbers] < student["skill"]
         says = np.where(right, labels, 1 - labels)
+        if student.get("learnt"):
+            told = [oracle.learnt(n, y) for n, y in zip(numbers.tolist(), labels.tolist(), strict=True)]
+            says = np.array([own if one is None else one for own, one in zip(says.tolist(), told, strict=True)])
         probs = np.stack([0.9 - 0.8 * says, 0.1 + 0.8 * says], axis=1).astype(np.float32)
-        return np.full_like(probs, np.nan) if student["broken"] else probs
+        return np.full_like(probs, np.nan) if student.get("broken") else probs
 
 
 class World:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 from actors.evaluator.records import Record, RecordBook, Signer
+from actors.evaluator.secret import Secret
+from actors.evaluator.seeds import seed_commitment
 from actors.scheduler.admission import check_request, cost_of
 from actors.scheduler.book import Book
 from actors.scheduler.ledger import Ledger
@@ -52,6 +55,7 @@ class Synthetic:
         for module in CLOCKS:
             self._stack.enter_context(patch(f"{module}.now_us", self.now))
         self.config = _config(researchers)
+        self.used: dict[str, int] = {}
         self.paths.config.write_text(dump_config(self.config))
         self.stores = {name: Store(path) for name, path in self._places()}
         self.journals = {name: Journal(store) for name, store in self.stores.items()}
@@ -59,7 +63,10 @@ class Synthetic:
         self.book = Book(self.stores["scheduler"])
         signer = Signer.load_or_create(_private(self.paths.judge / "key"))
         (root / "evaluator.pub").write_text(signer.public_hex + "\n")
-        self.records = RecordBook(self.stores["evaluator"], self.journals["evaluator"], signer)
+        secret = Secret.load_or_create(_private(self.paths.judge / "secret.bin"))
+        self.event("evaluator", "evaluator_started", secret_commitment=secret.commitment())
+        commit = partial(seed_commitment, secret)
+        self.records = RecordBook(self.stores["evaluator"], self.journals["evaluator"], signer, commit)
         self.code = CodeStore(ObjectStore(self.paths.objects), self.stores["forum"], self.journals["forum"])
         self.forum = Forum(
             self.stores["forum"], self.journals["forum"], self.config.forum, self._lookup, self.code.has, self.now
@@ -127,6 +134,7 @@ class Synthetic:
             self.book.finish(entry.request_id, result, charged.gpu_ms, charged.usd)
             ended = {"lease_id": entry.lease_id, "slot": slot, "status": status, "sandbox_grade": "A", **times}
             journal.append("lease_ended", {**facts, **ended, "gpu_ms": charged.gpu_ms, "usd": charged.usd})
+        self.used[entry.lease_id] = charged.gpu_ms
         return entry.lease_id
 
     def record(self, method: str, tier: str, pgr: float, lease: str, **fields: Any) -> str:
@@ -159,7 +167,7 @@ class Synthetic:
             sandbox_grade="A",
             probe_hash="p",
             lease_ids=[lease],
-            gpu_ms=1000,
+            gpu_ms=self.used[lease],
             cost=1000,
             data_version="v1",
         )

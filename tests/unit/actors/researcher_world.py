@@ -183,7 +183,7 @@ class Offices:
         self.posts.append(post)
         return post
 
-    async def read(self, post_id: str) -> dict[str, Any]:
+    async def read(self, reader: str, post_id: str) -> dict[str, Any]:
         return next(post for post in self.posts if post["id"] == post_id)
 
     async def unread(self, reader: str, limit: int) -> list[dict[str, Any]]:
@@ -213,7 +213,7 @@ class Offices:
         result: dict[str, Any] = self._once("push", key, act)
         return result
 
-    async def fetch_code(self, sha: str) -> dict[str, str]:
+    async def fetch_code(self, reader: str, sha: str) -> dict[str, str]:
         if sha not in self.trees:
             raise RefusedError("unknown_snapshot", "no such snapshot")
         return self.trees[sha]
@@ -221,7 +221,7 @@ class Offices:
     async def lineage(self, sha: str) -> list[dict[str, Any]]:
         return [{"snapshot": sha}]
 
-    async def diff(self, sha_a: str, sha_b: str) -> str:
+    async def diff(self, reader: str, sha_a: str, sha_b: str) -> str:
         return ""
 
     async def sync(self, reader: str, directory: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from actors.evaluator.answers import REPLY_BYTES
 from actors.evaluator.records import verify
 from cluster.errors import RefusedError
 from cluster.wire import pack
@@ -113,6 +115,37 @@ def test_a_dev_answer_is_noised_charged_once_and_the_same_for_the_same_code(worl
     assert len([key for key in world.scheduler.requests if "evaluator/dev/chat/a method" in key]) == 1
 
 
+def test_an_answer_has_one_size_whatever_it_says_and_names_no_error_of_the_method(world: World) -> None:
+    told = [submit(world, world.method(0.7 + i / 100, extra), "dev") for i, extra in enumerate(("", "FAIL = (0, 1)"))]
+    told += [submit(world, world.method(skill), "board", B) for skill in (0.6, 0.9)]
+    assert [answer["new_best"] for answer in told[2:]] == [False, True]
+    assert {len(pack(answer)) for answer in told} == {REPLY_BYTES}
+    assert told[3]["wear"] == {"used": 2, "limit": 4}
+    world.scheduler._method = lambda *_: "Pool_b_item_7_is_yes: and so on"  # type: ignore[method-assign]
+    assert submit(world, world.method(0.8))["error"] == "error"
+
+
+def test_answers_are_given_at_fixed_times_only(tmp_path: Path) -> None:
+    world = World(tmp_path, secret=SECRET, scoring={"reply_seconds": 0.5})
+    snapshot = world.method(0.8)
+    for tier in ("dev", "board"):
+        submit(world, snapshot, tier)
+        assert time.time() % 0.5 < 0.1
+    before = time.monotonic()
+    submit(world, snapshot, "dev", B)
+    assert time.monotonic() - before < 0.4, "what is known already tells nothing new"
+
+
+def test_a_dev_answer_rests_on_falsified_labels_and_is_right_on_average(world: World) -> None:
+    shown = [submit(world, world.method(0.85 + i / 1000)) for i in range(5)]
+    exact = [world.judge.record(answer["record_id"]) for answer in shown]
+    off = [a["accuracy"] - r["accuracy"] for a, r in zip(shown, exact, strict=True) if r]
+    assert abs(np.mean(off)) < 0.05
+    bench = world.judge._primary.known_bench("dev")
+    assert int(bench.canaries.sum()) == round(150 / 13)
+    assert not world.judge._primary.known_bench("board").canaries.any()
+
+
 def test_the_answer_is_paid_and_journaled_before_anything_runs(world: World) -> None:
     seen: list[str] = []
 
@@ -143,7 +176,7 @@ def test_identical_submissions_at_the_same_time_join(world: World) -> None:
 def test_a_failed_seed_counts_as_its_teacher_and_is_named(world: World) -> None:
     answer = submit(world, world.method(0.9, "FAIL = (1,)"))
     assert answer["failed_seeds"] == 1
-    assert answer["error"] == "error: RuntimeError: planned"
+    assert answer["error"] == "error: RuntimeError"
     record = world.judge.record(answer["record_id"])
     weak = next(r for r in world.judge.records() if (r["method"], r["tier"]) == ("weak", "dev"))
     assert record is not None

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from actors.evaluator.records import Record, Signer
+from actors.evaluator.secret import Secret
+from actors.evaluator.seeds import write_revealed
 from actors.observer.finding import Finding
 from actors.observer.run_data import NoRunError, load_run
 from actors.observer.summary import write_summary
@@ -235,3 +238,56 @@ def test_there_is_nothing_to_verify_in_an_empty_directory(tmp_path: Path) -> Non
 def _no_leftovers(run: Path) -> Iterator[None]:
     yield
     shutil.rmtree(run, ignore_errors=True)
+
+
+def resigned(run: Path, **changes: Any) -> Edit:
+    """An edit of the last record by one who has the evaluator's key, its table included."""
+    signer = Signer.load_or_create(run / "judge" / "key")
+
+    def edit(events: list[dict[str, Any]]) -> None:
+        event = find(events, "record")
+        fields = {**event["payload"], **changes}
+        del fields["signature"]
+        event["payload"] = signer.sign(Record(**fields)).to_dict()
+        sql(
+            run / "evaluator.db",
+            "UPDATE records SET body = ? WHERE number = (SELECT MAX(number) FROM records)",
+            pack(event["payload"]),
+        )
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("changes", "check", "said"),
+    [
+        ({"gpu_ms": 1}, "grades and costs of records", "claims 1 GPU-ms, its leases used"),
+        ({"probe_hash": ""}, "grades and costs of records", "names no probe"),
+        ({"seed_commitment": ""}, "seeds of records", "does not commit to its seeds"),
+    ],
+)
+def test_a_record_must_rest_on_its_leases_and_commit_to_its_seeds_whoever_signs_it(
+    run: Path, changes: dict[str, Any], check: str, said: str
+) -> None:
+    rewrite(run / "evaluator.db", resigned(run, **changes))
+    assert said in broken(run)[check].reason
+
+
+def test_a_grade_better_than_that_of_the_leases_is_found(run: Path) -> None:
+    def worse(events: list[dict[str, Any]]) -> None:
+        find(events, "lease_ended")["payload"]["sandbox_grade"] = "B"
+
+    rewrite(run / "scheduler.db", worse)
+    assert "claims sandbox grade A, its leases have B" in broken(run)["grades and costs of records"].reason
+
+
+def test_a_revealed_secret_is_held_against_commitment_and_records(run: Path) -> None:
+    true = Secret.load_or_create(run / "judge" / "secret.bin")
+    write_revealed(run / "revealed.json", true)
+    assert verify_run(run).ok
+    rewrite(run / "evaluator.db", resigned(run, seed_commitment="0" * 64))
+    assert "was not made with the seeds of the revealed secret" in broken(run)["seeds of records"].reason
+    write_revealed(run / "revealed.json", Secret(bytes(32)))
+    assert "not the one that this event committed to" in broken(run)["seeds of records"].reason
+    (run / "revealed.json").write_text("{}")
+    assert "revealed.json is damaged" in broken(run)["seeds of records"].reason

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from actors.evaluator.answers import public_record
 from actors.evaluator.records import Record, RecordBook, Signer, canonical, verify
+from actors.evaluator.secret import Secret
+from actors.evaluator.seeds import seed_commitment
 from cluster.journal import Journal, verify_chain
 from cluster.store import Store, open_readonly
+
+SECRET = Secret(bytes(range(32)))
+COMMIT = partial(seed_commitment, SECRET)
 
 
 def a_record(**changes: object) -> Record:
@@ -54,7 +60,7 @@ def store(tmp_path: Path) -> Store:
 
 def test_a_record_carries_a_signature_that_any_change_breaks(tmp_path: Path, store: Store) -> None:
     signer = Signer.load_or_create(tmp_path / "judge" / "signing.key")
-    signed = RecordBook(store, Journal(store), signer).add("k", a_record()).to_dict()
+    signed = RecordBook(store, Journal(store), signer, COMMIT).add("k", a_record()).to_dict()
     assert verify(signed, signer.public_hex)
     assert not verify({**signed, "pgr": 0.97}, signer.public_hex)
     assert not verify({**signed, "per_seed": [0.72, 0.73, 0.75]}, signer.public_hex)
@@ -78,7 +84,7 @@ def test_the_private_key_is_private_and_kept(tmp_path: Path) -> None:
 
 def test_records_are_numbered_written_once_and_journaled(tmp_path: Path, store: Store) -> None:
     journal = Journal(store)
-    book = RecordBook(store, journal, Signer.load_or_create(tmp_path / "key"))
+    book = RecordBook(store, journal, Signer.load_or_create(tmp_path / "key"), COMMIT)
     first, second = book.add("a", a_record()), book.add("b", a_record(method="n"))
     assert (first.record_id, second.record_id) == ("rec-000001", "rec-000002")
     assert book.add("a", a_record(method="later")) == first
@@ -111,3 +117,14 @@ def test_sealed_and_campaign_records_are_public_in_full() -> None:
     for record in (a_record(tier="seal"), a_record(researcher="campaign")):
         shown = public_record(record, None)
         assert (shown["accuracy"], shown["interval"]) == (0.7312345, [0.3, 0.5])
+
+
+def test_a_record_commits_to_its_seeds_and_to_no_others(tmp_path: Path, store: Store) -> None:
+    book = RecordBook(store, Journal(store), Signer.load_or_create(tmp_path / "key"), COMMIT)
+    signed = book.add("k", a_record()).to_dict()
+    assert signed["seed_commitment"] == seed_commitment(SECRET, signed)
+    others: list[dict[str, object]] = [{"code_hash": "g"}, {"tier": "board"}, {"domain": "math"}, {"seeds": 4}]
+    references: list[dict[str, object]] = [{"code_hash": "", "method": "weak"}, {"code_hash": "", "method": "ceiling"}]
+    made = {seed_commitment(SECRET, {**signed, **change}) for change in (*others, *references)}
+    made.add(seed_commitment(Secret(bytes(32)), signed))
+    assert len(made | {signed["seed_commitment"]}) == 8

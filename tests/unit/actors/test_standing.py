@@ -10,10 +10,10 @@ import pytest
 
 from actors.evaluator.audits import AuditReport, Verdict
 from actors.evaluator.estimate import check_budget, largest_lease, sealing
-from actors.evaluator.scoring import Bench, draft_record, fixed, standing
+from actors.evaluator.scoring import Adjusted, Bench, Grounds, draft_record, fixed, standing
 from actors.evaluator.shelf import ScoredRun, Usage
 from actors.evaluator.source import Method
-from actors.evaluator.statistics import compare
+from actors.evaluator.statistics import compare, detectable
 from cluster.config import ConfigError, load_config
 from cluster.money import MICRO, MS_PER_HOUR
 
@@ -32,9 +32,8 @@ def bench(vanilla: ScoredRun, tier: Any = "seal", ceiling: float = 0.95) -> Benc
     groups = np.arange(vanilla.hits.shape[1])
     method = Method("snapshot", "hash", "vanilla")
     seeds, n = vanilla.hits.shape
-    return Bench(
-        "math", tier, groups, run(0.4, 1, seeds, n), run(ceiling, 2, 5, n), {"vanilla": (method, vanilla)}, "v", 1
-    )
+    weak, top, no_canaries = run(0.4, 1, seeds, n), run(ceiling, 2, 5, n), np.zeros(n, dtype=np.bool_)
+    return Bench("math", tier, groups, no_canaries, weak, top, {"vanilla": (method, vanilla)}, "v", 1)
 
 
 def audited(outcome: Any) -> AuditReport:
@@ -42,11 +41,12 @@ def audited(outcome: Any) -> AuditReport:
     return AuditReport(outcome, (Verdict("null task", outcome, 0.5, 0.5, "says so"),), Usage((), 0, "A", ""))
 
 
-def word(
-    made: Bench, own: ScoredRun, p: float = 0.001, opened: int = 0, audit: AuditReport | None = audited("pass")
-) -> dict[str, Any]:
+PASSED = Grounds(audited("pass"))
+
+
+def word(made: Bench, own: ScoredRun, p: float = 0.001, grounds: Grounds = PASSED) -> dict[str, Any]:
     found = compare(own.hits, made.baselines["vanilla"][1].hits, made.groups)
-    return standing(made, own, "vanilla", found, p, audit, opened)
+    return standing(made, own, "vanilla", Adjusted(found, p, 6), grounds)
 
 
 def test_a_sealed_run_that_is_clearly_better_beats_the_baseline() -> None:
@@ -71,7 +71,7 @@ def test_a_sealed_run_that_is_clearly_better_beats_the_baseline() -> None:
 def test_every_condition_alone_takes_the_word_away(
     made: Bench, own: ScoredRun, p: float, opened: int, expected: str, reason: str
 ) -> None:
-    found = word(made, own, p, opened)
+    found = word(made, own, p, replace(PASSED, opened=opened))
     assert found["word"] == expected
     assert reason in found["reason"]
     assert bool(reason) == bool(found["reason"])
@@ -87,8 +87,29 @@ def test_every_condition_alone_takes_the_word_away(
     ],
 )
 def test_a_claim_needs_an_audit_without_fault(audit: AuditReport | None, expected: str, reason: str) -> None:
-    found = word(bench(run(0.5, 3)), run(0.7, 4), audit=audit)
+    found = word(bench(run(0.5, 3)), run(0.7, 4), grounds=Grounds(audit))
     assert (found["word"], found["reason"]) == (expected, reason)
+
+
+def test_a_claim_beyond_its_domain_needs_the_same_sign_in_another_one() -> None:
+    made, own = bench(run(0.5, 3)), run(0.7, 4)
+    assert word(made, own, grounds=replace(PASSED, elsewhere=frozenset({"vanilla"})))["word"] == "beats vanilla"
+    assert (
+        word(made, own, grounds=replace(PASSED, elsewhere=frozenset({"confident"})))["word"] == "beats vanilla on math"
+    )
+
+
+def test_what_was_built_on_a_disqualified_method_claims_nothing() -> None:
+    found = word(bench(run(0.5, 3)), run(0.7, 4), grounds=replace(PASSED, built_on="trick"))
+    assert (found["word"], found["reason"]) == ("withdrawn", "built on trick, which is disqualified")
+
+
+def test_a_comparison_says_what_difference_it_would_have_found() -> None:
+    made, own = bench(run(0.5, 3)), run(0.5, 8)
+    found, alone = word(made, own), compare(own.hits, made.baselines["vanilla"][1].hits, made.groups)
+    assert found["word"] in ("tied", "behind", "ahead (not established)")
+    assert found["detectable"] == pytest.approx(detectable(alone.se, alone.df, 6))
+    assert found["detectable"] > detectable(alone.se, alone.df)
 
 
 def test_a_method_whose_every_seed_failed_has_failed_and_has_no_interval() -> None:

@@ -10,11 +10,13 @@ from actors.evaluator.source import MAX_BYTES, code_hash, read_method
 from actors.evaluator.tiers import (
     Ladder,
     Tier,
+    answered_mean,
     ceilings_of,
     dev_accuracy,
     ladder_step,
     teachers_of,
     training_seed,
+    until_reply,
 )
 from cluster.config import Scoring
 from cluster.errors import AarError, RefusedError
@@ -125,6 +127,22 @@ def test_a_dev_answer_is_on_the_grid_noised_and_always_the_same() -> None:
     assert np.mean(shown) == pytest.approx(0.743, abs=0.004)
     assert np.std(shown) == pytest.approx(np.hypot(0.02, 0.02 / np.sqrt(12)), rel=0.15)
     assert dev_accuracy(SECRET, "h", "chat", 1.2, SCORING) == 1.0
+
+
+def test_falsified_labels_are_taken_out_of_a_mean_for_those_who_have_not_learnt_them() -> None:
+    rng = np.random.default_rng(3)
+    canaries = np.zeros(1300, bool)
+    canaries[:100] = True
+    honest = rng.random((400, 1300)) < 0.62
+    assert answered_mean(honest, canaries) == pytest.approx(0.62, abs=0.005)
+    assert answered_mean(~canaries[None, :], canaries) > 1, "a method that answers as DEV's answers say is too good"
+    assert answered_mean(honest, np.zeros(1300, bool)) == pytest.approx(honest.mean())
+
+
+def test_the_next_reply_is_at_a_multiple_of_the_grid() -> None:
+    assert until_reply(1003.5, 10) == pytest.approx(6.5)
+    assert until_reply(1000.0, 10) == pytest.approx(10)
+    assert until_reply(1003.5, 0) == 0
 
 
 def test_the_ladder_moves_only_by_more_than_a_step_and_a_clear_difference() -> None:

@@ -42,7 +42,7 @@ def test_a_result_shows_the_evaluators_figures_and_only_those(desk: Desk) -> Non
     assert post["records"][0]["pgr"] == 0.5
     assert "secret" not in post["records"][0]
     assert "<script>" not in post["records"][0]["method"]
-    page = render(Post.from_dict(post))
+    page = render(Post.from_dict(desk.forum.read(post["id"])))
     assert "- pgr: 0.500" in page
     assert "- interval: [0.400, 0.600]" in page
     assert "unverified claim" in page
@@ -157,6 +157,8 @@ def test_any_post_that_is_accepted_can_be_read_and_found(shared_desk: Desk, titl
         post = shared_desk.post(key, title="marker " + title, body=body)
     except RefusedError:
         return
+    if post.pop("held"):
+        return
     assert shared_desk.forum.read(post["id"]) == post
     render(Post.from_dict(post)).encode("utf-8")
     assert shared_desk.forum.search("marker " + title)
@@ -164,7 +166,7 @@ def test_any_post_that_is_accepted_can_be_read_and_found(shared_desk: Desk, titl
 
 @pytest.fixture(scope="module")
 def shared_desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    return Desk(tmp_path_factory.mktemp("forum"), posts_per_researcher=10_000)
+    return Desk(tmp_path_factory.mktemp("forum"), posts_per_researcher=10_000, posts_per_minute=10_000)
 
 
 def test_everything_is_there_after_a_restart(desk: Desk) -> None:
@@ -177,7 +179,7 @@ def test_everything_is_there_after_a_restart(desk: Desk) -> None:
     assert [post.to_dict() for post in desk.forum.posts()] == before
     assert desk.forum.unread("01-a") == []
     refused(desk, "claimed", "3", "02-b", kind="claim", title="idea")
-    assert desk.post("1", "02-b") == before[0]
+    assert desk.post("1", "02-b") == {**before[0], "held": []}
     assert desk.post("4", "02-b")["id"] == "p-000003"
     report = verify_chain(open_readonly(desk.root / "forum.db"))
     assert (report.events, report.broken) == (3, None)

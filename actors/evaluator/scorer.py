@@ -1,0 +1,121 @@
+"""One method at a time, for a person: exact scores, audits, replays. For run directories without researchers.
+
+Promise: nothing here answers a researcher, and nothing is scored on a tier that a campaign still answers from, or with
+a secret that is public.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from actors.evaluator.cases import Cases
+from actors.evaluator.clerk import record_method
+from actors.evaluator.counted import Payer
+from actors.evaluator.desk import SchedulerApi
+from actors.evaluator.records import RecordBook
+from actors.evaluator.scoring import CAMPAIGN, Bench, draft_record, fixed
+from actors.evaluator.sealing import record_references
+from actors.evaluator.shared import BASELINES_ACCOUNT
+from actors.evaluator.shelf import ScoredRun, Shelf
+from actors.evaluator.source import Method, read_method
+from actors.evaluator.submissions import Submissions
+from actors.evaluator.tiers import TIERS, Tier
+from actors.evaluator.truth import TASK_VERSION
+from actors.evaluator.workshop import Workshop
+from cluster.errors import RefusedError
+from cluster.money import Caps
+from cluster.names import RunPaths
+from cluster.objects import ObjectStore
+from cluster.store import Store
+from forum_actor.provenance import Provenance
+
+SCORE_ACCOUNT = "campaign/score"
+PAYER = Payer(SCORE_ACCOUNT, "full")
+
+
+class Scorer:
+    """Scores single methods of one run directory."""
+
+    def __init__(
+        self,
+        paths: RunPaths,
+        scheduler: SchedulerApi,
+        store: Store,
+        objects: ObjectStore,
+        shelf: Shelf,
+        submissions: Submissions,
+        book: RecordBook,
+        workshops: Mapping[str, Workshop],
+        cases: Cases,
+    ) -> None:
+        self._paths, self._scheduler, self._store, self._objects = paths, scheduler, store, objects
+        self._shelf, self._submissions, self._book = shelf, submissions, book
+        self._workshops, self._cases = workshops, cases
+
+    async def audit(self, snapshot: str, name: str, domain: str) -> dict[str, Any]:
+        """Audit one method on one domain; `AuditReport` as plain data. Raises like `score`."""
+        await self.score(snapshot, name, "board", domain)
+        method, _, workshop = self._asked(snapshot, name, "board", domain)
+        report = await workshop.audit(method, "board", PAYER)
+        with self._store.transaction():
+            self._cases.open(method, "", domain, report, Provenance.read(self._paths.forum_db))
+        return report.to_dict()
+
+    async def score(self, snapshot: str, name: str, tier: str, domain: str) -> dict[str, Any]:
+        """Score one method on one tier of one domain, exactly, against its baselines; the record as plain data.
+
+        Exact figures of a tier that a campaign still answers from would wear it out. Only the first method that is
+        scored on the sealed items can be said to beat a baseline. Raises `RefusedError`: bad_tier, unknown_domain,
+        campaign_running, revealed, and those of a snapshot.
+        """
+        method, chosen, workshop = self._asked(snapshot, name, tier, domain)
+        if self._paths.revealed.exists():
+            raise RefusedError("revealed", "the secret of this run is public: score in a run of its own, or replay")
+        record_key = f"{tier}/{domain}/score/{method.code_hash}"
+        found = self._book.by_key(record_key)
+        if found is None:
+            bench, run = await self._measured(method, chosen, workshop)
+            audit = await workshop.audit(method, chosen, PAYER) if chosen == "seal" else None
+            with self._store.transaction():
+                record_references(self._book, bench)
+                opened = self._opened(chosen, domain)
+                found = record_method(self._book, record_key, bench, method, "", run, audit, opened)
+        return found.to_dict()
+
+    async def replay(self, snapshot: str, name: str, tier: str, domain: str) -> dict[str, Any]:
+        """The figures that a record of this method would have, without number, signature, audit and claim.
+
+        For a run directory that was given the secret of another one, to see whether its numbers come again. Raises
+        like `score`.
+        """
+        method, chosen, workshop = self._asked(snapshot, name, tier, domain)
+        bench, run = await self._measured(method, chosen, workshop)
+        draft = draft_record(bench, method, "", run, [fixed("replayed", run)])
+        return {**draft.to_dict(), "seed_commitment": self._book.commitment(draft)}
+
+    def _asked(self, snapshot: str, name: str, tier: str, domain: str) -> tuple[Method, Tier, Workshop]:
+        """What a person asks for, checked."""
+        if tier not in TIERS:
+            raise RefusedError("bad_tier", f"tier {tier!r} is unknown; expected one of {', '.join(TIERS)}")
+        if domain not in self._workshops:
+            known = ", ".join(self._workshops)
+            raise RefusedError("unknown_domain", f"domain {domain!r} is not in this run; expected one of {known}")
+        if self._shelf.get("sealed") is None and any(self._submissions.used(t) for t in ("dev", "board")):
+            raise RefusedError("campaign_running", "this run still answers researchers; score in a run of its own")
+        return read_method(self._objects, snapshot, name, TASK_VERSION), tier, self._workshops[domain]
+
+    async def _measured(self, method: Method, tier: Tier, workshop: Workshop) -> tuple[Bench, ScoredRun]:
+        for account in (BASELINES_ACCOUNT, SCORE_ACCOUNT):
+            await self._scheduler.open_account(f"evaluator/{account}", account, "campaign", Caps().to_dict())
+        bench, (run,) = await asyncio.gather(
+            workshop.bench(tier, Payer(SCORE_ACCOUNT, "baseline")), workshop.runs([method], tier, PAYER)
+        )
+        return bench, run
+
+    def _opened(self, tier: Tier, domain: str) -> int:
+        """How many methods were scored on the sealed items of a domain; 0 for the other tiers."""
+        if tier != "seal":
+            return 0
+        return sum(r.tier == "seal" and r.domain == domain and r.researcher != CAMPAIGN for r in self._book.all())

@@ -1,0 +1,168 @@
+"""What integrity costs: a counted run against the same training in one process, and the training runs of an audit.
+
+    python scripts/bench_integrity.py                  # with pretrained models in the cache
+    python scripts/bench_integrity.py --reuse never --repeats 5
+
+Counted: a method goes through the evaluator as it does in a campaign, on DEV: checked, booked, trained and applied in
+two warm sandboxes for each of three seeds, read back, scored, recorded, signed and journaled. Plain: the library's own
+training and prediction, called in this process on the same files, and nothing else. Both are timed in one run, in turn,
+each time with other code so that nothing is remembered. The ratio is that of the medians; the aim is at most 1.15.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+
+from actors.evaluator.audits import TRIALS
+from actors.evaluator.judge import Judge
+from cluster.config import CampaignConfig, load_config
+from cluster.journal import Journal
+from cluster.names import RunPaths
+from cluster.objects import ObjectStore
+from cluster.sandbox import FIRST_UID
+from cluster.store import Store
+from gpu_pool.cache import NodeCache
+from gpu_pool.leases import Lease, LeaseRequest, Step
+from gpu_pool.library import materialise
+from gpu_pool.slot import Slot, SlotSpec
+from gpu_pool.weak_to_strong import entrypoints
+from gpu_pool.weak_to_strong.domains import get_domain
+from gpu_pool.weak_to_strong.methods import path_of
+
+AIM = 1.15
+MOST_TRAININGS = 8
+TIMED = "timed"
+
+
+class OneSlot:
+    """A scheduler of one slot that grants everything at once; of timed methods it also runs the plain way."""
+
+    def __init__(self, slot: Slot, leases: Path) -> None:
+        self._slot, self._leases = slot, leases
+        self._count = 0
+        self.plain_first = False
+        self.plain_s = 0.0
+
+    async def run(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Carry a lease out."""
+        parsed = LeaseRequest.from_dict(request)
+        self._count += 1
+        timed = f"/{TIMED}" in parsed.key
+        if timed and self.plain_first:
+            self.plain_s += plain(parsed.job.steps)
+        lease = Lease(f"lease-{self._count}", parsed, "slot-0", 1, str(self._leases / f"lease-{self._count}"))
+        result = (await self._slot.run(lease)).to_dict()
+        if timed and not self.plain_first:
+            self.plain_s += plain(parsed.job.steps)
+        return result
+
+    async def open_account(self, key: str, account: str, parent: str | None, caps: dict[str, Any]) -> None:
+        """Any account."""
+
+    async def spend(self, key: str, account: str, amounts: dict[str, Any], note: str) -> dict[str, Any]:
+        """Any amount."""
+        return {}
+
+    async def balance(self, account: str) -> dict[str, Any]:
+        """No caps."""
+        return {"left": {}}
+
+
+def plain(steps: tuple[Step, ...]) -> float:
+    """Seconds that the steps take in this process, on the same input files."""
+    made: dict[str, Path] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.monotonic()
+        for step in steps:
+            inside, out = Path(folder) / step.name / "in", Path(folder) / step.name / "out"
+            inside.mkdir(parents=True)
+            out.mkdir()
+            for name, source in step.inputs.items():
+                (inside / name).symlink_to(made[source[1:]] if source.startswith("@") else source)
+            entrypoints.ENTRIES[step.entry](inside, out, dict(step.params), lambda event, **values: None)
+            made |= {f"{step.name}/{name}": out / name for name in step.outputs}
+        return time.monotonic() - started
+
+
+def make_slot(config: CampaignConfig, reuse: Literal["wiped", "never"]) -> Slot:
+    """A slot with real sandboxes; it is not graded, because nothing that is measured here is a claim."""
+    cache = NodeCache.of(config.pool)
+    spec = SlotSpec(
+        name="slot-0",
+        threads=1,
+        memory_bytes=int(config.pool.memory_gb * 2**30),
+        reuse=reuse,
+        library=materialise(cache.root),
+        cache_models=cache.models,
+        uid=FIRST_UID + 40,
+        gpus=(),
+        gpu_name="logical",
+        grade="C",
+        probe_hash="",
+    )
+    return Slot(spec)
+
+
+async def measure(root: Path, reuse: Literal["wiped", "never"], repeats: int, task: str) -> list[tuple[float, float]]:
+    """Seconds of (counted, plain) runs of `vanilla` on three seeds."""
+    config = load_config("quickstart", overrides=(f"task.domains=[{task}]", "scoring.reply_seconds=0"))
+    paths = RunPaths(root / "bench")
+    store, slot = Store(paths.evaluator_db), make_slot(config, reuse)
+    scheduler = OneSlot(slot, paths.leases)
+    await slot.warm()
+    domain = get_domain(task, config.task.size, config.task.world_seed)
+    judge = Judge(paths, config, scheduler, store, Journal(store), lambda name: domain)
+    try:
+        source = path_of("vanilla").read_text()
+        objects, found = ObjectStore(paths.objects), list[tuple[float, float]]()
+        await judge.score("warm", objects.put_tree({"method.py": source.encode()}), "vanilla", "dev", task)
+        for number in range(repeats):
+            snapshot = objects.put_tree({"method.py": f"{source}\n\nREPEAT = {number}\n".encode()})
+            scheduler.plain_first, scheduler.plain_s = bool(number % 2), 0.0
+            started = time.monotonic()
+            await judge.score(f"{number}", snapshot, f"{TIMED}-{number}", "dev", task)
+            whole = time.monotonic() - started
+            found.append((whole - scheduler.plain_s, scheduler.plain_s))
+            counted, alone = found[-1]
+            print(f"  counted {counted:6.2f} s, plain {alone:6.2f} s, ratio {counted / alone:.3f}", flush=True)
+        return found
+    finally:
+        await slot.close()
+        store.close()
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", default="math", choices=("chat", "math", "code"))
+    parser.add_argument("--reuse", default="wiped", choices=("wiped", "never"), help="pool.sandbox_reuse")
+    parser.add_argument("--repeats", type=int, default=6)
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    root = Path(tempfile.mkdtemp(prefix="aar-bench-"))
+    root.chmod(0o755)  # sandboxes read what is handed to them as another user
+    try:
+        found = asyncio.run(measure(root, args.reuse, args.repeats, args.task))
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+    counted, alone = (statistics.median(column) for column in zip(*found, strict=True))
+    print(f"counted {counted:.2f} s, plain {alone:.2f} s: {counted / alone:.3f} times (aim: {AIM:.2f})")
+    print(f"an audit trains {len(TRIALS)} students (aim: {MOST_TRAININGS}) and asks them on other items")
+    return 0 if counted / alone <= AIM and len(TRIALS) <= MOST_TRAININGS else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
