@@ -42,7 +42,8 @@ for entry in os.listdir("/proc"):
         for name in ("environ", "cmdline", "maps"):
             look(f"/proc/{entry}/{name}")
 for top, folders, files in os.walk("/"):
-    folders[:] = [f for f in folders if os.path.join(top, f) not in ("/proc", "/sys", "/usr", "/lib", "/lib64")]
+    system = ("/proc", "/sys", "/dev", "/usr", "/lib", "/lib64")
+    folders[:] = [f for f in folders if os.path.join(top, f) not in system and f not in ("site-packages", "python3.11")]
     for name in files:
         look(os.path.join(top, name))
 reached = []
