@@ -174,7 +174,7 @@ def _direction(run: RunData, name: str) -> dict[str, Any]:
     team = run.config.researchers
     index = run.config.researcher_ids().index(name)
     direction = team.directions[0 if team.identical else index]
-    return {"direction": direction.id, "direction_text": direction.text, "brain": team.brain.kind}
+    return {"direction": direction.id, "direction_text": direction.text, "brain": run.config.brain.kind}
 
 
 def _caps(caps: Caps) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The configuration of a campaign: schema, presets, validation. Imports neither ray nor torch."""
 
 from cluster.config.load import ConfigError, dump_config, load_config, preset_names, validate
+from cluster.config.prices import Price
 from cluster.config.schema import (
     Brain,
     Budget,
@@ -8,6 +9,7 @@ from cluster.config.schema import (
     CampaignConfig,
     Direction,
     Forum,
+    Gateway,
     Pool,
     Research,
     Researchers,
@@ -24,7 +26,9 @@ __all__ = [
     "ConfigError",
     "Direction",
     "Forum",
+    "Gateway",
     "Pool",
+    "Price",
     "Research",
     "Researchers",
     "Runs",

@@ -7,10 +7,11 @@ are in the unit that the field's name says; money is in dollars here and becomes
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from cluster.config.prices import SHIPPED_PRICES, Price
 from cluster.money import MS_PER_HOUR, Caps, usd_from_decimal
 
 Positive = Annotated[float, Field(gt=0)]
@@ -94,14 +95,68 @@ class Direction(Strict):
 class Brain(Strict):
     """What decides a researcher's next action."""
 
-    kind: Literal["explorer"] = "explorer"
+    kind: Literal["explorer", "claude", "local", "replay"] = Field(
+        "explorer", description="`replay`: the model's answers are those of an earlier campaign"
+    )
     pilots_per_submission: Count = Field(2, description="explorer: pilots before it considers a submission")
+    model: str = Field("claude-opus-4-6", min_length=1, description="name of the model, as the endpoint knows it")
+    base_url: str | None = Field(None, description="endpoint of the Messages API; none: the vendor's own")
+    key_file: str | None = Field(
+        None, description="file of mode 0600 with the API key; none: what ANTHROPIC_API_KEY was when the driver started"
+    )
+    replay_of: str | None = Field(None, description="replay: directory of the campaign whose answers are given again")
+    max_tokens: Count = Field(16_000, description="most output tokens of one call, thinking included")
+    thinking_tokens: Annotated[int, Field(ge=1024)] | Literal["adaptive"] | None = Field(
+        "adaptive", description="most tokens of thinking in one call; `adaptive`: the model decides; none: no thinking"
+    )
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = Field(
+        None, description="how much effort the model puts into an answer; none: the endpoint's default"
+    )
+    cache: bool = Field(True, description="prompt caching")
+    compact_at: Annotated[int, Field(ge=1000)] = Field(
+        120_000, description="input tokens at which older history is compacted"
+    )
+    prompt_file: str | None = Field(None, description="template of the system prompt; none: the shipped one")
+
+    @field_validator("base_url")
+    @classmethod
+    def _url(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", value):
+            raise ValueError("an address such as http://127.0.0.1:8000")
+        return value
+
+    @model_validator(mode="after")
+    def _room_to_answer(self) -> Brain:
+        if isinstance(self.thinking_tokens, int) and self.thinking_tokens >= self.max_tokens:
+            raise ValueError("thinking_tokens below max_tokens, which includes them")
+        return self
+
+
+class Gateway(Strict):
+    """Calls to models: limits of the whole organisation, patience, prices."""
+
+    requests_per_minute: Count = Field(1000, description="calls that may start in a minute, all researchers together")
+    input_tokens_per_minute: Count = Field(450_000, description="input tokens in a minute; cache reads do not count")
+    output_tokens_per_minute: Count = Field(90_000, description="output tokens in a minute")
+    concurrent_calls: Count = Field(32, description="calls that are under way at once")
+    attempts: Count = Field(8, description="times a call is tried before it counts as unavailable")
+    longest_wait_seconds: Positive = Field(120, description="longest pause between two attempts")
+    call_seconds: Positive = Field(900, description="longest duration of one attempt")
+    prices: dict[str, Price] = Field(
+        default_factory=dict,
+        validate_default=True,
+        description="dollars per million tokens by model; what is given here is added to the shipped table",
+    )
+
+    @field_validator("prices", mode="before")
+    @classmethod
+    def _with_shipped(cls, value: Any) -> Any:
+        return {**SHIPPED_PRICES, **value} if isinstance(value, dict) else value
 
 
 class Researchers(Strict):
     """The team."""
 
-    brain: Brain = Brain()
     directions: tuple[Direction, ...] = Field(min_length=1)
     identical: bool = Field(
         False, description="control: every researcher works from the first direction and seed stream"
@@ -179,6 +234,7 @@ class CampaignConfig(Strict):
     preset: str = Field(description="where this configuration came from")
     seed: int = Field(0, ge=0)
     task: Task
+    brain: Brain = Brain()
     researchers: Researchers
     budget: Budgets
     pool: Pool = Pool()
@@ -186,6 +242,7 @@ class CampaignConfig(Strict):
     scoring: Scoring = Scoring()
     research: Research
     forum: Forum = Forum()
+    gateway: Gateway = Gateway()
     allow_unsandboxed: bool = Field(
         False, description="run without a usable sandbox; every record is marked unverified"
     )

@@ -38,7 +38,7 @@ BRAINS: dict[str, BrainFactory] = {"explorer": _explorer}
 
 def make_brain(config: CampaignConfig, researcher: str, tools: list[dict[str, Any]]) -> Brain:
     """The brain that the configuration names. Raises `AarError` for an unknown kind."""
-    kind = config.researchers.brain.kind
+    kind = config.brain.kind
     if kind not in BRAINS:
-        raise AarError(f"researchers.brain.kind: {kind!r} is unknown; expected one of {', '.join(BRAINS)}")
+        raise AarError(f"brain.kind: {kind!r} is unknown; expected one of {', '.join(BRAINS)}")
     return BRAINS[kind](config, researcher, tools)

@@ -66,7 +66,7 @@ class Explorer:
             Settings(
                 direction=team.directions[0 if identical else number].text,
                 stream=f"{config.seed}/{'identical' if identical else researcher}",
-                pilots_per_submission=team.brain.pilots_per_submission,
+                pilots_per_submission=config.brain.pilots_per_submission,
                 pilot_gpus=config.runs.pilot_gpus,
                 pilot_seconds=config.runs.pilot_seconds,
             )

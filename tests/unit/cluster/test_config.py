@@ -44,7 +44,7 @@ def test_quickstart_is_nine_distinct_explorers() -> None:
     assert len(set(config.researcher_ids())) == 9
     assert config.researcher_ids()[0] == "01-elicitation"
     assert len({d.text for d in config.researchers.directions}) == 9
-    assert config.researchers.brain.kind == "explorer"
+    assert config.brain.kind == "explorer"
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_quickstart_is_nine_distinct_explorers() -> None:
         ("researchers.directions=[{id: A b, text: x}]", "researchers.directions.0.id", "'A b'", "lower-case"),
         ("researchers.directions=[{id: a}]", "researchers.directions.0.text", "missing", "a value"),
         ("researchers.directions=[]", "researchers.directions", "[]", "at least 1"),
-        ("researchers.brain.kind=oracle", "researchers.brain.kind", "'oracle'", "explorer"),
+        ("brain.kind=oracle", "brain.kind", "'oracle'", "explorer"),
         ("colour=red", "colour", "'red'", "documented fields"),
         ("scoring.seal_seeds=1", "scoring.seal_seeds", "1", "greater than or equal to 2"),
     ],
@@ -170,3 +170,26 @@ def test_any_section_is_accepted_or_refused_by_name_and_caps_never_fail(section:
 def test_the_configuration_imports_neither_ray_nor_torch() -> None:
     code = "import sys, cluster.config; sys.exit(bool({'ray', 'torch'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, timeout=60).returncode == 0
+
+
+def test_a_price_of_the_users_own_is_added_to_the_shipped_table() -> None:
+    price = "{input: 1.5, output: 7, cache_write_5m: 1.5, cache_write_1h: 1.5, cache_read: 0.075}"
+    config = load_config("quickstart", overrides=(f"gateway.prices.mine={price}",))
+    assert str(config.gateway.prices["mine"].cache_read) == "0.075"
+    opus = config.gateway.prices["claude-opus-4-6"]
+    assert [float(value) for value in opus.model_dump().values()] == [5, 25, 6.25, 10, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("override", "field"),
+    [
+        ("gateway.prices.mine={input: -1}", "gateway.prices.mine.input"),
+        ("gateway.prices.mine={input: 1}", "gateway.prices.mine.output"),
+        ("brain.base_url=ftp://x", "brain.base_url"),
+        ("brain.base_url='http://key@host'", "brain.base_url"),
+        ("brain.thinking_tokens=100", "brain.thinking_tokens"),
+        ("brain={thinking_tokens: 2048, max_tokens: 2048}", "brain"),
+    ],
+)
+def test_a_bad_price_endpoint_or_size_of_thought_is_refused(override: str, field: str) -> None:
+    assert f"  {field}" in refused(preset="quickstart", overrides=(override,))

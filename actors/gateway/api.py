@@ -1,0 +1,41 @@
+"""What a brain asks of the gateway, and why it may be refused. Imports neither ray nor the vendor's library."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Protocol
+
+Refusal = Literal[
+    "over_budget",
+    "unknown_model",
+    "bad_key",
+    "no_credit",
+    "context_too_long",
+    "bad_request",
+    "unavailable",
+    "too_large",
+]
+"""Reasons of a `RefusedError`:
+
+- `over_budget`: the worst case of the call does not fit an account; detail `{account, left, asked}`, micro-dollars
+- `unknown_model`: no price is known for it, or the endpoint does not know it
+- `bad_key`: the endpoint refuses the key
+- `no_credit`: the organisation's prepaid credit is used up
+- `context_too_long`: the input does not fit the model's window
+- `bad_request`: the endpoint or the gateway refuses the request as it is; asking again will not help
+- `unavailable`: every attempt failed, or the recording has no such call
+- `too_large`: the request is larger than the endpoint takes
+"""
+
+
+class ModelApi(Protocol):
+    """Calls of models, metered on the researcher's account."""
+
+    async def call(self, key: str, researcher: str, request: dict[str, Any]) -> dict[str, Any]:
+        """One answer of a model: `{message, charged, left}`.
+
+        `key` is the idempotency key, such as `03-evolution/17/model/0`: it gives the first answer again, whatever
+        the request, and is never paid twice. `request` is the JSON body of a Messages call without `stream`; `betas` in
+        it names beta features. `message` is the whole message as plain data (content, stop_reason, usage), `charged`
+        what this key cost in micro-dollars, `left` what the account may still spend, `None` without a cap.
+        Raises `RefusedError` with a `Refusal` as reason; a refused key may be asked again.
+        """
