@@ -46,6 +46,11 @@ class Run:
     plan: dict[str, Any]
     result: ToolResult | None
 
+    def told(self) -> dict[str, Any]:
+        """What the brain is told of a run that ended."""
+        result = None if self.result is None else self.result.to_dict()
+        return {"run": self.name, "tool": self.tool, "args": self.args, "result": result}
+
 
 Carry = Callable[[Run], Awaitable[ToolResult]]
 

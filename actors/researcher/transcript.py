@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from actors.researcher.runs import Runs
 from actors.researcher.types import Decision, Done, Seen, ToolCall, ToolResult, Turn
 from cluster.clock import now_us
 from cluster.journal import Journal
@@ -72,8 +73,10 @@ class OpenTurn:
 class Transcript:
     """The transcript of `researcher` in `store`."""
 
-    def __init__(self, store: Store, journal: Journal, researcher: str) -> None:
+    def __init__(self, store: Store, journal: Journal, runs: Runs, researcher: str) -> None:
+        """`runs` are those of the same researcher, in the same store."""
         self._store = store
+        self._runs = runs
         self._journal = journal
         self._researcher = researcher
         store.schema(_DDL)
@@ -89,22 +92,26 @@ class Transcript:
         """The number of the next turn to decide."""
         return len(self._history)
 
-    def observe(self, turn: int, seen: Seen) -> None:
-        """Begin a turn with what the brain is about to see."""
+    def observe(self, turn: int, seen: Seen) -> OpenTurn:
+        """Begin a turn with what the brain is about to see; it is thereby told of the runs in the news."""
         with self._store.transaction() as db:
             db.execute(
                 "INSERT INTO turns (turn, seen, began_us) VALUES (?, ?, ?)", (turn, pack(seen.to_dict()), now_us())
             )
+            self._runs.tell(turn, tuple(str(news["run"]) for news in seen.news))
+        return OpenTurn(turn, seen, False, (), seen.ending)
 
-    def decide(self, turn: int, decision: Decision) -> None:
+    def decide(self, turn: OpenTurn, decision: Decision) -> OpenTurn:
         """Write down what the brain decided. Raises `WireError` on arguments that are no plain data."""
-        rows = [(turn, index, call.name, pack(call.args), call.note) for index, call in enumerate(decision.calls)]
+        rows = [
+            (turn.number, index, call.name, pack(call.args), call.note) for index, call in enumerate(decision.calls)
+        ]
         with self._store.transaction() as db:
-            db.execute(
-                "UPDATE turns SET said = ?, ending = ? WHERE turn = ?",
-                (json.dumps(decision.said), decision.ending, turn),
-            )
+            sql = "UPDATE turns SET said = ?, ending = ? WHERE turn = ?"
+            db.execute(sql, (json.dumps(decision.said), decision.ending, turn.number))
             db.executemany("INSERT INTO calls (turn, idx, name, args, note) VALUES (?, ?, ?, ?, ?)", rows)
+        calls = tuple(Pending(index, call, False, None) for index, call in enumerate(decision.calls))
+        return OpenTurn(turn.number, turn.seen, True, calls, turn.seen.ending or decision.ending)
 
     def open_turn(self) -> OpenTurn | None:
         """The unfinished turn, if there is one."""

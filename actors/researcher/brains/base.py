@@ -2,7 +2,7 @@
 
 The contract of every brain: `decide` is a function of the observation and of what the brain was made with. It
 keeps nothing between calls that it could not build again from `observation.history`, because a restarted
-researcher makes a new one. An empty list, or a `finish` call, ends the work. When `observation.seen.ending` is
+researcher makes a new one. No call is an empty turn; a `finish` call ends the work. When `observation.seen.ending` is
 set the turn is the last, and only free tools will run.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from actors.researcher.types import Observation, ToolCall
+from actors.researcher.types import Decision, Observation
 from cluster.config import CampaignConfig
 from cluster.errors import AarError
 
@@ -19,8 +19,8 @@ from cluster.errors import AarError
 class Brain(Protocol):
     """Decides the calls of a turn."""
 
-    async def decide(self, observation: Observation) -> list[ToolCall]:
-        """The calls of this turn, in order. Raises `AarError` when it cannot decide now; it is then asked again."""
+    async def decide(self, observation: Observation) -> Decision:
+        """What to do in this turn. Raises `AarError` when it cannot decide now; see `patience` for what follows."""
 
 
 BrainFactory = Callable[[CampaignConfig, str, list[dict[str, Any]]], Brain]

@@ -109,6 +109,9 @@ class LongTool(Tool[L]):
         """Carry a plan out and return its content. Raises `RefusedError`."""
         raise NotImplementedError
 
+    async def abandon(self, ctx: Context, key: str) -> None:
+        """Nobody waits for a run any more: stop what can be stopped. Raises `RefusedError`."""
+
     async def run(self, ctx: Context, args: L, key: str) -> dict[str, Any]:
         """Both, one after the other."""
         return await self.carry(ctx, await self.plan(ctx, args, key), key)
@@ -118,7 +121,7 @@ class ToolBox:
     """The tools of one researcher."""
 
     def __init__(self, ctx: Context, tools: list[Tool[Any]]) -> None:
-        self._ctx = ctx
+        self.ctx = ctx
         self._tools = {tool.name: tool for tool in tools if tool.offered(ctx)}
 
     @property
@@ -149,30 +152,40 @@ class ToolBox:
             return ToolResult.refused("bad_arguments", _explain(error))
         if isinstance(tool, LongTool) and args.background:
             return await self._start(tool, args, key)
-        return await self._guarded(call.name, tool.run(self._ctx, args, key))
+        return await self._guarded(call.name, tool.run(self.ctx, args, key))
 
     def resume(self) -> None:
         """Take up the runs in the background that were going on when the process died."""
-        for run in self._ctx.runs.going():
-            self._ctx.runs.follow(run, self._carry)
+        for run in self.ctx.runs.going():
+            self.ctx.runs.follow(run, self._carry)
+
+    async def abandon(self) -> None:
+        """Stop the runs in the background that still go on: the researcher ends."""
+        for run in self.ctx.runs.going():
+            tool = self._tools.get(run.tool)
+            if isinstance(tool, LongTool):
+                try:
+                    await tool.abandon(self.ctx, run.key)
+                except (AarError, *self.ctx.failures) as error:
+                    log.warning("%s: %s goes on: %s", self.ctx.researcher, run.name, error)
 
     async def _start(self, tool: LongTool[Any], args: LongArgs, key: str) -> ToolResult:
         """Begin a run in the background; a repeated call finds the one that it began."""
-        run = self._ctx.runs.find(key)
+        run = self.ctx.runs.find(key)
         if run is None:
-            planned = await self._guarded(tool.name, tool.plan(self._ctx, args, key), bounded=False)
+            planned = await self._guarded(tool.name, tool.plan(self.ctx, args, key), bounded=False)
             if not planned.ok:
                 return planned
-            run = self._ctx.runs.open(key, tool.name, args.model_dump(mode="json"), planned.content)
-        self._ctx.runs.follow(run, self._carry)
-        ended = await self._ctx.runs.at_once(key, AT_ONCE_S)
+            run = self.ctx.runs.open(key, tool.name, args.model_dump(mode="json"), planned.content)
+        self.ctx.runs.follow(run, self._carry)
+        ended = await self.ctx.runs.at_once(key, AT_ONCE_S)
         return ended or ToolResult(True, {"run": run.name, "state": "started"})
 
     async def _carry(self, run: Run) -> ToolResult:
         tool = self._tools.get(run.tool)
         if not isinstance(tool, LongTool):
             return ToolResult.refused("unknown_tool", f"{run.tool} is not offered any more")
-        return await self._guarded(run.tool, tool.carry(self._ctx, run.plan, run.key))
+        return await self._guarded(run.tool, tool.carry(self.ctx, run.plan, run.key))
 
     async def _guarded(self, name: str, work: Awaitable[dict[str, Any]], bounded: bool = True) -> ToolResult:
         try:
@@ -184,8 +197,8 @@ class ToolBox:
             return ToolResult.refused("failed", str(error)[:MAX_MESSAGE])
         except OSError as error:
             return ToolResult.refused("io", f"{error.__class__.__name__}: {error}"[:MAX_MESSAGE])
-        except self._ctx.failures as error:
-            log.warning("%s: %s failed: %s", self._ctx.researcher, name, error)
+        except self.ctx.failures as error:
+            log.warning("%s: %s failed: %s", self.ctx.researcher, name, error)
             return ToolResult.refused("office", f"an office of the campaign failed: {error}"[:MAX_MESSAGE])
 
 

@@ -71,6 +71,10 @@ class RunPilot(LongTool[PilotArgs]):
         answer = await ctx.scheduler.run(plan["request"])
         return read_outcome(LeaseResult.from_dict(answer), PilotData.from_dict(plan["data"]))
 
+    async def abandon(self, ctx: Context, key: str) -> None:
+        """See the class."""
+        await ctx.scheduler.cancel(key)
+
 
 def pilot_job(ctx: Context, data: PilotData, code: Path, seed: int, seconds: float) -> Job:
     """The job: train, then predict the held-out items."""

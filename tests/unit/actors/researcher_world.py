@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from actors.researcher.account import Account
 from actors.researcher.brains.base import Brain, make_brain
 from actors.researcher.loop import Profile, Researcher
+from actors.researcher.runs import Runs
 from actors.researcher.tools import Context, make_toolbox
 from actors.researcher.transcript import Transcript
 from actors.researcher.workspace import Workspace
@@ -145,6 +146,9 @@ class Offices:
 
         result: dict[str, Any] = self._once("run", asked.key, act)
         return result
+
+    async def cancel(self, key: str) -> None:
+        self._once("cancel", key, lambda: True)
 
     def _lease(self, asked: LeaseRequest, gpu_ms: int) -> LeaseResult:
         held = ItemSet.load(Path(asked.job.steps[1].inputs["items.arrow"]))
@@ -314,10 +318,10 @@ class World:
         self.offices.fuse = Fuse()
         self.close()
         self.store = FusedStore(self.tmp / self.researcher / "researcher.db", Fuse())
-        self.transcript = Transcript(self.store, Journal(self.store), self.researcher)
+        self.runs = Runs(self.store)
+        self.transcript = Transcript(self.store, Journal(self.store), self.runs, self.researcher)
         self.store._fuse = fuse  # the constructor's own writes are idempotent DDL
         self.offices.fuse = fuse
-        stopping = asyncio.Event()
         home = self.tmp / self.researcher
         self.account = Account(self.offices, self.researcher, self.config.budget.researcher.caps())
         self.ctx = Context(
@@ -331,7 +335,7 @@ class World:
             scheduler=self.offices,
             forum=self.offices,
             evaluator=self.offices,
-            stopping=stopping,
+            runs=self.runs,
         )
         toolbox = make_toolbox(self.ctx)
         brain = self._brain or make_brain(self.config, self.researcher, toolbox.describe())
@@ -344,8 +348,9 @@ class World:
             seconds=None,
             forum=self.config.forum.enabled,
             workspace=str(self.ctx.workspace.root),
+            watched=self.config.brain.kind != "explorer",
         )
-        return Researcher(profile, brain, toolbox, self.transcript, self.account, self.offices, stopping=stopping)
+        return Researcher(profile, brain, toolbox, self.transcript, self.account)
 
     def close(self) -> None:
         """The process is gone."""
