@@ -14,7 +14,7 @@ import ray
 from ray.exceptions import RayError
 
 from actors.researcher.account import Account
-from actors.researcher.brains.base import make_brain
+from actors.researcher.brains.base import Making, make_brain
 from actors.researcher.loop import Profile, Researcher
 from actors.researcher.progress import Progress
 from actors.researcher.runs import Runs
@@ -48,6 +48,7 @@ class ResearcherActor:
         self._scheduler = Remote(actor_name(campaign, "scheduler"))
         self._forum = Remote(actor_name(campaign, "forum"))
         self._evaluator = Remote(actor_name(campaign, "evaluator"))
+        self._gateway = Remote(actor_name(campaign, "gateway"))
         caps = self._config.budget.researcher.caps()
         self._account = Account(self._scheduler, researcher_id, caps)
         self._opening = asyncio.Lock()
@@ -108,8 +109,10 @@ class ResearcherActor:
             failures=TRANSPORT,
         )
         toolbox = make_toolbox(ctx)
-        brain = make_brain(config, self._id, toolbox.describe())
         profile = _profile(config, self._id, ctx, str(home))
+        notebook = ctx.workspace.notebook
+        made_of = Making(config, self._id, profile.direction, ctx.task, toolbox.describe(), self._gateway, notebook)
+        brain = make_brain(made_of)
         return Researcher(profile, brain, toolbox, self._transcript, self._account)
 
 

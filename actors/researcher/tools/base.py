@@ -122,6 +122,7 @@ class ToolBox:
 
     def __init__(self, ctx: Context, tools: list[Tool[Any]]) -> None:
         self.ctx = ctx
+        self._failures: tuple[type[Exception], ...] = (AarError, *ctx.failures)
         self._tools = {tool.name: tool for tool in tools if tool.offered(ctx)}
 
     @property
@@ -166,7 +167,7 @@ class ToolBox:
             if isinstance(tool, LongTool):
                 try:
                     await tool.abandon(self.ctx, run.key)
-                except (AarError, *self.ctx.failures) as error:
+                except self._failures as error:
                     log.warning("%s: %s goes on: %s", self.ctx.researcher, run.name, error)
 
     async def _start(self, tool: LongTool[Any], args: LongArgs, key: str) -> ToolResult:

@@ -15,7 +15,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from actors.researcher.account import Account
-from actors.researcher.brains.base import Brain, make_brain
+from actors.researcher.brains.base import Brain, Making, make_brain
 from actors.researcher.loop import Profile, Researcher
 from actors.researcher.runs import Runs
 from actors.researcher.tools import Context, make_toolbox
@@ -273,7 +273,14 @@ def make_public(folder: Path) -> dict[str, Any]:
     save_file({"probs": np.stack([1 - probs, probs], axis=1)}, folder / "weak.safetensors")
     save_file({"hidden": rng.random((ITEMS, 2, 3)).astype(np.float32)}, folder / "features.safetensors")
     save_file({"prior": rng.random(ITEMS).astype(np.float32)}, folder / "prior.safetensors")
-    task = {"domain": "chat", "strong_model": str(folder / "strong"), "protocol": {"epochs": 5}}
+    task = {
+        "domain": "chat",
+        "kind": "pair",
+        "n_items": ITEMS,
+        "description": "A made-up task.",
+        "strong_model": str(folder / "strong"),
+        "protocol": {"epochs": 5},
+    }
     (folder / "task.json").write_text(json.dumps(task))
     return task
 
@@ -302,12 +309,14 @@ class World:
         caps: dict[str, int | None] | None = None,
         offices: Offices | None = None,
         max_turns: int | None = None,
+        model: Any = None,
     ) -> None:
         self.tmp = tmp
         self.config = settings or NINE
         self.researcher = researcher
         self._brain = brain
         self._max_turns = max_turns
+        self.model = model
         self.task = make_public(tmp / "public")
         self.offices = offices or Offices(tmp, caps or dict(CAPS))
         self.store: Store | None = None
@@ -338,8 +347,10 @@ class World:
             runs=self.runs,
         )
         toolbox = make_toolbox(self.ctx)
-        brain = self._brain or make_brain(self.config, self.researcher, toolbox.describe())
         direction = self.config.researchers.directions[self.config.researcher_ids().index(self.researcher)].text
+        notebook = self.ctx.workspace.notebook
+        made_of = Making(self.config, self.researcher, direction, self.task, toolbox.describe(), self.model, notebook)
+        brain = self._brain or make_brain(made_of)
         profile = Profile(
             researcher=self.researcher,
             direction=direction,
