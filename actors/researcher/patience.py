@@ -8,15 +8,17 @@ researcher's own runs hold for now is waited for a while; any other error ends t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+from actors.researcher.account import ROOT
 from cluster.errors import RefusedError
 
 BACKOFF_S = 1.0
 ATTEMPTS = 5
 """Of an error that nothing is known about."""
-HELD_ATTEMPTS = 30
-"""Of a budget that is held, not spent."""
+HELD_BY_OWN_RUNS, HELD_BY_OTHERS = 60, 8
+"""Attempts while own runs hold the money, which comes back when they end; and while the campaign has none left, which
+others may have reserved or spent for good."""
 SERVICE = ("unavailable",)
 OPERATOR = ("bad_key", "no_credit", "unknown_model")
 LONGEST_S = 60.0
@@ -40,16 +42,10 @@ def next_step(error: Exception, attempt: int, running: bool) -> Step:
     if reason in OPERATOR:
         return Step("wait", f"needs a person: {error}", LONGEST_S)
     if reason == "over_budget" and isinstance(error, RefusedError):
-        if attempt < HELD_ATTEMPTS and (running or _held_by_others(error.detail)):
-            return Step("wait", f"the money is held by what runs: {error}", wait)
+        others = error.detail.get("account") == ROOT and attempt < HELD_BY_OTHERS
+        if others or (running and attempt < HELD_BY_OWN_RUNS):
+            return Step("wait", f"the money is held: {error}", wait)
         return Step("last", str(error))
     if attempt + 1 < ATTEMPTS:
         return Step("wait", f"cannot decide: {error}", wait)
     return Step("give_up", str(error))
-
-
-def _held_by_others(detail: dict[str, Any]) -> bool:
-    """Whether the campaign has the money and others have reserved it."""
-    cap, spent, asked = (detail.get(name) for name in ("cap", "spent", "asked"))
-    known = isinstance(cap, int) and isinstance(spent, int) and isinstance(asked, int)
-    return detail.get("account") == "campaign" and known and spent + asked <= cap  # type: ignore[operator]

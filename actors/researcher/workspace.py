@@ -60,6 +60,18 @@ class Workspace:
                 "not_text", f"{path!r} is not UTF-8 text: {error.reason} at byte {error.start}"
             ) from error
 
+    def is_folder(self, path: str) -> bool:
+        """Whether a path is a folder, reached without a link. Raises `RefusedError` (`bad_path`)."""
+        *above, leaf = _checked(path.rstrip("/")).split("/")
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(_opened(os.open(self.root, _DIRECTORY)))
+            try:
+                for part in [*above, leaf]:
+                    folder = stack.enter_context(_opened(os.open(part, _DIRECTORY, dir_fd=folder)))
+            except OSError:
+                return False
+        return True
+
     def notebook(self) -> str:
         """What the researcher keeps in `notebook.md`; "" when there is nothing to read."""
         try:

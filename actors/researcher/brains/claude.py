@@ -72,7 +72,7 @@ class Claude:
     def _opening(self, talk: Conversation, observation: Observation) -> dict[str, Any]:
         """The message that opens the turn: results of the last turn's calls, then what is new."""
         history = observation.history
-        results = talk.results(history[-1].done if history else (), self._requests.images)
+        results = talk.results(history[-1].done if history else ())
         new = whats_new(observation.turn, observation.seen)
         return {"role": "user", "content": [*results, {"type": "text", "text": new}]}
 
@@ -167,7 +167,7 @@ class _Thought:
 
     def _tell(self, words: str) -> None:
         """A word to the model within the turn, after results for what it called in vain."""
-        unanswered = self._talk.results((), self._requests.images)
+        unanswered = self._talk.results(())
         self._say({"role": "user", "content": [*unanswered, {"type": "text", "text": words}]})
 
     async def _step(self) -> Answer:
@@ -175,7 +175,7 @@ class _Thought:
         key = f"{self._prefix}/model/{self._steps}"
         self._steps += 1
         try:
-            entry = await self._brain.ask(key, self._requests.turn(self._talk.marked()))
+            entry = await self._brain.ask(key, self._requests.turn(self._talk.marked(), self._talk.tokens))
         except RefusedError as error:
             if error.reason not in ("context_too_long", "too_large", "bad_request") or not self._forget():
                 raise

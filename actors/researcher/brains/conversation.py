@@ -68,14 +68,14 @@ class Conversation:
             content = [*self.messages.pop()["content"], *content]
         self.messages.append({"role": role, "content": content})
 
-    def results(self, done: tuple[Done, ...], images: bool) -> list[Block]:
+    def results(self, done: tuple[Done, ...]) -> list[Block]:
         """Results for the calls that wait for one; `done` are those that were run, in order."""
         if not self.messages or self.messages[-1]["role"] != "assistant":
             return []
         results = [item.result for item in done]
         ids = call_ids(self.messages[-1]["content"])
         padded = [*results, *[NOT_RUN] * (len(ids) - len(results))]
-        return [result_block(one, result, images) for one, result in zip(ids, padded, strict=False)]
+        return [result_block(one, result) for one, result in zip(ids, padded, strict=False)]
 
     def tail(self, most_chars: int) -> int:
         """How many of the last messages to keep beside a summary: as many as fit, from an answer on; at least one

@@ -14,6 +14,7 @@ from cluster.config import Brain
 from cluster.errors import RefusedError
 
 COMPACTION_BETA = "compact-2026-01-12"
+COMPACTION_NEAR = 0.5
 LOCAL_SLACK = 1.5
 """How far above `compact_at` a history may grow before it is summarised here although the endpoint compacts."""
 INSTRUCTIONS = (
@@ -34,11 +35,6 @@ class Requests:
     """Whether the endpoint compacts; false once it said that it cannot."""
 
     @property
-    def images(self) -> bool:
-        """Whether the model takes images."""
-        return not self.plain
-
-    @property
     def compact_at(self) -> int:
         """Input tokens at which older history goes."""
         return self.settings.compact_at
@@ -48,10 +44,14 @@ class Requests:
         """Tokens above which the history is summarised here."""
         return self.compact_at if self.plain or not self.compacts else LOCAL_SLACK * self.compact_at
 
-    def turn(self, messages: list[dict[str, Any]]) -> dict[str, Any]:
-        """A turn like any other."""
+    def turn(self, messages: list[dict[str, Any]], tokens: int) -> dict[str, Any]:
+        """A turn like any other; `tokens` are those that the history had at the last answer.
+
+        Compaction is asked for once it may be near, because the worst case that is reserved is twice that of a call
+        without it.
+        """
         request = self._request(messages, self.settings.max_tokens)
-        if not self.plain and self.compacts:
+        if not self.plain and self.compacts and tokens > COMPACTION_NEAR * self.compact_at:
             trigger = {"type": "input_tokens", "value": self.compact_at}
             edit = {"type": "compact_20260112", "trigger": trigger, "instructions": INSTRUCTIONS}
             request |= {"context_management": {"edits": [edit]}, "betas": [COMPACTION_BETA]}

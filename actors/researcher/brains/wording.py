@@ -23,17 +23,11 @@ SHORT = 160
 Block = dict[str, Any]
 
 
-def result_block(call_id: str, result: ToolResult, images: bool) -> Block:
-    """The `tool_result` block of a call; `images`: whether the model takes them."""
-    content = dict(result.content)
-    image = content.pop("image", None)
-    text = clip_text(_result_text(ToolResult(result.ok, content, result.reason, result.message)), RESULT_CHARS)
-    blocks: list[Block] = [{"type": "text", "text": text}]
-    if isinstance(image, dict) and images:
-        blocks.append({"type": "image", "source": {"type": "base64", **image}})
-    elif image is not None:
-        blocks.append({"type": "text", "text": "[an image; this model takes none]"})
-    return {"type": "tool_result", "tool_use_id": call_id, "content": blocks, "is_error": not result.ok}
+def result_block(call_id: str, result: ToolResult) -> Block:
+    """The `tool_result` block of a call."""
+    text = clip_text(_result_text(result), RESULT_CHARS)
+    content = [{"type": "text", "text": text}]
+    return {"type": "tool_result", "tool_use_id": call_id, "content": content, "is_error": not result.ok}
 
 
 def _result_text(result: ToolResult) -> str:

@@ -15,8 +15,6 @@ SHORTEST = 100
 
 def clip(content: dict[str, Any]) -> dict[str, Any]:
     """`content` within the limits above; one that is within them comes back equal."""
-    if "image" in content:  # its tool has checked the size, and half an image is none
-        return {**clip({k: v for k, v in content.items() if k != "image"}), "image": content["image"]}
     clipped: dict[str, Any] = _bounded(content, MAX_TEXT)
     limit = MAX_TEXT
     while _size(clipped) > MAX_TOTAL and limit > SHORTEST:

@@ -283,7 +283,7 @@ def test_when_the_history_cannot_be_paid_either_the_notebook_speaks(tmp_path: Pa
 
 def test_money_that_others_hold_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("actors.researcher.patience.BACKOFF_S", 0.0001)
-    held = RefusedError("over_budget", "held", {"account": "campaign", "cap": 100, "spent": 10, "asked": 20})
+    held = RefusedError("over_budget", "held", {"account": "campaign", "left": 10, "asked": 20})
     model = FakeModel(play(held, held, tools(tool("budget", {}, "a"))))
     one = world(tmp_path, model)
     assert one.run()["ended"] == "the brain is done"
@@ -323,11 +323,12 @@ def test_a_request_that_is_refused_for_good_ends_with_its_reason(
 
 def test_an_endpoint_that_cannot_compact_is_not_asked_to_again(tmp_path: Path) -> None:
     refusal = RefusedError("bad_request", "context_management: Extra inputs are not permitted")
-    model = FakeModel(play(refusal, tools(tool("budget", {}, "a"))))
-    one = world(tmp_path, model)
+    start = tools(tool("budget", {}, "a"))
+    model = FakeModel(play(start, refusal, tools(tool("leaderboard", {}, "b"))))
+    one = world(tmp_path, model, config(brain={"kind": "claude", "compact_at": 8000}))
     assert one.run()["ended"] == "the brain is done"
-    assert ["context_management" in request for request in model.requests] == [True, False, False]
-    assert model.requests[0]["betas"] == ["compact-2026-01-12"]
+    assert ["context_management" in request for request in model.requests] == [False, True, False, False]
+    assert model.requests[1]["betas"] == ["compact-2026-01-12"]
 
 
 def test_a_compaction_of_the_endpoint_begins_the_history_anew(tmp_path: Path) -> None:
