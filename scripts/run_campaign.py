@@ -21,7 +21,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from actors.director.estimate import estimate
 from actors.evaluator.estimate import check_budget
+from actors.gateway.keys import CALLING, check_brain, hand_over, handed_path, take_from_environment
 from actors.researcher.brains.prompt import check_prompt
 from cluster.authentication import set_authentication
 from cluster.config import CampaignConfig, ConfigError, dump_config, load_config
@@ -44,6 +46,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="where campaigns are kept (default: runs)")
     parser.add_argument("--resume", action="store_true", help="continue the campaign NAME from where it stands")
     parser.add_argument("--logical-gpus", type=int, help="this many logical slots instead of real GPUs")
+    parser.add_argument("--estimate", action="store_true", help="say what the campaign will cost, and start nothing")
     parser.add_argument(
         "--allow-unsandboxed",
         action="store_true",
@@ -190,16 +193,32 @@ def finish(run_dir: Path) -> int:
     return 0 if report.ok else 1
 
 
+@contextmanager
+def handed(key: str | None, run_dir: Path, config: CampaignConfig) -> Iterator[None]:
+    """The key of this driver's environment lies where the gateway finds it, as long as the campaign runs."""
+    if key is not None and config.brain.kind in CALLING and config.brain.key_file is None:
+        hand_over(key, run_dir)
+    try:
+        yield
+    finally:
+        handed_path(run_dir).unlink(missing_ok=True)
+
+
 def main(argv: list[str], watch: Callable[[Any, Path], None] = follow) -> int:
     args = parse(argv)
+    key = take_from_environment()
     run_dir: Path | None = None
     try:
         config = configuration(args)
         check_prompt(config)
         check_budget(config, len(BASELINES))
+        if args.estimate:
+            print(estimate(config, len(BASELINES)).text())
+            return 0
+        check_brain(config, key, args.runs_dir.absolute() / args.name if args.resume else None)
         check_machine(config, args.runs_dir)
         run_dir = directory(args, config)
-        with locked(run_dir):
+        with locked(run_dir), handed(key, run_dir, config):
             print(f"Campaign {run_dir.name} in {run_dir}", flush=True)
             campaign(run_dir, config, watch)
             return finish(run_dir)

@@ -39,10 +39,12 @@ class Campaign:
     actors: tuple[Any, ...]
     slots: tuple[Any, ...] = ()
     director: Any = None
+    gateways: tuple[Any, ...] = ()
 
     def take_down(self) -> None:
-        """Have the slots clear up, then end every actor; their state is on disk."""
-        ray.wait([slot.close.remote() for slot in self.slots], num_returns=len(self.slots), timeout=CLOSE_S)
+        """Have slots and gateway clear up, then end every actor; their state is on disk."""
+        closing = [actor.close.remote() for actor in (*self.gateways, *self.slots)]
+        ray.wait(closing, num_returns=len(closing), timeout=CLOSE_S)
         for handle in self.actors:
             ray.kill(handle)
 
@@ -61,9 +63,10 @@ def bring_up(run_dir: Path, config: CampaignConfig, connection: Connection) -> C
     name, data = run_dir.name, config.model_dump(mode="json")
     base, slots = bring_up_evaluation(run_dir, config, connection)
     forum = _start(ForumActor, actor_name(name, "forum"), (str(run_dir), data), OFFICE)
-    gateway = []
-    if config.brain.kind in CALLING:
-        gateway.append(_start(GatewayActor, actor_name(name, "gateway"), (str(run_dir), data), OFFICE))
+    gateways = tuple(
+        _start(GatewayActor, actor_name(name, "gateway"), (str(run_dir), data), OFFICE)
+        for _ in range(config.brain.kind in CALLING)
+    )
     director = _start(DirectorActor, actor_name(name, "director"), (str(run_dir), data, slots), OFFICE)
     # Researchers have nothing to do before the task is made: their processes start beside that, not beside the slots.
     ray.wait([slot.info.remote() for slot in base.slots], num_returns=len(base.slots), timeout=WARM_S)
@@ -71,7 +74,7 @@ def bring_up(run_dir: Path, config: CampaignConfig, connection: Connection) -> C
         _start(ResearcherActor, actor_name(name, researcher), (str(run_dir), data, researcher), OFFICE)
         for researcher in config.researcher_ids()
     ]
-    return Campaign((director, *researchers, *gateway, forum, *base.actors), base.slots, director)
+    return Campaign((director, *researchers, forum, *gateways, *base.actors), base.slots, director, gateways)
 
 
 def bring_up_evaluation(run_dir: Path, config: CampaignConfig, connection: Connection) -> tuple[Campaign, list[str]]:

@@ -23,15 +23,14 @@ from typing import Any
 from actors.gateway.book import Attempt, Book
 from actors.gateway.limits import Estimate, Limits
 from actors.gateway.meters import Meters, MetricsSink
-from actors.gateway.pricing import Tariff, Tokens, tokens_of
+from actors.gateway.pricing import Tariff, Tokens, tariff_table, tokens_of
 from actors.gateway.recorder import Parts, RecordError, take_apart
-from actors.gateway.request import HIDDEN_TOKENS, Body, check
+from actors.gateway.request import HIDDEN_TOKENS, Body, asks_long_cache, check
 from actors.gateway.retry import AttemptFailedError, Failure, after
 from actors.gateway.till import LedgerApi, Till
 from actors.gateway.transport import Transport
 from actors.gateway.turnstile import Turnstile
-from cluster.config import CampaignConfig, Price
-from cluster.config.prices import FREE
+from cluster.config import CampaignConfig
 from cluster.errors import RefusedError
 from cluster.store import Store
 
@@ -54,7 +53,7 @@ class Gateway:
         self.book = Book(store)
         self._till = Till(ledger, self.book)
         self._settings, self._seed = config.gateway, config.seed
-        self._tariffs = {model: Tariff.of(price) for model, price in tariff_table(config).items()}
+        self._tariffs = tariff_table(config)
         self._transport = transport
         self._clock, self._sleep = clock, sleep
         self._turnstile = Turnstile(Limits(config.gateway, clock()), clock)
@@ -182,7 +181,7 @@ class Gateway:
         return attempt
 
     async def _attempt(self, attempt: Attempt, body: Body, parts: Parts, tariff: Tariff) -> dict[str, Any]:
-        long_cache = asks_long_cache(parts)
+        long_cache = asks_long_cache(parts.marks)
 
         def begun(usage: dict[str, Any]) -> None:
             if not body.compacts:
@@ -225,17 +224,6 @@ class Gateway:
         self._meters.lost(attempt.researcher, attempt.worst, charge)
 
 
-def tariff_table(config: CampaignConfig) -> dict[str, Price]:
-    """Prices by model; a local model without a price of its own costs nothing per token."""
-    local = {config.brain.model: Price.model_validate(FREE)} if config.brain.kind == "local" else {}
-    return {**local, **config.gateway.prices}
-
-
-def asks_long_cache(parts: Parts) -> bool:
-    """Whether a breakpoint asks for a cache of an hour."""
-    return any(isinstance(mark, dict) and mark.get("ttl") == "1h" for _, mark in parts.marks)
-
-
 def worst_case(body: Body, counted: int | None, parts: Parts, tariff: Tariff) -> Tokens:
     """At least as many tokens of each kind as a call can use, at the dearest kind of input that it can cause.
 
@@ -244,5 +232,5 @@ def worst_case(body: Body, counted: int | None, parts: Parts, tariff: Tariff) ->
     """
     bound = body.input_bound if counted is None else min(body.input_bound, counted + HIDDEN_TOKENS)
     passes = 2 if body.compacts else 1
-    kind = tariff.dearest_input(bool(parts.marks), asks_long_cache(parts))
+    kind = tariff.dearest_input(bool(parts.marks), asks_long_cache(parts.marks))
     return Tokens(**{kind: passes * bound}) + Tokens(output=passes * body.max_tokens)

@@ -13,11 +13,13 @@ import ctypes
 import hashlib
 import os
 import stat
+import sys
 import tempfile
 from pathlib import Path
+from typing import NoReturn
 from urllib.parse import urlsplit
 
-from actors.gateway.gateway import tariff_table
+from actors.gateway.pricing import tariff_table
 from actors.gateway.replayer import open_recording
 from cluster.config import Brain, CampaignConfig, ConfigError
 from cluster.errors import AarError
@@ -25,6 +27,7 @@ from cluster.errors import AarError
 VARIABLE = "ANTHROPIC_API_KEY"
 SECRETS = (VARIABLE, "ANTHROPIC_AUTH_TOKEN")
 """Variables that hold a key of the vendor; none of them is handed on to a campaign."""
+_PIPE = "AAR_KEY_PIPE"
 CALLING = ("claude", "local", "replay")
 """Kinds of brain that go through the gateway."""
 MOST_BYTES = 4096
@@ -78,16 +81,15 @@ def hand_over(key: str, run_dir: Path) -> Path:
     return path
 
 
-def key_of(brain: Brain, run_dir: Path) -> str | None:
-    """The key that a campaign's gateway uses; `None` where an endpoint of the user's own needs none.
+def key_of(brain: Brain, run_dir: Path | None) -> str | None:
+    """The key that the gateway of the campaign in `run_dir` uses; `None` where an endpoint needs none.
 
     Raises `KeyFileError` when there must be one and it cannot be used.
     """
     if brain.key_file is not None:
-        return read_key(Path(brain.key_file).expanduser())
-    path = handed_path(run_dir)
-    if path.exists():
-        return read_key(path)
+        return read_key(Path(brain.key_file))
+    if run_dir is not None and handed_path(run_dir).exists():
+        return read_key(handed_path(run_dir))
     if brain.kind == "claude" and brain.base_url is None:
         raise KeyFileError(
             f"no API key: write it to a file, chmod 600 FILE, and give --set brain.key_file=FILE "
@@ -96,10 +98,34 @@ def key_of(brain: Brain, run_dir: Path) -> str | None:
     return None
 
 
-def check_brain(config: CampaignConfig, run_dir: Path | None = None) -> None:
+def take_from_environment() -> str | None:
+    """The key that this driver was started with, which is in nobody's environment any more.
+
+    A process cannot take a variable out of what `/proc` shows of it. So it starts itself anew without the variable, and
+    the key goes through a pipe. Call it before anything else has begun.
+    """
+    pipe = os.environ.pop(_PIPE, None)
+    if pipe is not None:
+        with os.fdopen(int(pipe), "r") as file:
+            return file.read() or None
+    if any(name in os.environ for name in SECRETS):
+        _start_anew()
+    return None
+
+
+def _start_anew() -> NoReturn:
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as file:
+        file.write(os.environ.get(VARIABLE, "")[:MOST_BYTES])
+    os.set_inheritable(reading, True)
+    clean = {name: value for name, value in os.environ.items() if name not in SECRETS}
+    os.execve(sys.executable, sys.orig_argv, {**clean, _PIPE: str(reading)})
+
+
+def check_brain(config: CampaignConfig, key: str | None = None, run_dir: Path | None = None) -> None:
     """Refuse a brain that could not make its first call. Raises `ConfigError`.
 
-    `run_dir` is the campaign's directory where it is known: a key that was handed over there is looked at, too.
+    `key` is what the driver was started with; `run_dir` the directory of a campaign that is resumed.
     """
     brain = config.brain
     if brain.kind not in CALLING:
@@ -116,8 +142,8 @@ def check_brain(config: CampaignConfig, run_dir: Path | None = None) -> None:
         open_recording(Path(brain.replay_of)).close()
         return
     try:
-        key = os.environ.get(VARIABLE) if brain.key_file is None else None
-        key = key or key_of(brain, run_dir or Path())
+        if key is None or brain.key_file is not None:
+            key = key_of(brain, run_dir)
     except KeyFileError as error:
         raise ConfigError(f"brain.key_file: {error}") from error
     if key is not None and brain.base_url is not None and not _private(brain.base_url):

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from cluster.config import Price
+from cluster.config import CampaignConfig, Price
+from cluster.config.prices import FREE
 
 PICO_PER_MICRO = 1_000_000
 KINDS = ("input", "cache_write_5m", "cache_write_1h", "cache_read", "output")
@@ -101,3 +102,9 @@ class Tariff:
         """The kind of input that costs most among those that a request can cause."""
         kinds = ["input"] + (["cache_write_5m", "cache_read"] if cached else []) + (["cache_write_1h"] * long_cache)
         return max(kinds, key=lambda kind: int(getattr(self, kind)))
+
+
+def tariff_table(config: CampaignConfig) -> dict[str, Tariff]:
+    """Prices by model; a local model without a price of its own costs nothing per token."""
+    local = {config.brain.model: Price.model_validate(FREE)} if config.brain.kind == "local" else {}
+    return {model: Tariff.of(price) for model, price in {**local, **config.gateway.prices}.items()}

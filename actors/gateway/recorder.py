@@ -56,7 +56,7 @@ class Parts:
     @property
     def request(self) -> str:
         """The name of the whole request."""
-        return digest(canonical([self.head, self.rest, self.marks]))
+        return _request(self.head, self.rest, self.marks)
 
 
 def take_apart(request: dict[str, Any]) -> Parts:
@@ -102,6 +102,10 @@ def store(db: sqlite3.Connection, key: str, researcher: str, parts: Parts, messa
         ),
     )  # fmt: skip
     return _answer(digest(content), digest(outside))
+
+
+def _request(head: str, rest: str, marks: list[Any]) -> str:
+    return digest(canonical([head, rest, marks]))
 
 
 def _answer(content: str, message: str) -> str:
@@ -161,19 +165,49 @@ def load_request(db: sqlite3.Connection, key: str) -> dict[str, Any] | None:
     return whole
 
 
+def load_marks(db: sqlite3.Connection, key: str) -> list[Mark]:
+    """The cache breakpoints of the recorded request under a key."""
+    row = db.execute("SELECT marks FROM exchanges WHERE key = ?", (key,)).fetchone()
+    return [] if row is None else [(path, mark) for path, mark in json.loads(row["marks"])]
+
+
 def names(db: sqlite3.Connection, key: str) -> tuple[str, str] | None:
-    """The names of the recorded request and answer under a key."""
-    row = db.execute("SELECT request, content, message FROM exchanges WHERE key = ?", (key,)).fetchone()
-    return None if row is None else (str(row["request"]), _answer(row["content"], row["message"]))
+    """The names of the recorded request and answer under a key, made anew from those of their parts."""
+    row = db.execute("SELECT head, rest, marks, content, message FROM exchanges WHERE key = ?", (key,)).fetchone()
+    if row is None:
+        return None
+    return _request(row["head"], row["rest"], json.loads(row["marks"])), _answer(row["content"], row["message"])
+
+
+def damaged(db: sqlite3.Connection) -> list[str]:
+    """Names of blocks and nodes that are not what they are named after, or that miss a part; each is read once."""
+    blocks, bad = set[str](), list[str]()
+    for row in db.execute("SELECT sha, body FROM blocks"):
+        blocks.add(row["sha"])
+        if _body(row["body"], row["sha"]) is None:
+            bad.append(str(row["sha"]))
+    nodes = {row["sha"]: (row["parent"], row["message"]) for row in db.execute("SELECT * FROM nodes")}
+    for sha, (parent, message) in nodes.items():
+        if _node(parent, message) != sha or message not in blocks or (parent != ROOT and parent not in nodes):
+            bad.append(str(sha))
+    for row in db.execute("SELECT head, rest FROM exchanges"):
+        bad += [sha for sha, known in ((row["head"], nodes), (row["rest"], blocks)) if sha not in known]
+    return bad
+
+
+def _body(packed: bytes, sha: str) -> bytes | None:
+    """A stored block's bytes if they are what the name says."""
+    try:
+        body = zlib.decompress(packed)
+    except zlib.error:
+        return None
+    return body if digest(body) == sha else None
 
 
 def _load(db: sqlite3.Connection, sha: str) -> dict[str, Any]:
     row = db.execute("SELECT body FROM blocks WHERE sha = ?", (sha,)).fetchone()
-    try:
-        body = b"" if row is None else zlib.decompress(row["body"])
-    except zlib.error:
-        body = b""
-    if digest(body) != sha:
+    body = None if row is None else _body(row["body"], sha)
+    if body is None:
         raise RecordError(f"a recorded block {sha} is missing or was changed")
     value: dict[str, Any] = json.loads(body)
     return value

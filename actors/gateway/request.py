@@ -160,3 +160,8 @@ def with_marks(value: Any, marks: list[Mark]) -> Any:
             at = at[step]
         at["cache_control"] = mark
     return value
+
+
+def asks_long_cache(marks: list[Mark]) -> bool:
+    """Whether a breakpoint asks for a cache of an hour."""
+    return any(isinstance(mark, dict) and mark.get("ttl") == "1h" for _, mark in marks)

@@ -22,7 +22,7 @@ from cluster.wire import WireError
 
 OFFICES = ("director", "scheduler", "forum", "evaluator")
 PUBLIC_KEY = "evaluator.pub"
-_READ_ORDER = {"director": 0, "forum": 2, "evaluator": 3, "scheduler": 4}
+_READ_ORDER = {"director": 0, "forum": 2, "evaluator": 3, "scheduler": 4, "gateway": 5}
 """What refers to others is read before them (researchers come second), so that a running campaign has no loose end."""
 
 

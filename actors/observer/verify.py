@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from actors.observer.audit_calls import audit_calls
 from actors.observer.audit_ledger import audit_leases, audit_rules, audit_tables
 from actors.observer.audit_records import audit_posts, audit_records
 from actors.observer.finding import Finding
@@ -51,7 +52,7 @@ class VerifyReport:
 
     @property
     def first(self) -> Finding | None:
-        """The first finding: by check, in the order chains, anchors, ledger, leases, records, posts."""
+        """The first finding: by check, in the order chains, anchors, ledger, leases, calls, records, posts."""
         return next((check.findings[0] for check in self.checks if check.findings), None)
 
     def text(self) -> str:
@@ -85,6 +86,7 @@ def verify_run(run_dir: Path) -> VerifyReport:
         ("rules of the ledger", audit_rules),
         ("balances and reservations", audit_tables),
         ("leases and settlements", audit_leases),
+        ("calls of models and settlements", audit_calls),
         ("records", audit_records),
         ("records in posts", audit_posts),
     )

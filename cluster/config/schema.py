@@ -7,6 +7,7 @@ are in the unit that the field's name says; money is in dollars here and becomes
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -117,6 +118,11 @@ class Brain(Strict):
         120_000, description="input tokens at which older history is compacted"
     )
     prompt_file: str | None = Field(None, description="template of the system prompt; none: the shipped one")
+
+    @field_validator("key_file", "replay_of", "prompt_file")
+    @classmethod
+    def _absolute(cls, value: str | None) -> str | None:
+        return None if value is None else str(Path(value).expanduser().absolute())
 
     @field_validator("base_url")
     @classmethod

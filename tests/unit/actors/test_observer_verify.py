@@ -77,7 +77,7 @@ def find(events: list[dict[str, Any]], kind: str, index: int = -1) -> dict[str, 
 def test_a_run_that_nobody_touched_holds(run: Path) -> None:
     report = verify_run(run)
     assert report.ok, report.first
-    assert all(check.looked_at > 0 for check in report.checks)
+    assert [check.name for check in report.checks if not check.looked_at] == ["calls of models and settlements"]
     assert report.text().endswith("All checks hold.")
 
 

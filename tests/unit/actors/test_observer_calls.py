@@ -1,0 +1,90 @@
+"""Verification of calls: a sound run has nothing to say; whatever is changed afterwards is found and named."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from actors.gateway.retry import Failure
+from actors.observer.audit_calls import audit_calls
+from actors.observer.run_data import load_run
+from cluster.config import dump_config
+from cluster.errors import RefusedError
+from cluster.names import RunPaths
+from tests.unit.actors.gateway_world import MEMORY, TEAM, Desk, Outcome, Simulated, answer, campaign, make, request
+
+DROPPED = Failure("unavailable", "dropped", again=True, billed=True)
+
+
+@pytest.fixture(scope="module")
+def sound() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as path:
+        root = Path(path)
+        RunPaths(root).config.write_text(dump_config(campaign()))
+        desk = Desk(RunPaths(root).scheduler_db)
+        outcomes: list[Outcome] = [answer(), DROPPED, answer(), answer(input_tokens=9000), Failure("bad_request", "no")]
+        gateway = make(root, desk, Simulated(*outcomes))
+
+        async def study() -> None:
+            for n in range(3):
+                await gateway.call(f"{TEAM[n]}/0/model/0", TEAM[n], request(f"question {n}"))
+            with pytest.raises(RefusedError):
+                await gateway.call(f"{TEAM[0]}/1/model/0", TEAM[0], request("bad"))
+
+        asyncio.run(study())
+        gateway.book.store.close()
+        desk.store.close()
+        yield root
+
+
+def findings(root: Path) -> list[str]:
+    return [str(finding) for finding in audit_calls(load_run(root))[1]]
+
+
+def test_a_sound_run_holds(sound: Path) -> None:
+    looked, found = audit_calls(load_run(sound))
+    assert (looked, found) == (4, [])
+
+
+@pytest.mark.parametrize(
+    ("store", "change", "words"),
+    [
+        ("gateway", "UPDATE blocks SET body = x'00' WHERE sha IN (SELECT content FROM exchanges)", "damaged"),
+        ("gateway", "DELETE FROM exchanges WHERE key LIKE '01%'", "missing"),
+        ("gateway", "UPDATE exchanges SET message = (SELECT MAX(message) FROM exchanges)", "not the one"),
+        ("gateway", "DELETE FROM nodes", "damaged"),
+        ("gateway", "DELETE FROM journal WHERE seq = (SELECT MAX(seq) FROM journal)", "pays for no call"),
+        ("scheduler", "DELETE FROM journal WHERE seq > 9", "no reservation"),
+    ],
+)
+def test_what_was_changed_is_found(sound: Path, tmp_path: Path, store: str, change: str, words: str) -> None:
+    root = tmp_path / "run"
+    shutil.copytree(sound, root)
+    db = sqlite3.connect(root / f"{store}.db")
+    db.execute(change)
+    db.commit()
+    db.close()
+    assert any(words in finding for finding in findings(root))
+
+
+def test_without_a_gateway_nothing_may_have_been_paid_for_calls(sound: Path, tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    shutil.copytree(sound, root)
+    RunPaths(root).gateway_db.unlink()
+    assert all("no gateway is there" in finding for finding in findings(root))
+    assert findings(root)
+
+
+def test_another_price_than_the_charged_one_is_found(sound: Path, tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    shutil.copytree(sound, root)
+    price = "{input: 5, output: 26, cache_write_5m: 6.25, cache_write_1h: 10, cache_read: 0.5}"
+    RunPaths(root).config.write_text(dump_config(campaign(f"gateway.prices.claude-opus-4-6={price}")))
+    assert any("its tokens cost" in finding for finding in findings(root))
+    assert any("the usage of" in finding for finding in findings(root))
