@@ -15,7 +15,7 @@ from cluster.store import open_readonly
 from tests.fake_messages import FakeMessages, Reply, researcher
 from tests.integration.campaigns import Campaign, ray_home, small_config
 
-ENDS_S = 540
+ENDS_S = 900
 TEAM = ("01-elicitation", "02-reweighting")
 THINKS_S = 0.5
 

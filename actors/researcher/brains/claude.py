@@ -60,10 +60,16 @@ class Claude:
         self._requests = requests
         self._model = model
         self._notebook = notebook
+        self._known = Conversation()
+        self._turns = 0
+        """How many turns `_known` holds: a cache, so that a turn costs the same after a thousand others."""
 
     async def decide(self, observation: Observation) -> Decision:
         """The turn's calls, and all that was said to come to them."""
-        talk = Conversation.of(observation.history)
+        for turn in observation.history[self._turns :]:
+            self._known.add_turn(turn)
+        self._turns = len(observation.history)
+        talk = self._known.copy()
         opening = self._opening(talk, observation)
         if observation.seen.ending:
             return await self._last(observation, talk, opening)
@@ -187,7 +193,7 @@ class _Thought:
     async def _summarise(self) -> None:
         """Have the model sum up what is older than the newest messages; if it cannot, forget it."""
         instruction = {"role": "user", "content": [{"type": "text", "text": SUMMARISE}]}
-        asked = Conversation(list(self._talk.messages))
+        asked = self._talk.copy()
         asked.add(instruction)
         try:
             request = self._requests.last(asked.marked(), SUMMARY_TOKENS)

@@ -42,9 +42,17 @@ class Conversation:
         """The conversation of a history."""
         talk = cls()
         for turn in history:
-            for entry in turn.said:
-                talk.add(entry)
+            talk.add_turn(turn)
         return talk
+
+    def copy(self) -> Conversation:
+        """One that can be added to without changing this one; no message is ever changed in place."""
+        return Conversation(list(self.messages), self.tokens)
+
+    def add_turn(self, turn: Turn) -> None:
+        """Append what was said in a turn."""
+        for entry in turn.said:
+            self.add(entry)
 
     def add(self, entry: dict[str, Any]) -> None:
         """Append an entry."""
