@@ -50,7 +50,7 @@ def watch(director: Any, run_dir: Path) -> None:
     shown, spent = 0, 0
     while True:
         ended = bool(ray.wait([run], timeout=POLL_S)[0])
-        for turn in _turns(path, shown):
+        for turn in new_turns(path, shown):
             spent += charged(turn)
             shown = turn.number + 1
             bill = f"\n\n*Spent on the model so far: {format_usd(spent)}*" if spent else ""
@@ -60,7 +60,7 @@ def watch(director: Any, run_dir: Path) -> None:
             return
 
 
-def _turns(path: Path, first: int) -> list[Any]:
+def new_turns(path: Path, first: int) -> list[Any]:
     try:
         db = open_readonly(path)
     except FileNotFoundError:

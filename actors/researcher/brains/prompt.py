@@ -35,7 +35,8 @@ def system_prompt(config: CampaignConfig, researcher: str, direction: str, task:
         "forum": config.forum.enabled,
     }
     path = Path(name)
-    folders = [str(FOLDER)] if (FOLDER / name).is_file() else [str(path.parent), str(FOLDER)]
+    shipped = path.name == name and (FOLDER / name).is_file()
+    folders = [str(FOLDER)] if shipped else [str(path.parent), str(FOLDER)]
     environment = Environment(  # the reader is a model, not a browser
         loader=FileSystemLoader(folders), undefined=StrictUndefined, autoescape=False, keep_trailing_newline=False
     )

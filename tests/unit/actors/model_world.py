@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.errors import RefusedError
+from tests.fake_messages import replies
 from tests.fake_messages.cache import PromptCache, count, segments
 from tests.fake_messages.replies import Reply, size_of, text, tool, tools
 from tests.unit.actors.researcher_world import Fuse
@@ -115,4 +116,16 @@ def play(*steps: Any) -> Callable[[dict[str, Any], int], Reply | RefusedError]:
     return answer
 
 
-__all__ = ["FakeModel", "Reply", "assert_sound", "plain", "play", "scripted", "text", "texts", "tool", "tools"]
+__all__ = [
+    "FakeModel",
+    "Reply",
+    "assert_sound",
+    "plain",
+    "play",
+    "replies",
+    "scripted",
+    "text",
+    "texts",
+    "tool",
+    "tools",
+]
