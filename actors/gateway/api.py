@@ -35,7 +35,8 @@ class ModelApi(Protocol):
 
         `key` is the idempotency key, such as `03-evolution/17/model/0`: it gives the first answer again, whatever
         the request, and is never paid twice. `request` is the JSON body of a Messages call without `stream`; `betas` in
-        it names beta features. `message` is the whole message as plain data (content, stop_reason, usage), `charged`
+        it names beta features. `message` is the whole message as plain data (content, stop_reason, usage); a tool call
+        whose input was no JSON object has the input `{"malformed_json": <its text>}`. `charged`
         what this key cost in micro-dollars, `left` what the account may still spend, `None` without a cap.
         Raises `RefusedError` with a `Refusal` as reason; a refused key may be asked again.
         """

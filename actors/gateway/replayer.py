@@ -45,6 +45,11 @@ class Replayer:
         begun(message.get("usage") or {})
         return message
 
+    @property
+    def fit(self) -> dict[str, int]:
+        """Calls whose request was the recorded one, and those whose request was another."""
+        return {"exact": self.exact, "diverged": self.diverged}
+
     async def close(self) -> None:
         """As `Transport.close`."""
         self._db.close()

@@ -1,7 +1,8 @@
 """A campaign as Parquet tables, for notebooks and other tools: `export/*.parquet`.
 
-Tables: `events` (every journal, payloads as JSON text), `leases`, `records`, `posts`, `accounts`. A table without
-rows is written with its columns. Files are written under a temporary name and renamed.
+Tables: `events` (every journal, payloads as JSON text), `leases`, `records`, `posts`, `accounts`, `calls` (of models:
+tokens by kind, micro-dollars, attempts without an answer too). A table without rows is written with its columns. Files
+are written under a temporary name and renamed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from actors.gateway.pricing import KINDS
 from actors.observer.books import Books, replay
 from actors.observer.leases import lease_rows
 from actors.observer.plain import plain
@@ -45,6 +47,11 @@ SCHEMAS: dict[str, Any] = {
         + [(name, _TEXT) for name in ("author", "kind", "title", "body", "status", "reply_to", "snapshot", "idea")]
         + [("expires_us", _INT), ("record_ids", pa.list_(_TEXT)), ("event", _INT)]
     ),
+    "calls": pa.schema(
+        [(name, _TEXT) for name in ("key", "researcher", "model", "outcome", "stop_reason")]
+        + [(name, _INT) for name in (*KINDS, "usd", "at_us", "event")]
+        + [("seconds", _REAL)]
+    ),
     "accounts": pa.schema([("name", _TEXT), ("parent", _TEXT), ("opened_seq", _INT), *_AMOUNTS]),
 }
 
@@ -59,6 +66,7 @@ def export(run: RunData, directory: Path) -> list[Path]:
         "leases": (asdict(row) for row in lease_rows(events)),
         "records": _records(run),
         "posts": ({**event.payload, "event": event.seq} for event in run.events("forum", "post")),
+        "calls": _calls(run),
         "accounts": _accounts(replay(events)),
     }
     return [_write(directory / f"{name}.parquet", SCHEMAS[name], rows) for name, rows in tables.items()]
@@ -81,6 +89,12 @@ def _records(run: RunData) -> Iterator[dict[str, Any]]:
     for row in record_rows(run):
         low, high = row.interval or (None, None)
         yield {**row.to_dict(), "low": low, "high": high}
+
+
+def _calls(run: RunData) -> Iterator[dict[str, Any]]:
+    for event in run.events("gateway", "call_answered", "attempt_lost"):
+        place = {"outcome": event.kind, "at_us": event.at_us, "event": event.seq}
+        yield {**event.payload, **event.payload["tokens"], **place}
 
 
 def _accounts(books: Books) -> Iterator[dict[str, Any]]:

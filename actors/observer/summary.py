@@ -152,6 +152,7 @@ def _researcher(
         "id": name,
         **_direction(run, name),
         **dollars(spent.usd),
+        "model_dollars": books.spent(f"{RESEARCHER_PREFIX}{name}/tokens").usd / MICRO,
         "gpu_hours": spent.gpu_ms / MS_PER_HOUR,
         "gpu_ms": spent.gpu_ms,
         "wall_hours": spent.wall_ms / MS_PER_HOUR,

@@ -9,10 +9,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from actors.gateway.retry import Failure
 from actors.observer.audit_calls import audit_calls
+from actors.observer.books import replay
+from actors.observer.export import export
 from actors.observer.run_data import load_run
 from cluster.config import dump_config
 from cluster.errors import RefusedError
@@ -88,3 +91,11 @@ def test_another_price_than_the_charged_one_is_found(sound: Path, tmp_path: Path
     RunPaths(root).config.write_text(dump_config(campaign(f"gateway.prices.claude-opus-4-6={price}")))
     assert any("its tokens cost" in finding for finding in findings(root))
     assert any("the usage of" in finding for finding in findings(root))
+
+
+def test_the_export_has_a_row_for_every_attempt_that_was_charged(sound: Path, tmp_path: Path) -> None:
+    run = load_run(sound)
+    export(run, tmp_path)
+    rows = pq.read_table(tmp_path / "calls.parquet").to_pylist()
+    assert [row["outcome"] for row in rows].count("attempt_lost") == 1
+    assert sum(row["usd"] for row in rows) == replay(run.stores["scheduler"].events).total().usd
