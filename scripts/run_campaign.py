@@ -14,7 +14,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from actors.director.estimate import estimate
 from actors.evaluator.estimate import check_budget
 from actors.gateway.keys import CALLING, check_brain, hand_over, handed_path, take_from_environment
+from actors.researcher.brains.prompt import check_prompt
 from cluster.authentication import set_authentication
 from cluster.config import CampaignConfig, ConfigError, dump_config, load_config
 from cluster.errors import AarError
@@ -133,7 +134,7 @@ def check_machine(config: CampaignConfig, runs_dir: Path) -> None:
             print(f"task {note}", file=sys.stderr)
 
 
-def follow(director: Any, name: str) -> None:
+def follow(director: Any, run_dir: Path) -> None:
     """Show progress until the director has finished."""
     import ray
     from ray.exceptions import RayError
@@ -142,7 +143,7 @@ def follow(director: Any, name: str) -> None:
 
     from actors.observer.live import one_line, render
 
-    console = Console()
+    console, name = Console(), run_dir.name
     run = director.run.remote()
     live = Live(console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
     with live if live is not None else nullcontext():
@@ -158,7 +159,7 @@ def follow(director: Any, name: str) -> None:
     ray.get(run)
 
 
-def campaign(run_dir: Path, config: CampaignConfig) -> None:
+def campaign(run_dir: Path, config: CampaignConfig, watch: Callable[[Any, Path], None]) -> None:
     """Connect, bring the actors up, follow them to the end, take them down."""
     set_authentication()
     import ray
@@ -174,7 +175,7 @@ def campaign(run_dir: Path, config: CampaignConfig) -> None:
         print(f"Ray dashboard: http://{connection.dashboard}", flush=True)
     handles = bring_up(run_dir, config, connection)
     try:
-        follow(handles.director, run_dir.name)
+        watch(handles.director, run_dir)
     except RayTaskError as error:
         raise AarError(str(error.cause)) from None
     except RayError as error:
@@ -208,12 +209,13 @@ def handed(key: str | None, run_dir: Path, config: CampaignConfig) -> Iterator[N
         handed_path(run_dir).unlink(missing_ok=True)
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str], watch: Callable[[Any, Path], None] = follow) -> int:
     args = parse(argv)
     key = take_from_environment()
     run_dir: Path | None = None
     try:
         config = configuration(args)
+        check_prompt(config)
         check_budget(config, len(BASELINES))
         if args.estimate:
             print(estimate(config, len(BASELINES)).text())
@@ -223,7 +225,7 @@ def main(argv: list[str]) -> int:
         run_dir = directory(args, config)
         with locked(run_dir), handed(key, run_dir, config):
             print(f"Campaign {run_dir.name} in {run_dir}", flush=True)
-            campaign(run_dir, config)
+            campaign(run_dir, config, watch)
             return finish(run_dir)
     except ConfigError as error:
         print(f"run_campaign: {error}", file=sys.stderr)

@@ -5,21 +5,16 @@ Pure functions over journals. Times are seconds since the campaign's first event
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from actors.observer.books import Books
+from actors.observer.diversity import points
 from actors.observer.leases import LeaseRow
 from actors.observer.run_data import RunData
 from actors.observer.standings import Row
 from cluster.money import MICRO
-from cluster.objects import ObjectError, ObjectStore
-from gpu_pool.weak_to_strong.families import families_of_source
-
-RECENT = 10
-"""Submissions in the sliding window of diversity."""
+from cluster.objects import ObjectStore
 
 
 def start_us(run: RunData) -> int:
@@ -84,57 +79,17 @@ def ladder(run: RunData) -> list[dict[str, Any]]:
     ]
 
 
-def entropy_bits(counts: Iterable[int]) -> float:
-    """Shannon entropy of a distribution given by counts, in bits; 0 for none."""
-    positive = [count for count in counts if count > 0]
-    total = sum(positive)
-    return -sum(c / total * math.log2(c / total) for c in positive) + 0.0 if total else 0.0
-
-
 def diversity(run: RunData) -> list[dict[str, Any]]:
-    """Diversity of ideas after each submission of code that was new to its researcher.
-
-    An idea family counts once for each such submission that uses it. `entropy_bits` is over all so far,
-    `recent_entropy_bits` over the latest ten; `effective_families` is 2 to the entropy.
-    """
+    """Diversity of ideas after each submission; see `diversity.points`."""
     begin, objects = start_us(run), ObjectStore(run.paths.objects) if run.paths.objects.is_dir() else None
-    seen: set[tuple[str, str]] = set()
-    history: list[list[str]] = []
-    points: list[dict[str, Any]] = []
-    for event in run.events("evaluator", "submission"):
-        researcher, snapshot = str(event.payload.get("researcher")), str(event.payload.get("snapshot"))
-        if objects is None or (researcher, snapshot) in seen or f"researcher/{researcher}" not in run.stores:
-            continue
-        seen.add((researcher, snapshot))
-        families = _families(objects, snapshot)
-        history.append(families)
-        total = Counter(family for used in history for family in used)
-        entropy = entropy_bits(total.values())
-        recent = entropy_bits(Counter(f for used in history[-RECENT:] for f in used).values())
-        points.append(
-            {
-                "t_seconds": (event.at_us - begin) / 1e6,
-                "submissions": len(history),
-                "researcher": researcher,
-                "snapshot": snapshot,
-                "families": families,
-                "families_seen": len(total),
-                "entropy_bits": entropy,
-                "effective_families": 2**entropy,
-                "recent_entropy_bits": recent,
-                "recent_effective_families": 2**recent,
-                "event": event.seq,
-            }
-        )
-    return points
-
-
-def _families(objects: ObjectStore, snapshot: str) -> list[str]:
-    try:
-        source = objects.get_tree(snapshot).get("method.py", b"")
-    except ObjectError:
-        return ["other"]
-    return families_of_source(source.decode("utf-8", "replace"))
+    return points(
+        (
+            {**event.payload, "t_seconds": (event.at_us - begin) / 1e6, "event": event.seq}
+            for event in run.events("evaluator", "submission")
+            if f"researcher/{event.payload.get('researcher')}" in run.stores
+        ),
+        objects,
+    )
 
 
 def lanes(leases: Sequence[LeaseRow], until_us: int) -> list[tuple[LeaseRow, float]]:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from actors.observer.books import RESEARCHER_PREFIX, ROOT, Books, replay
+from actors.observer.diversity import alarm
 from actors.observer.leases import LeaseRow, lease_rows
 from actors.observer.plain import plain, write_json
 from actors.observer.run_data import RunData
@@ -40,6 +41,7 @@ def build_summary(run: RunData) -> dict[str, Any]:
     known, begin = baselines(rows, domain), start_us(run)
     scored = [row for row in rows if not row.is_baseline and row.domain == domain and row.status not in OFF_THE_BOARD]
     board = [row for row in scored if row.tier == "board"] or [row for row in scored if row.tier == "dev"]
+    ideas = diversity(run)
     summary = {
         "campaign": run.name,
         "preset": None if run.config is None else run.config.preset,
@@ -53,14 +55,14 @@ def build_summary(run: RunData) -> dict[str, Any]:
         "transfer": [row.to_dict() for row in transfer(rows, domain)],
         "researchers": [_researcher(run, name, books, leases, scored) for name in researcher_ids(run)],
         "totals": _totals(run, books, leases, rows),
-        "diversity": diversity(run),
+        "diversity": ideas,
         "best_over_time": best_over_time(board, books, begin),
         "ladder": ladder(run),
         "failures": _failures(run, leases, rows),
         "sandbox_grade": _worst_grade(rows, leases),
         "evaluator_public_key": _fingerprint(run.public_key),
         "chain_heads": {name: {"seq": d.head_seq, "hash": d.head} for name, d in run.stores.items()},
-        "warnings": list(run.warnings),
+        "warnings": [*run.warnings, *filter(None, [alarm(ideas)])],
     }
     document: dict[str, Any] = plain(summary)
     return document

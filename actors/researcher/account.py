@@ -9,11 +9,11 @@ from cluster.errors import RefusedError
 from cluster.money import DIMENSIONS, Caps
 
 ROOT = "campaign"
-CHILDREN = ("gpu", "evaluations")
+CHILDREN = ("gpu", "evaluations", "tokens")
 
 
 def account_name(researcher: str) -> str:
-    """`campaign/researcher/<id>`; pilots are paid by its child `gpu`, counted runs by `evaluations`."""
+    """`campaign/researcher/<id>`; its child `gpu` pays pilots, `evaluations` counted runs, `tokens` models."""
     return f"campaign/researcher/{researcher}"
 
 

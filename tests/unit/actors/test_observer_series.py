@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.observer.books import replay
+from actors.observer.diversity import entropy_bits
 from actors.observer.format import duration, interval, num, pvalue
 from actors.observer.leases import LeaseRow, lease_rows
 from actors.observer.plain import plain
-from actors.observer.series import entropy_bits, lanes
+from actors.observer.series import lanes
 from cluster.journal import Event
 
 

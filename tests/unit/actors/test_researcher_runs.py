@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.researcher.types import Decision, Observation, ToolCall
+from cluster.errors import RefusedError
+from tests.unit.actors.researcher_world import CAPS, Crash, Offices, World
+
+METHOD = "def train(run):\n    return None\n"
+WRITE = ToolCall("write_file", {"path": "m.py", "content": METHOD})
+PILOT = ToolCall("run_pilot", {"path": "m.py", "items": 64, "background": True})
+SUBMIT = ToolCall("submit", {"path": "m.py", "name": "first", "background": True})
+
+
+class Scripted:
+    """Plays turns; a step that is an exception is raised."""
+
+    def __init__(self, *steps: Any) -> None:
+        self.steps = list(steps)
+        self.asked: list[Observation] = []
+
+    async def decide(self, observation: Observation) -> Decision:
+        self.asked.append(observation)
+        step = self.steps[observation.turn] if observation.turn < len(self.steps) else (ToolCall("finish"),)
+        if isinstance(step, BaseException):
+            self.steps[observation.turn] = (ToolCall("wait", {"seconds": 20, "until": "run"}),)
+            raise step
+        return Decision(step)
+
+
+class Slow(Offices):
+    """Offices whose runs and scores take until they are let go."""
+
+    def __post_init__(self) -> None:
+        self.let_go = asyncio.Event()
+
+    async def run(self, request: dict[str, Any]) -> dict[str, Any]:
+        await self.let_go.wait()
+        return await super().run(request)
+
+    async def submit(self, *args: Any) -> dict[str, Any]:
+        await self.let_go.wait()
+        return await super().submit(*args)
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actors.researcher.tools.base.AT_ONCE_S", 0.02)
+
+
+def test_a_run_outlives_its_researcher_and_is_what_it_was_started_as(tmp_path: Path) -> None:
+    offices = Slow(tmp_path, dict(CAPS))
+    brain = Scripted((WRITE,), (SUBMIT, PILOT), Crash())
+    world = World(tmp_path, brain=brain, offices=offices)
+    with pytest.raises(Crash):
+        asyncio.run(world.start().run())
+    assert [turn.done[0].result.content.get("state") for turn in world.transcript.history[1:]] == ["started"]
+    (world.ctx.workspace.root / "m.py").write_text("this is no method any more")
+    offices.let_go = asyncio.Event()
+    offices.let_go.set()
+    summary = asyncio.run(world.start().run())
+    assert (summary["pilots"], summary["submissions"]) == (1, 1)
+    assert summary["best"]["pgr"] == 0.4
+    assert sorted(e for e in offices.effects if "/1/" in e and "wall" not in e) == [
+        f"push:{world.researcher}/1/0/push",
+        f"run:{world.researcher}/1/1",
+        f"submit:{world.researcher}/1/0",
+    ]
+    told = [news["run"] for turn in world.transcript.history for news in turn.seen.news]
+    assert sorted(told) == ["run-1-0", "run-1-1"]
+
+
+def test_a_refusal_is_told_at_once(tmp_path: Path) -> None:
+    offices = Offices(tmp_path, {**CAPS, "gpu_ms": 10})
+    missing = ToolCall("run_pilot", {"path": "missing.py", "background": True})
+    world = World(tmp_path, brain=Scripted((WRITE,), (PILOT, missing)), offices=offices)
+    world.run()
+    done = world.transcript.history[1].done
+    assert [d.result.reason for d in done] == ["over_budget", "not_found"]
+    assert not any(turn.seen.news for turn in world.transcript.history)
+
+
+def test_a_run_that_fails_later_is_news_too(tmp_path: Path) -> None:
+    class Failing(Offices):
+        async def run(self, request: dict[str, Any]) -> dict[str, Any]:
+            await asyncio.sleep(0.1)
+            raise RefusedError("queue_full", "too many wait")
+
+    wait = ToolCall("wait", {"seconds": 20, "until": "any"})
+    world = World(tmp_path, brain=Scripted((WRITE,), (PILOT,), (wait,)), offices=Failing(tmp_path, dict(CAPS)))
+    summary = world.run()
+    assert (summary["pilots"], summary["refused"]) == (0, 1)
+    history = world.transcript.history
+    assert history[2].done[0].result.content["woken_by"] == "run"
+    assert history[3].seen.news[0]["result"]["reason"] == "queue_full"
+
+
+def test_the_end_stops_what_still_runs(tmp_path: Path) -> None:
+    offices = Slow(tmp_path, dict(CAPS))
+    world = World(tmp_path, brain=Scripted((WRITE,), (PILOT,)), offices=offices)
+    assert world.run()["ended"] == "the brain is done"
+    assert f"cancel:{world.researcher}/1/0" in offices.effects
+
+
+@pytest.mark.parametrize(
+    ("until", "woken_by"), [("run", "nothing"), ("post", "post"), ("any", "post"), ("time", "time")]
+)
+def test_a_wait_ends_by_what_it_waits_for(tmp_path: Path, until: str, woken_by: str) -> None:
+    offices = Offices(tmp_path, dict(CAPS))
+
+    class Posting(Scripted):
+        async def decide(self, observation: Observation) -> Decision:
+            if observation.turn == 0:
+                offices.add_post("02-other", kind="insight", title="news", body="")
+            return await super().decide(observation)
+
+    wait = ToolCall("wait", {"seconds": 0.05, "until": until})
+    world = World(tmp_path, brain=Posting((wait,)), offices=offices)
+    world.run()
+    assert world.transcript.history[0].done[0].result.content["woken_by"] == woken_by
