@@ -15,6 +15,7 @@ from cluster.config.schema import (
     Researchers,
     Runs,
     Scoring,
+    Serve,
     Task,
 )
 
@@ -33,6 +34,7 @@ __all__ = [
     "Researchers",
     "Runs",
     "Scoring",
+    "Serve",
     "Task",
     "dump_config",
     "load_config",
