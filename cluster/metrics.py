@@ -30,6 +30,12 @@ DECLARED = (
     Metric("posts", "counter", "Forum posts", ("kind",)),
     Metric("records", "counter", "Signed records", ("tier",)),
     Metric("best_board_accuracy", "gauge", "Level of the Ladder (a multiple of its step)"),
+    Metric("model_calls", "counter", "Calls of models by how they ended", ("outcome",)),
+    Metric("model_retries", "counter", "Attempts that failed and were made again", ("reason",)),
+    Metric("model_tokens", "counter", "Tokens of calls by kind", ("kind",)),
+    Metric("model_usd", "counter", "Dollars of calls"),
+    Metric("model_seconds", "counter", "Seconds of answered calls, together"),
+    Metric("model_cache_hit_share", "gauge", "Share of input tokens that was read from the prompt cache"),
     Metric("researcher_turns", "counter", "Turns of researchers", ("researcher",)),
 )
 

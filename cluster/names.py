@@ -26,6 +26,7 @@ class RunPaths:
         self.scheduler_db = root / "scheduler.db"
         self.forum_db = root / "forum.db"
         self.evaluator_db = root / "evaluator.db"
+        self.gateway_db = root / "gateway.db"
         self.objects = root / "objects"
         self.leases = root / "leases"
         self.judge = root / "judge"
@@ -50,6 +51,7 @@ class RunPaths:
             "scheduler": self.scheduler_db,
             "forum": self.forum_db,
             "evaluator": self.evaluator_db,
+            "gateway": self.gateway_db,
         }
         if self.researchers.exists():
             for directory in sorted(self.researchers.iterdir()):

@@ -1,0 +1,99 @@
+"""The vendor's Messages endpoint through the vendor's client, one attempt at a time.
+
+Every answer is streamed: a long one would run into time-outs otherwise, and the input side of the bill is known as
+soon as it begins. Retries are not the client's but the gateway's. Errors that leave here hold no header and no key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from typing import Any
+
+from actors.gateway.accumulate import Accumulator
+from actors.gateway.faults import of_connection, of_status
+from actors.gateway.recorder import Parts
+from actors.gateway.request import Body
+from actors.gateway.retry import AttemptFailedError, Failure
+from actors.gateway.transport import Begun
+from cluster.config import Brain, Gateway
+
+VENDOR_URL = "https://api.anthropic.com"
+NO_KEY = "none"
+"""What an endpoint without keys is sent."""
+CONNECT_S = 15.0
+SILENCE_S = 120.0
+"""A stream without even a ping for so long is dead."""
+_QUIET = ("anthropic", "httpx2", "httpcore2", "httpx", "httpcore")
+
+
+class Endpoint:
+    """A transport to one base address with one key."""
+
+    def __init__(self, brain: Brain, gateway: Gateway, key: str | None) -> None:
+        os.environ.pop("ANTHROPIC_LOG", None)  # the client logs requests when it is set
+        os.environ.pop("ANTHROPIC_CUSTOM_HEADERS", None)
+        import anthropic
+        import httpx2
+
+        for name in _QUIET:
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        self._sdk, self._http = anthropic, httpx2
+        self._secret = key
+        self._seconds = gateway.call_seconds
+        self._client = anthropic.AsyncAnthropic(
+            api_key=key or NO_KEY,
+            base_url=brain.base_url or VENDOR_URL,
+            max_retries=0,
+            timeout=httpx2.Timeout(gateway.call_seconds, connect=CONNECT_S, read=min(SILENCE_S, gateway.call_seconds)),
+        )
+
+    async def send(self, key: str, body: Body, parts: Parts, begun: Begun) -> dict[str, Any]:
+        """As `Transport.send`."""
+        answer = Accumulator()
+        try:
+            async with asyncio.timeout(self._seconds):
+                await self._stream(body, answer, begun)
+            failure = None if answer.complete else Failure("unavailable", "the stream broke off", True, True)
+        except self._sdk.APIStatusError as error:
+            failure = of_status(error.status_code, error.body, error.response.headers, answer.message is not None)
+        except (self._sdk.APIConnectionError, self._http.HTTPError) as error:
+            cause = error.__cause__ or error
+            unsent = (self._http.ConnectError, self._http.ConnectTimeout, self._http.PoolTimeout)
+            failure = of_connection(type(cause).__name__, billed=not isinstance(cause, unsent))
+        except TimeoutError:
+            failure = Failure("unavailable", f"no answer within {self._seconds:g} s", again=True, billed=True)
+        except (ValueError, KeyError, TypeError, self._sdk.AnthropicError) as error:
+            failure = Failure("unavailable", f"the stream cannot be read: {type(error).__name__}", True, True)
+        if failure is not None:
+            raise AttemptFailedError(self._scrubbed(failure))
+        return _plain(answer.message or {})
+
+    async def _stream(self, body: Body, answer: Accumulator, begun: Begun) -> None:
+        events = await self._client.beta.messages.create(**body.fields, stream=True)
+        async with events:
+            async for event in events:
+                data = event.to_dict(mode="json")
+                answer.add(data)
+                if data.get("type") == "message_start":
+                    begun(data["message"].get("usage") or {})
+
+    def _scrubbed(self, failure: Failure) -> Failure:
+        """The failure without the key, should an endpoint repeat it."""
+        if not self._secret or self._secret not in failure.message:
+            return failure
+        message = failure.message.replace(self._secret, "[key]")
+        return Failure(failure.reason, message, failure.again, failure.billed, failure.throttled, failure.retry_after_s)
+
+    async def close(self) -> None:
+        """As `Transport.close`."""
+        await self._client.close()
+
+
+def _plain(message: dict[str, Any]) -> dict[str, Any]:
+    """The message as JSON of valid Unicode: half a surrogate pair could not be sent back."""
+    text = json.dumps(message, ensure_ascii=False).encode("utf-8", "replace")
+    plain: dict[str, Any] = json.loads(text)
+    return plain

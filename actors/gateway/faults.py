@@ -1,0 +1,77 @@
+"""What an endpoint's errors mean. Pure: status, body and headers give a `Failure`.
+
+An error status is not charged. An error in a stream that had begun is: its end is unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from actors.gateway.api import Refusal
+from actors.gateway.retry import Failure
+
+MOST_TEXT = 500
+_AGAIN = frozenset({408, 409, 425, 429, 499, 500, 502, 503, 504, 529})
+_OF_STATUS: dict[int, Refusal] = {
+    401: "bad_key",
+    402: "no_credit",
+    403: "bad_key",
+    404: "unknown_model",
+    413: "too_large",
+}
+_OF_TYPE: dict[str, Refusal] = {
+    "authentication_error": "bad_key",
+    "permission_error": "bad_key",
+    "billing_error": "no_credit",
+    "not_found_error": "unknown_model",
+    "request_too_large": "too_large",
+}
+_AGAIN_TYPES = frozenset({"rate_limit_error", "overloaded_error", "api_error", "timeout_error"})
+_THROTTLES = frozenset({"rate_limit_error", "overloaded_error"})
+_NO_CREDIT = ("credit balance", "spend limit", "spending limit")
+_TOO_LONG = ("prompt is too long", "context window", "context length", "context limit", "maximum context")
+
+
+def of_status(status: int, body: object, headers: Mapping[str, str], begun: bool) -> Failure:
+    """The failure behind an error status, or behind an error event of a stream that had `begun`."""
+    kind, text = _error_of(body)
+    message = f"{status if not begun else 'in the stream'} {kind}: {text}"[:MOST_TEXT]
+    if begun:
+        return Failure("unavailable", message, again=True, billed=True, throttled=kind in _THROTTLES)
+    again = status in _AGAIN or status >= 500 or (status < 400 and kind in _AGAIN_TYPES)
+    if again:
+        throttled = status in (429, 529) or kind in _THROTTLES
+        return Failure("unavailable", message, again=True, throttled=throttled, retry_after_s=_retry_after(headers))
+    return Failure(_reason(status, kind, text), message)
+
+
+def of_connection(cause: str, billed: bool) -> Failure:
+    """The failure of a connection; `billed` when the request may have arrived."""
+    return Failure("unavailable", f"the connection to the endpoint failed: {cause}", again=True, billed=billed)
+
+
+def _reason(status: int, kind: str, text: str) -> Refusal:
+    words = text.lower()
+    if any(phrase in words for phrase in _NO_CREDIT):
+        return "no_credit"
+    if status in (400, 413, 422) and any(phrase in words for phrase in _TOO_LONG):
+        return "context_too_long"
+    return _OF_STATUS.get(status) or _OF_TYPE.get(kind) or "bad_request"
+
+
+def _error_of(body: object) -> tuple[str, str]:
+    """Type and message of the vendor's error body; servers that imitate it may leave parts out."""
+    error: Any = body.get("error", body) if isinstance(body, dict) else None
+    if not isinstance(error, dict):
+        return "error", str(body or "")[:MOST_TEXT]
+    return str(error.get("type") or "error"), str(error.get("message") or "")
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the endpoint asks for, given in seconds (a date is passed over)."""
+    try:
+        seconds = float(headers.get("retry-after", ""))
+    except ValueError:
+        return None
+    return seconds if 0 <= seconds < float("inf") else None

@@ -1,0 +1,248 @@
+"""The gateway's plain class: one call from its reservation to its settlement.
+
+Promises, for any interleaving, failure and crash:
+- A key is answered once: its first answer is kept before anybody hears it, and given again from then on.
+- Nothing is sent that is not reserved: no account exceeds a cap. What an attempt costs is decided and written down
+  once, and the ledger is told until it knows. An attempt that certainly cost nothing is released; one whose end is
+  unknown is charged with the most that it can have cost.
+- A call that was refused leaves no reservation behind.
+
+What a crash cannot tell: how an attempt ended that was sent and whose answer was not yet kept. It is charged at its
+worst, and the same key, when it is asked again, is a new attempt with a reservation of its own. So the vendor may
+have been paid twice for one key, and the ledger then says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from actors.gateway.book import Attempt, Book
+from actors.gateway.limits import Estimate, Limits
+from actors.gateway.meters import Meters, MetricsSink
+from actors.gateway.pricing import Tariff, Tokens, tokens_of
+from actors.gateway.recorder import Parts, RecordError, take_apart
+from actors.gateway.request import HIDDEN_TOKENS, Body, check
+from actors.gateway.retry import AttemptFailedError, Failure, after
+from actors.gateway.till import LedgerApi, Till
+from actors.gateway.transport import Transport
+from actors.gateway.turnstile import Turnstile
+from cluster.config import CampaignConfig, Price
+from cluster.config.prices import FREE
+from cluster.errors import RefusedError
+from cluster.store import Store
+
+MOST_KEY = 200
+
+
+class Gateway:
+    """Calls models for researchers. Every public method may be called at any time, `start` is implied."""
+
+    def __init__(
+        self,
+        store: Store,
+        config: CampaignConfig,
+        ledger: LedgerApi,
+        transport: Transport,
+        sink: MetricsSink | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.book = Book(store)
+        self._till = Till(ledger, self.book)
+        self._settings, self._seed = config.gateway, config.seed
+        self._tariffs = {model: Tariff.of(price) for model, price in tariff_table(config).items()}
+        self._transport = transport
+        self._clock, self._sleep = clock, sleep
+        self._turnstile = Turnstile(Limits(config.gateway, clock()), clock)
+        self._meters = Meters(sink)
+        self._calls: dict[str, asyncio.Task[dict[str, Any]]] = {}
+        self._mine: set[str] = set()
+        self._untidy = True
+        self._tidying = asyncio.Lock()
+        self._closed = False
+
+    async def call(self, key: str, researcher: str, request: dict[str, Any]) -> dict[str, Any]:
+        """As `ModelApi.call`."""
+        if not isinstance(key, str) or not 0 < len(key) <= MOST_KEY:
+            raise RefusedError("bad_request", f"key: expected 1 to {MOST_KEY} characters", {"field": "key"})
+        if self._untidy:
+            await self.tidy()
+        task = self._calls.get(key)
+        if task is None:
+            task = asyncio.create_task(self._call(key, researcher, request))
+            self._calls[key] = task
+            task.add_done_callback(lambda _: self._calls.pop(key, None))
+        return await asyncio.shield(task)
+
+    async def tidy(self) -> None:
+        """Bring attempts that nobody carries to their end: those of a gateway that died, or of calls that broke off."""
+        async with self._tidying:
+            self._untidy = False
+            try:
+                for stale in self.book.live():
+                    attempt = self.book.attempt(stale.reservation)
+                    if attempt.reservation not in self._mine:
+                        await self._finish(attempt)
+            except BaseException:
+                self._untidy = True
+                raise
+
+    async def close(self) -> None:
+        """Take no more calls, break off those under way and bring their attempts to an end."""
+        self._closed = True
+        tasks = list(self._calls.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.tidy()
+        await self._transport.close()
+
+    def status(self) -> dict[str, Any]:
+        """Calls that run and wait, tallies since the start."""
+        return {**self._turnstile.counts, **self._meters.to_dict()}
+
+    async def _finish(self, attempt: Attempt) -> None:
+        """From wherever an attempt stands to its end."""
+        if attempt.state == "open":
+            await self._till.release(attempt, "it cost nothing")
+        if attempt.state == "sent":
+            self._lose(attempt, "its end is unknown")
+        if attempt.state in ("sent", "due"):
+            await self._till.settle(self.book.attempt(attempt.reservation))
+
+    async def _call(self, key: str, researcher: str, request: dict[str, Any]) -> dict[str, Any]:
+        message = self._known(key)
+        if message is None:
+            if self._closed:
+                raise RefusedError("unavailable", "the gateway is closing")
+            try:
+                message = await self._obtain(key, researcher, request)
+            except RefusedError as error:
+                self._meters.refused(error.reason)
+                raise
+        return {"message": message, "charged": self.book.charged(key), "left": await self._till.left(researcher)}
+
+    def _known(self, key: str) -> dict[str, Any] | None:
+        try:
+            return self.book.answer(key)
+        except RecordError as error:
+            raise RefusedError("unavailable", str(error)) from error
+
+    async def _obtain(self, key: str, researcher: str, request: dict[str, Any]) -> dict[str, Any]:
+        body = check(request)
+        tariff = self._tariffs.get(body.model)
+        if tariff is None:
+            known = ", ".join(sorted(self._tariffs))
+            detail = {"model": body.model}
+            raise RefusedError("unknown_model", f"{body.model!r} has no price; priced are: {known}", detail)
+        parts = take_apart(request)
+        attempt: Attempt | None = None
+        try:
+            for tries in range(1, self._settings.attempts + 1):
+                if attempt is None:
+                    attempt = await self._reserve(key, researcher, body, parts, tariff)
+                try:
+                    return await self._attempt(attempt, body, parts, tariff)
+                except AttemptFailedError as error:
+                    failure = error.failure
+                attempt = await self._settle_failed(attempt, failure)
+                wait = after(failure, tries, self._settings, random.Random(f"{self._seed}/{key}/{tries}"))
+                if wait is None:
+                    break
+                self._meters.retried(researcher, failure.reason)
+                if failure.throttled:
+                    self._turnstile.pause(wait.seconds)
+                await self._sleep(wait.seconds)
+            if attempt is not None:
+                await self._finish(self.book.attempt(attempt.reservation))
+            raise RefusedError(failure.reason, f"{failure.message} (attempts: {tries})", {"attempts": tries})
+        finally:
+            if attempt is not None:
+                self._leave(attempt.reservation)
+
+    def _leave(self, reservation: str) -> None:
+        """Nobody carries the attempt any more; unless it is closed, the next call brings it to its end."""
+        self._mine.discard(reservation)
+        self._untidy = self._untidy or self.book.attempt(reservation).state != "closed"
+
+    async def _reserve(self, key: str, researcher: str, body: Body, parts: Parts, tariff: Tariff) -> Attempt:
+        """A new attempt with its worst case set aside."""
+        worst = worst_case(body, self.book.counted_bound(parts), parts, tariff)
+        attempt = self.book.open(key, researcher, body.model, tariff.cost(worst), worst)
+        self._mine.add(attempt.reservation)
+        try:
+            await self._till.reserve(attempt)
+        except BaseException:
+            self._leave(attempt.reservation)
+            raise
+        return attempt
+
+    async def _attempt(self, attempt: Attempt, body: Body, parts: Parts, tariff: Tariff) -> dict[str, Any]:
+        long_cache = asks_long_cache(parts)
+
+        def begun(usage: dict[str, Any]) -> None:
+            if not body.compacts:
+                told = tokens_of(usage, long_cache)
+                self.book.begun(attempt, told + Tokens(output=max(0, body.max_tokens - told.output)))
+
+        guess = self._meters.guess(attempt.researcher)
+        async with self._turnstile.passage(attempt.reservation, attempt.researcher, guess) as passage:
+            self.book.sent(attempt)
+            started = self._clock()
+            try:
+                message = await self._transport.send(attempt.key, body, parts, begun)
+            except AttemptFailedError as error:
+                if not error.failure.billed:
+                    passage.used = Estimate(0.0, 0.0)
+                raise
+            seconds = self._clock() - started
+            tokens = tokens_of(message.get("usage") or {}, long_cache)
+            charge = tariff.cost(tokens)
+            self.book.answered(attempt, tokens, charge, parts, message, round(seconds, 3))
+            passage.used = self._meters.answered(attempt.researcher, tokens, charge, seconds)
+        await self._till.settle(self.book.attempt(attempt.reservation))
+        return message
+
+    async def _settle_failed(self, attempt: Attempt, failure: Failure) -> Attempt | None:
+        """The attempt itself when its reservation serves again, or `None` when it was charged."""
+        if not failure.billed:
+            self.book.unsent(attempt)
+            return attempt
+        self._lose(self.book.attempt(attempt.reservation), failure.message)
+        try:
+            await self._till.settle(self.book.attempt(attempt.reservation))
+        finally:
+            self._leave(attempt.reservation)
+        return None
+
+    def _lose(self, attempt: Attempt, why: str) -> None:
+        charge = self._tariffs[attempt.model].cost(attempt.worst)
+        self.book.lost(attempt, attempt.worst, charge, why)
+        self._meters.lost(attempt.researcher, attempt.worst, charge)
+
+
+def tariff_table(config: CampaignConfig) -> dict[str, Price]:
+    """Prices by model; a local model without a price of its own costs nothing per token."""
+    local = {config.brain.model: Price.model_validate(FREE)} if config.brain.kind == "local" else {}
+    return {**local, **config.gateway.prices}
+
+
+def asks_long_cache(parts: Parts) -> bool:
+    """Whether a breakpoint asks for a cache of an hour."""
+    return any(isinstance(mark, dict) and mark.get("ttl") == "1h" for _, mark in parts.marks)
+
+
+def worst_case(body: Body, counted: int | None, parts: Parts, tariff: Tariff) -> Tokens:
+    """At least as many tokens of each kind as a call can use, at the dearest kind of input that it can cause.
+
+    `counted`: a bound from an earlier call that this one continues. A compaction by the endpoint reads the history once
+    more and writes a summary.
+    """
+    bound = body.input_bound if counted is None else min(body.input_bound, counted + HIDDEN_TOKENS)
+    passes = 2 if body.compacts else 1
+    kind = tariff.dearest_input(bool(parts.marks), asks_long_cache(parts))
+    return Tokens(**{kind: passes * bound}) + Tokens(output=passes * body.max_tokens)

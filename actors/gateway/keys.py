@@ -1,0 +1,136 @@
+"""Where the API key comes from, and the refusal of one that others could read.
+
+A key is in a file of mode 0600 (`brain.key_file`, such as a mounted secret) or, when none is named, in
+ANTHROPIC_API_KEY of the driver's environment. The driver writes that one to a file of its own outside of the run
+directory, starts itself anew without the variable, so that no process of the campaign has it in its environment, and
+deletes the file at the end. Only the gateway reads a key file; the key is in no argument of an actor and in no
+configuration.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import stat
+import tempfile
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from actors.gateway.gateway import tariff_table
+from actors.gateway.replayer import open_recording
+from cluster.config import Brain, CampaignConfig, ConfigError
+from cluster.errors import AarError
+
+VARIABLE = "ANTHROPIC_API_KEY"
+SECRETS = (VARIABLE, "ANTHROPIC_AUTH_TOKEN")
+"""Variables that hold a key of the vendor; none of them is handed on to a campaign."""
+CALLING = ("claude", "local", "replay")
+"""Kinds of brain that go through the gateway."""
+MOST_BYTES = 4096
+_PR_SET_DUMPABLE = 4
+
+
+class KeyFileError(AarError):
+    """A key file that cannot be used; the text says what to do."""
+
+
+def read_key(path: Path) -> str:
+    """The key in a file. Raises `KeyFileError`."""
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            data = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise KeyFileError(
+            f"the key file {path} cannot be read ({error.strerror}); expected a file with the key"
+        ) from None
+    if not stat.S_ISREG(mode):
+        raise KeyFileError(f"the key file {path} is no regular file")
+    if mode & 0o077:
+        raise KeyFileError(
+            f"the key file {path} has mode {stat.S_IMODE(mode):04o}, so that others can read it; expected 0600: "
+            f"chmod 600 {path} (and make a new key, if others may have seen this one)"
+        )
+    key = data.decode("ascii", "replace").strip()
+    if len(data) > MOST_BYTES or not key or not key.isprintable() or " " in key or "\ufffd" in key:
+        raise KeyFileError(f"the key file {path} holds no key: expected one line of printable characters")
+    return key
+
+
+def handed_path(run_dir: Path) -> Path:
+    """Where the driver of a campaign puts a key from its environment: not in the run directory, which may be shared."""
+    base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
+    name = hashlib.sha256(str(run_dir.resolve()).encode()).hexdigest()[:16]
+    return Path(base) / f"aar-keys-{os.getuid()}" / f"{run_dir.name}-{name}"
+
+
+def hand_over(key: str, run_dir: Path) -> Path:
+    """Write a key to the place that `key_of` looks at. Raises `KeyFileError` when others can write there."""
+    path = handed_path(run_dir)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    about = path.parent.lstat()
+    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid() or about.st_mode & 0o077:
+        raise KeyFileError(f"{path.parent} is not a directory of this user alone; remove it, or use brain.key_file")
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "w") as file:
+        file.write(key)
+    return path
+
+
+def key_of(brain: Brain, run_dir: Path) -> str | None:
+    """The key that a campaign's gateway uses; `None` where an endpoint of the user's own needs none.
+
+    Raises `KeyFileError` when there must be one and it cannot be used.
+    """
+    if brain.key_file is not None:
+        return read_key(Path(brain.key_file).expanduser())
+    path = handed_path(run_dir)
+    if path.exists():
+        return read_key(path)
+    if brain.kind == "claude" and brain.base_url is None:
+        raise KeyFileError(
+            f"no API key: write it to a file, chmod 600 FILE, and give --set brain.key_file=FILE "
+            f"(or start the driver with {VARIABLE} set)"
+        )
+    return None
+
+
+def check_brain(config: CampaignConfig, run_dir: Path | None = None) -> None:
+    """Refuse a brain that could not make its first call. Raises `ConfigError`.
+
+    `run_dir` is the campaign's directory where it is known: a key that was handed over there is looked at, too.
+    """
+    brain = config.brain
+    if brain.kind not in CALLING:
+        return
+    if brain.model not in tariff_table(config):
+        known = ", ".join(sorted(config.gateway.prices))
+        raise ConfigError(
+            f"brain.model: {brain.model!r} has no price; expected one of {known}, or a price of its own in "
+            f"gateway.prices (see the vendor's page)"
+        )
+    if brain.kind == "replay":
+        if brain.replay_of is None:
+            raise ConfigError("brain.replay_of: missing; expected the directory of the campaign to replay")
+        open_recording(Path(brain.replay_of)).close()
+        return
+    try:
+        key = os.environ.get(VARIABLE) if brain.key_file is None else None
+        key = key or key_of(brain, run_dir or Path())
+    except KeyFileError as error:
+        raise ConfigError(f"brain.key_file: {error}") from error
+    if key is not None and brain.base_url is not None and not _private(brain.base_url):
+        raise ConfigError(
+            f"brain.base_url: {brain.base_url!r} would send the key in clear text; expected https, or this machine"
+        )
+
+
+def _private(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme == "https" or parts.hostname in ("127.0.0.1", "localhost", "::1")
+
+
+def shut_memory() -> None:
+    """No other process of this user may read this one's memory, and no core is dumped. Linux; best effort."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)

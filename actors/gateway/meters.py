@@ -1,0 +1,106 @@
+"""What a person sees of the calls: counts by researcher and, through a sink, the campaign's metrics."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+from actors.gateway.limits import Estimate
+from actors.gateway.pricing import KINDS, Tokens
+from cluster.money import MICRO
+
+FIRST_GUESS = Estimate(4000.0, 1000.0)
+MEMORY = 0.8
+"""Weight of the past in the running mean that guesses the next call's tokens."""
+
+
+class MetricsSink(Protocol):
+    """As `cluster.metrics.Metrics`."""
+
+    def count(self, name: str, value: float = 1.0, **tags: str) -> None:
+        """Add to a counter."""
+
+    def set(self, name: str, value: float, **tags: str) -> None:
+        """Set a gauge."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one researcher's calls came to since the gateway started."""
+
+    calls: int = 0
+    usd: int = 0
+    seconds: float = 0.0
+    retries: int = 0
+    tokens: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
+
+
+class Meters:
+    """Counts; nothing here is needed after a restart."""
+
+    def __init__(self, sink: MetricsSink | None) -> None:
+        self._sink = sink
+        self._tallies: dict[str, Tally] = {}
+        self._guesses: dict[str, Estimate] = {}
+
+    def guess(self, researcher: str) -> Estimate:
+        """The tokens that count towards the limits which the next call will probably use."""
+        return self._guesses.get(researcher, FIRST_GUESS)
+
+    def answered(self, researcher: str, tokens: Tokens, usd: int, seconds: float) -> Estimate:
+        """A call was answered; what it used of the limits (reads from the cache are free of them)."""
+        tally = self._tallies.setdefault(researcher, Tally())
+        tally.calls += 1
+        tally.seconds += seconds
+        used = Estimate(float(tokens.prompt - tokens.cache_read), float(tokens.output))
+        old = self.guess(researcher)
+        self._guesses[researcher] = Estimate(
+            MEMORY * old.input + (1 - MEMORY) * used.input, MEMORY * old.output + (1 - MEMORY) * used.output
+        )
+        for kind, number in tokens.to_dict().items():
+            tally.tokens[kind] += number
+        self._charge(tally, tokens, usd)
+        if self._sink is not None:
+            self._sink.count("model_calls", outcome="answered")
+            self._sink.count("model_seconds", seconds)
+            self._sink.set("model_cache_hit_share", self.cache_hit_share)
+        return used
+
+    def lost(self, researcher: str, tokens: Tokens, usd: int) -> None:
+        """An attempt was charged without an answer."""
+        self._charge(self._tallies.setdefault(researcher, Tally()), tokens, usd)
+        if self._sink is not None:
+            self._sink.count("model_calls", outcome="lost")
+
+    def retried(self, researcher: str, reason: str) -> None:
+        """An attempt failed and another follows."""
+        self._tallies.setdefault(researcher, Tally()).retries += 1
+        if self._sink is not None:
+            self._sink.count("model_retries", reason=reason)
+
+    def refused(self, reason: str) -> None:
+        """A call ended without an answer."""
+        if self._sink is not None:
+            self._sink.count("model_calls", outcome=reason)
+
+    def _charge(self, tally: Tally, tokens: Tokens, usd: int) -> None:
+        tally.usd += usd
+        if self._sink is not None:
+            self._sink.count("model_usd", usd / MICRO)
+            for kind, number in tokens.to_dict().items():
+                if number:
+                    self._sink.count("model_tokens", number, kind=kind)
+
+    @property
+    def cache_hit_share(self) -> float:
+        """The share of all input tokens that was read from the cache."""
+        tallies = self._tallies.values()
+        whole = sum(sum(t.tokens.values()) - t.tokens["output"] for t in tallies)
+        return sum(t.tokens["cache_read"] for t in tallies) / whole if whole else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "cache_hit_share": self.cache_hit_share,
+            "researchers": {name: asdict(tally) for name, tally in self._tallies.items()},
+        }

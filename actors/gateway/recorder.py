@@ -1,0 +1,179 @@
+"""Exchanges as they were: every request and answer, each distinct message stored once.
+
+A request is a chain of messages (each node names its predecessor), the rest of the body, and the places of its cache
+breakpoints. A turn adds its new messages only, so that a history of n turns takes space in proportion to n. Names are
+sha256 over canonical JSON: what is read back is checked. Keys of the API never come here: they are not in a body.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+from actors.gateway.request import Mark, canonical, digest, with_marks, without_marks
+from cluster.errors import AarError
+
+DDL = """
+CREATE TABLE IF NOT EXISTS blocks (sha TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS nodes (sha TEXT PRIMARY KEY, parent TEXT NOT NULL, message TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS exchanges (
+    key TEXT PRIMARY KEY,
+    researcher TEXT NOT NULL,
+    request TEXT NOT NULL,
+    head TEXT NOT NULL,
+    rest TEXT NOT NULL,
+    marks TEXT NOT NULL,
+    content TEXT NOT NULL,
+    message TEXT NOT NULL,
+    prompt_tokens INTEGER
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS exchanges_prefix ON exchanges (head, rest);
+"""
+ROOT = ""
+
+
+class RecordError(AarError):
+    """A recording that is missing a part or was changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A request taken apart: bodies by sha, `nodes` as `(sha, parent, message sha, bytes)` from first to last."""
+
+    bodies: dict[str, bytes]
+    nodes: tuple[tuple[str, str, str, int], ...]
+    rest: str
+    marks: list[Mark]
+
+    @property
+    def head(self) -> str:
+        """The last node."""
+        return self.nodes[-1][0]
+
+    @property
+    def request(self) -> str:
+        """The name of the whole request."""
+        return digest(canonical([self.head, self.rest, self.marks]))
+
+
+def take_apart(request: dict[str, Any]) -> Parts:
+    """The parts of a request."""
+    bare, marks = without_marks(request)
+    bodies: dict[str, bytes] = {}
+
+    def keep(value: Any) -> tuple[str, int]:
+        body = canonical(value)
+        sha = digest(body)
+        bodies[sha] = body
+        return sha, len(body)
+
+    nodes, parent = [], ROOT
+    for message in bare["messages"]:
+        sha, size = keep(message)
+        node = _node(parent, sha)
+        nodes.append((node, parent, sha, size))
+        parent = node
+    rest, _ = keep({name: value for name, value in bare.items() if name != "messages"})
+    return Parts(bodies, tuple(nodes), rest, marks)
+
+
+def _node(parent: str, message: str) -> str:
+    return digest(f"{parent}/{message}".encode())
+
+
+def store(db: sqlite3.Connection, key: str, researcher: str, parts: Parts, message: dict[str, Any]) -> str:
+    """Keep an exchange, in the caller's transaction; the name of its answer."""
+    said = {"role": "assistant", "content": message.get("content") or []}
+    about = {name: value for name, value in message.items() if name != "content"}
+    content, outside = canonical(said), canonical(about)
+    bodies = {**parts.bodies, digest(content): content, digest(outside): outside}
+    known = {row["sha"] for sha in bodies for row in db.execute("SELECT sha FROM blocks WHERE sha = ?", (sha,))}
+    rows = [(sha, zlib.compress(body, 1)) for sha, body in bodies.items() if sha not in known]
+    db.executemany("INSERT INTO blocks VALUES (?, ?)", rows)
+    db.executemany("INSERT OR IGNORE INTO nodes VALUES (?, ?, ?)", [node[:3] for node in parts.nodes])
+    db.execute(
+        "INSERT INTO exchanges VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            key, researcher, parts.request, parts.head, parts.rest, json.dumps(parts.marks), digest(content),
+            digest(outside), prompt_tokens(message),
+        ),
+    )  # fmt: skip
+    return _answer(digest(content), digest(outside))
+
+
+def _answer(content: str, message: str) -> str:
+    return digest(f"{content}/{message}".encode())
+
+
+def prompt_tokens(message: dict[str, Any]) -> int | None:
+    """Tokens of the whole prompt as it was sent, or `None` when the endpoint made it shorter by compaction."""
+    usage = message.get("usage") or {}
+    if usage.get("iterations"):
+        return None
+    kinds = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+    edits = (message.get("context_management") or {}).get("applied_edits") or []
+    cleared = sum(int(edit.get("cleared_input_tokens") or 0) for edit in edits)
+    return sum(int(usage.get(kind) or 0) for kind in kinds) + cleared
+
+
+def counted_bound(db: sqlite3.Connection, parts: Parts) -> int | None:
+    """An upper bound of the prompt's tokens from an earlier exchange that it continues, or `None`.
+
+    The endpoint counted that part; only what was added since is bounded by its bytes.
+    """
+    added = 0
+    for node, _, _, size in reversed(parts.nodes):
+        query = "SELECT MAX(prompt_tokens) AS tokens FROM exchanges WHERE head = ? AND rest = ?"
+        row = db.execute(query, (node, parts.rest)).fetchone()
+        if row["tokens"] is not None:
+            return int(row["tokens"]) + added
+        added += size
+    return None
+
+
+def load_message(db: sqlite3.Connection, key: str) -> dict[str, Any] | None:
+    """The recorded answer under a key. Raises `RecordError`."""
+    row = db.execute("SELECT content, message FROM exchanges WHERE key = ?", (key,)).fetchone()
+    if row is None:
+        return None
+    said, about = _load(db, row["content"]), _load(db, row["message"])
+    return {**about, "content": said["content"]}
+
+
+def load_request(db: sqlite3.Connection, key: str) -> dict[str, Any] | None:
+    """The recorded request under a key, as it was sent. Raises `RecordError`."""
+    row = db.execute("SELECT head, rest, marks FROM exchanges WHERE key = ?", (key,)).fetchone()
+    if row is None:
+        return None
+    messages: list[Any] = []
+    at = row["head"]
+    while at != ROOT:
+        node = db.execute("SELECT parent, message FROM nodes WHERE sha = ?", (at,)).fetchone()
+        if node is None or _node(node["parent"], node["message"]) != at:
+            raise RecordError(f"the recording of {key} is damaged: no node {at}")
+        messages.append(_load(db, node["message"]))
+        at = node["parent"]
+    request = {**_load(db, row["rest"]), "messages": messages[::-1]}
+    whole: dict[str, Any] = with_marks(request, json.loads(row["marks"]))
+    return whole
+
+
+def names(db: sqlite3.Connection, key: str) -> tuple[str, str] | None:
+    """The names of the recorded request and answer under a key."""
+    row = db.execute("SELECT request, content, message FROM exchanges WHERE key = ?", (key,)).fetchone()
+    return None if row is None else (str(row["request"]), _answer(row["content"], row["message"]))
+
+
+def _load(db: sqlite3.Connection, sha: str) -> dict[str, Any]:
+    row = db.execute("SELECT body FROM blocks WHERE sha = ?", (sha,)).fetchone()
+    try:
+        body = b"" if row is None else zlib.decompress(row["body"])
+    except zlib.error:
+        body = b""
+    if digest(body) != sha:
+        raise RecordError(f"a recorded block {sha} is missing or was changed")
+    value: dict[str, Any] = json.loads(body)
+    return value

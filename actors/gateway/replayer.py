@@ -1,0 +1,64 @@
+"""Answers of an earlier campaign, by idempotency key, without a network.
+
+A campaign that is run again asks under the same keys. Where its request is the recorded one, the answer is exactly what
+the model said to it; where it differs (times and scores do) the recorded answer is given all the same and counted as
+a divergence. A key that was never answered is refused.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from actors.gateway import recorder
+from actors.gateway.recorder import Parts, RecordError
+from actors.gateway.request import Body
+from actors.gateway.retry import AttemptFailedError, Failure
+from actors.gateway.transport import Begun
+from cluster.config import ConfigError
+from cluster.names import RunPaths
+from cluster.store import open_readonly
+
+
+class Replayer:
+    """A transport that reads another run directory's gateway store."""
+
+    def __init__(self, run_dir: Path) -> None:
+        """Raises `ConfigError` when there is no recording."""
+        self._db = open_recording(run_dir)
+        self.exact = 0
+        self.diverged = 0
+
+    async def send(self, key: str, body: Body, parts: Parts, begun: Begun) -> dict[str, Any]:
+        """As `Transport.send`."""
+        try:
+            known, message = recorder.names(self._db, key), recorder.load_message(self._db, key)
+        except (RecordError, sqlite3.DatabaseError) as error:
+            raise AttemptFailedError(Failure("unavailable", f"the recording cannot be read: {error}")) from error
+        if known is None or message is None:
+            raise AttemptFailedError(Failure("unavailable", f"the recording holds no answer to {key}"))
+        if known[0] == parts.request:
+            self.exact += 1
+        else:
+            self.diverged += 1
+        begun(message.get("usage") or {})
+        return message
+
+    async def close(self) -> None:
+        """As `Transport.close`."""
+        self._db.close()
+
+
+def open_recording(run_dir: Path) -> sqlite3.Connection:
+    """The recording in a run directory, read-only. Raises `ConfigError`."""
+    path = RunPaths(run_dir).gateway_db
+    try:
+        db = open_readonly(path)
+        db.execute("SELECT COUNT(*) FROM exchanges").fetchone()
+    except (FileNotFoundError, sqlite3.DatabaseError) as error:
+        raise ConfigError(
+            f"brain.replay_of: {str(run_dir)!r} holds no recorded calls ({error}); "
+            f"expected the directory of a campaign whose brain called a model"
+        ) from error
+    return db

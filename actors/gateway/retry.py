@@ -1,0 +1,63 @@
+"""What to do after a failed attempt. Pure: a failure and the number of attempts give a decision."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from actors.gateway.api import Refusal
+from cluster.config import Gateway
+from cluster.errors import AarError
+
+FIRST_WAIT_S = 1.0
+GROWTH = 2.0
+LONGEST_RETRY_AFTER_S = 900.0
+"""An endpoint that asks for a longer pause than this is not coming back for this call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an attempt gave no answer.
+
+    `reason` is what the caller is told in the end. `again`: another attempt may succeed. `billed`: the vendor may
+    charge for the attempt, since the request was taken and its end is not known. `throttled`: the endpoint wants fewer
+    calls from everybody.
+    """
+
+    reason: Refusal
+    message: str
+    again: bool = False
+    billed: bool = False
+    throttled: bool = False
+    retry_after_s: float | None = None
+
+
+class AttemptFailedError(AarError):
+    """A transport's way to say that there is no answer."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Try again after so many seconds."""
+
+    seconds: float
+
+
+def after(failure: Failure, attempts: int, settings: Gateway, chance: random.Random) -> Wait | None:
+    """What follows `attempts` failed attempts of one call: a pause, or `None` when that was the last.
+
+    The pause doubles with each attempt, with jitter between half of it and all of it, up to `longest_wait_seconds`; it
+    is never shorter than the endpoint's own `retry-after`.
+    """
+    if not failure.again or attempts >= settings.attempts:
+        return None
+    asked = failure.retry_after_s or 0.0
+    if asked > LONGEST_RETRY_AFTER_S:
+        return None
+    pause = min(settings.longest_wait_seconds, FIRST_WAIT_S * GROWTH ** (attempts - 1))
+    jittered = pause * (0.5 + chance.random() / 2)
+    return Wait(max(jittered, asked))

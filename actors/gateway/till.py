@@ -1,0 +1,100 @@
+"""The gateway's side of the ledger: reserve, settle, release, and what to do when a call cost more than was reserved.
+
+The ledger charges no more than was reserved. Reservations are upper bounds, so that more never happens as far as the
+bound holds; should a vendor count more, the rest is charged as a spending of its own, to the researcher or else to the
+campaign. What neither can pay stands in the gateway's journal as `unpaid`, and verification says so.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from actors.gateway.book import Attempt, Book
+from cluster.errors import RefusedError
+
+ROOT = "campaign"
+
+
+class LedgerApi(Protocol):
+    """What the gateway asks of the scheduler."""
+
+    async def reserve(self, key: str, account: str, amounts: dict[str, int], note: str, holder: str) -> Any:
+        """Set a worst case aside. Raises `RefusedError`."""
+
+    async def settle(self, key: str, actual: dict[str, int], note: str) -> dict[str, Any]:
+        """Charge the actual of a reservation, free the rest."""
+
+    async def release(self, key: str, note: str) -> dict[str, Any]:
+        """Free a reservation."""
+
+    async def spend(self, key: str, account: str, amounts: dict[str, int], note: str) -> dict[str, Any]:
+        """Charge at once."""
+
+    async def balance(self, account: str) -> dict[str, Any]:
+        """Caps, spent, reserved and left."""
+
+
+def account_of(researcher: str) -> str:
+    """The account that pays a researcher's tokens."""
+    return f"campaign/researcher/{researcher}/tokens"
+
+
+class Till:
+    """Moves the money of attempts; every step may be repeated."""
+
+    def __init__(self, ledger: LedgerApi, book: Book) -> None:
+        self._ledger, self._book = ledger, book
+
+    async def reserve(self, attempt: Attempt) -> None:
+        """Set the worst case aside. Raises `RefusedError` "over_budget"; its detail is in micro-dollars."""
+        note = f"call of {attempt.model}"[:400]
+        account = account_of(attempt.researcher)
+        try:
+            await self._ledger.reserve(attempt.reservation, account, {"usd": attempt.reserved}, note, "gateway")
+        except RefusedError as error:
+            self._book.close(attempt)
+            if error.reason != "over_budget":
+                raise
+            detail = {"account": error.detail["account"], "left": error.detail["left"], "asked": attempt.reserved}
+            text = (
+                f"the call may cost up to {detail['asked']} micro-dollars, "
+                f"{detail['left']} are left on {detail['account']}; a shorter history or fewer max_tokens cost less"
+            )
+            raise RefusedError("over_budget", text, detail) from None
+
+    async def settle(self, attempt: Attempt) -> None:
+        """Charge what is due and free the rest."""
+        paid = min(attempt.charge, attempt.reserved)
+        await self._ledger.settle(attempt.reservation, {"usd": paid}, f"call of {attempt.model}"[:400])
+        rest = attempt.charge - paid
+        if rest and not await self._overrun(attempt, rest):
+            with self._book.store.transaction():
+                self._book.journal.append("unpaid", {"reservation": attempt.reservation, "usd": rest})
+                self._book.close(attempt)
+        else:
+            self._book.close(attempt)
+
+    async def _overrun(self, attempt: Attempt, usd: int) -> bool:
+        """Charge it to who can pay; one key for both, so that a repeated step finds who has paid."""
+        for account in (account_of(attempt.researcher), ROOT):
+            try:
+                key = f"{attempt.reservation}/over"
+                await self._ledger.spend(key, account, {"usd": usd}, "more than was reserved")
+            except RefusedError:
+                continue
+            return True
+        return False
+
+    async def release(self, attempt: Attempt, why: str) -> None:
+        """Free the reservation of an attempt that cost nothing."""
+        try:
+            await self._ledger.release(attempt.reservation, why[:400])
+        except RefusedError as error:
+            if error.reason != "unknown_reservation":
+                raise
+        self._book.close(attempt)
+
+    async def left(self, researcher: str) -> int | None:
+        """Micro-dollars that could be reserved now, `None` without a cap."""
+        left: int | None = (await self._ledger.balance(account_of(researcher)))["left"]["usd"]
+        return left

@@ -1,0 +1,146 @@
+"""A gateway on a real ledger, with a simulated endpoint and scripted deaths."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from actors.gateway.gateway import Gateway
+from actors.gateway.pricing import Tariff, Tokens, tokens_of
+from actors.gateway.recorder import Parts
+from actors.gateway.request import Body
+from actors.gateway.retry import AttemptFailedError, Failure
+from actors.gateway.till import account_of
+from actors.gateway.transport import Begun
+from actors.scheduler.ledger import Ledger
+from cluster.config import CampaignConfig, load_config
+from cluster.journal import Journal
+from cluster.money import Amounts, Caps, usd_from_decimal
+from cluster.store import Store
+
+MODEL = "claude-opus-4-6"
+TEAM = ("01-elicitation", "02-reweighting", "03-weak-plus-elicited")
+
+
+class Died(BaseException):
+    """The gateway's process is killed here; nothing of it runs on."""
+
+
+def campaign(*overrides: str) -> CampaignConfig:
+    return load_config("quickstart", overrides=("brain.kind=claude", *overrides))
+
+
+class Desk:
+    """The scheduler's ledger calls on a real ledger; `die` may end the gateway before or after any of them."""
+
+    def __init__(self, path: Path, usd: float = 5.0, each: float = 2.0) -> None:
+        self.store = Store(path)
+        self.ledger = Ledger(self.store, Journal(self.store))
+        self.ledger.open("campaign", None, Caps(usd=usd_from_decimal(usd)))
+        for name in TEAM:
+            self.ledger.open(f"campaign/researcher/{name}", "campaign", Caps(usd=usd_from_decimal(each)))
+            self.ledger.open(account_of(name), f"campaign/researcher/{name}", Caps())
+        self.die: Callable[[str], None] = lambda _: None
+
+    async def _step(self, name: str, act: Callable[[], Any]) -> Any:
+        self.die(f"before {name}")
+        await asyncio.sleep(0)
+        answer = act()
+        self.die(f"after {name}")
+        return answer
+
+    async def reserve(self, key: str, account: str, amounts: dict[str, int], note: str, holder: str) -> None:
+        amount = Amounts.from_dict(amounts)
+        await self._step("reserve", lambda: self.ledger.reserve(f"hold/{key}", account, amount, note, holder))
+
+    async def settle(self, key: str, actual: dict[str, int], note: str) -> dict[str, Any]:
+        amount = Amounts.from_dict(actual)
+        charged = await self._step("settle", lambda: self.ledger.settle(f"hold/{key}", amount, note))
+        return {"charged": charged.to_dict()}
+
+    async def release(self, key: str, note: str) -> dict[str, Any]:
+        freed = await self._step("release", lambda: self.ledger.release(f"hold/{key}", note))
+        return {"released": freed.to_dict()}
+
+    async def spend(self, key: str, account: str, amounts: dict[str, int], note: str) -> dict[str, Any]:
+        amount = Amounts.from_dict(amounts)
+        charged = await self._step("spend", lambda: self.ledger.spend(f"spend/{key}", account, amount, note))
+        return {"charged": charged.to_dict()}
+
+    async def balance(self, account: str) -> dict[str, Any]:
+        return self.ledger.balance(account)
+
+    def spent(self, account: str = "campaign") -> int:
+        return int(self.ledger.balance(account)["spent"]["usd"])
+
+    def reserved(self) -> int:
+        return int(self.ledger.balance("campaign")["reserved"]["usd"])
+
+
+Outcome = dict[str, Any] | Failure
+
+
+class Simulated:
+    """An endpoint: outcomes in order, then short answers. `billed` is what the vendor's own bill would say at most."""
+
+    def __init__(self, *outcomes: Outcome) -> None:
+        self.outcomes = list(outcomes)
+        self.sent: list[tuple[str, Body]] = []
+        self.answers: list[dict[str, Any]] = []
+        self.die: Callable[[str], None] = lambda _: None
+        self.hold = asyncio.Event()
+        self.hold.set()
+
+    async def send(self, key: str, body: Body, parts: Parts, begun: Begun) -> dict[str, Any]:
+        self.sent.append((key, body))
+        self.die("before answer")
+        await asyncio.sleep(0)
+        await self.hold.wait()
+        outcome = self.outcomes.pop(0) if self.outcomes else answer()
+        if isinstance(outcome, Failure):
+            raise AttemptFailedError(outcome)
+        begun(outcome["usage"])
+        self.die("in the stream")
+        await asyncio.sleep(0)
+        self.answers.append(outcome)
+        self.die("after answer")
+        return outcome
+
+    async def close(self) -> None:
+        return
+
+
+def answer(text: str = "ok", **usage: int) -> dict[str, Any]:
+    counts = {"input_tokens": 100, "output_tokens": 20, **usage}
+    return {
+        "role": "assistant",
+        "content": [{"type": "text", "text": text}],
+        "stop_reason": "end_turn",
+        "usage": counts,
+    }
+
+
+def request(text: str = "hello", **fields: Any) -> dict[str, Any]:
+    return {"model": MODEL, "max_tokens": 1000, "messages": [{"role": "user", "content": text}], **fields}
+
+
+def tariff(config: CampaignConfig) -> Tariff:
+    return Tariff.of(config.gateway.prices[MODEL])
+
+
+def cost(config: CampaignConfig, message: dict[str, Any]) -> int:
+    return tariff(config).cost(tokens_of(message["usage"]))
+
+
+def worst_cost(config: CampaignConfig, tokens: Tokens) -> int:
+    return tariff(config).cost(tokens)
+
+
+async def no_sleep(_: float) -> None:
+    await asyncio.sleep(0)
+
+
+def make(root: Path, desk: Desk, endpoint: Simulated, config: CampaignConfig | None = None) -> Gateway:
+    return Gateway(Store(root / "gateway.db"), config or campaign(), desk, endpoint, sleep=no_sleep)

@@ -1,0 +1,300 @@
+"""One call through the gateway on a real ledger: metered, kept, retried, refused, brought to its end after a death."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.gateway import recorder
+from actors.gateway.pricing import Tokens
+from actors.gateway.recorder import load_request
+from actors.gateway.replayer import Replayer
+from actors.gateway.retry import Failure
+from cluster.config import ConfigError
+from cluster.errors import RefusedError
+from cluster.names import RunPaths
+from cluster.store import open_readonly
+from tests.unit.actors.gateway_world import (
+    TEAM,
+    Desk,
+    Died,
+    Simulated,
+    answer,
+    campaign,
+    cost,
+    make,
+    request,
+)
+
+WHO = TEAM[0]
+KEY = f"{WHO}/0/model/0"
+OVERLOADED = Failure("unavailable", "529 overloaded", again=True, throttled=True)
+DROPPED = Failure("unavailable", "dropped", again=True, billed=True)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path / "scheduler.db")
+
+
+def test_a_call_is_charged_what_its_usage_costs_and_the_rest_is_free_again(tmp_path: Path, desk: Desk) -> None:
+    message = answer(cache_read_input_tokens=5000, cache_creation_input_tokens=700)
+    gateway = make(tmp_path, desk, Simulated(message))
+    got = asyncio.run(gateway.call(KEY, WHO, request()))
+    assert got["message"] == message
+    assert got["charged"] == cost(campaign(), message) == desk.spent()
+    assert got["left"] == 2_000_000 - desk.spent()
+    assert desk.reserved() == 0
+
+
+def test_a_key_gives_its_first_answer_again_and_is_paid_once(tmp_path: Path, desk: Desk) -> None:
+    endpoint = Simulated(answer("first"), answer("second"))
+    gateway = make(tmp_path, desk, endpoint)
+
+    async def ask() -> list[Any]:
+        both = await asyncio.gather(gateway.call(KEY, WHO, request()), gateway.call(KEY, WHO, request()))
+        return [*both, await gateway.call(KEY, WHO, request("something else"))]
+
+    got = asyncio.run(ask())
+    assert got[0] == got[1] == got[2]
+    assert len(endpoint.sent) == 1
+    assert desk.spent() == got[0]["charged"]
+
+
+def test_what_does_not_fit_is_refused_with_what_is_left_and_asked_and_nothing_is_sent(tmp_path: Path) -> None:
+    desk, endpoint = Desk(tmp_path / "scheduler.db", usd=0.02), Simulated()
+    with pytest.raises(RefusedError) as caught:
+        asyncio.run(make(tmp_path, desk, endpoint).call(KEY, WHO, request(max_tokens=1000)))
+    assert caught.value.reason == "over_budget"
+    assert caught.value.detail["left"] == 20_000
+    assert caught.value.detail["asked"] > 25_000
+    assert endpoint.sent == []
+    assert desk.reserved() == desk.spent() == 0
+
+
+def test_a_failure_that_cost_nothing_is_tried_again_on_the_same_reservation(tmp_path: Path, desk: Desk) -> None:
+    endpoint = Simulated(OVERLOADED, OVERLOADED, answer())
+    got = asyncio.run(make(tmp_path, desk, endpoint).call(KEY, WHO, request()))
+    assert len(endpoint.sent) == 3
+    assert got["charged"] == cost(campaign(), answer()) == desk.spent()
+    assert len(desk.store.query("SELECT * FROM reservations")) == 1
+
+
+def test_an_attempt_whose_end_is_unknown_is_charged_at_its_worst(tmp_path: Path, desk: Desk) -> None:
+    gateway = make(tmp_path, desk, Simulated(DROPPED, answer()))
+    got = asyncio.run(gateway.call(KEY, WHO, request()))
+    rows = desk.store.query("SELECT usd, charged_usd FROM reservations ORDER BY key")
+    assert rows[0]["charged_usd"] == rows[0]["usd"]
+    assert rows[1]["charged_usd"] == cost(campaign(), answer())
+    assert got["charged"] == desk.spent() == sum(row["charged_usd"] for row in rows)
+
+
+@pytest.mark.parametrize("reason", ["bad_key", "no_credit", "context_too_long", "bad_request", "unknown_model"])
+def test_what_will_not_change_is_told_at_once_and_costs_nothing(tmp_path: Path, desk: Desk, reason: Any) -> None:
+    endpoint = Simulated(Failure(reason, "no"))
+    with pytest.raises(RefusedError) as caught:
+        asyncio.run(make(tmp_path, desk, endpoint).call(KEY, WHO, request()))
+    assert caught.value.reason == reason
+    assert len(endpoint.sent) == 1
+    assert desk.reserved() == desk.spent() == 0
+
+
+def test_after_the_last_attempt_it_is_unavailable_and_the_key_may_be_asked_again(tmp_path: Path, desk: Desk) -> None:
+    endpoint = Simulated(*[OVERLOADED] * 8)
+    gateway = make(tmp_path, desk, endpoint)
+
+    async def ask() -> dict[str, Any]:
+        with pytest.raises(RefusedError) as caught:
+            await gateway.call(KEY, WHO, request())
+        assert caught.value.reason == "unavailable"
+        assert desk.reserved() == 0
+        return await gateway.call(KEY, WHO, request())
+
+    assert asyncio.run(ask())["charged"] == desk.spent()
+    assert len(endpoint.sent) == 9
+
+
+def test_a_model_without_a_price_is_refused_by_name(tmp_path: Path, desk: Desk) -> None:
+    with pytest.raises(RefusedError, match="claude-opus-4-6") as caught:
+        asyncio.run(make(tmp_path, desk, Simulated()).call(KEY, WHO, request(model="gpt")))
+    assert caught.value.reason == "unknown_model"
+
+
+def test_more_than_was_reserved_is_charged_all_the_same(tmp_path: Path, desk: Desk) -> None:
+    message = answer(input_tokens=50_000)
+    got = asyncio.run(make(tmp_path, desk, Simulated(message)).call(KEY, WHO, request()))
+    assert got["charged"] == cost(campaign(), message) == desk.spent()
+
+
+def test_what_no_account_can_pay_is_told_and_breaks_no_cap(tmp_path: Path) -> None:
+    desk = Desk(tmp_path / "scheduler.db", usd=0.05)
+    message = answer(input_tokens=50_000)
+    gateway = make(tmp_path, desk, Simulated(message))
+    got = asyncio.run(gateway.call(KEY, WHO, request()))
+    unpaid = [event.payload["usd"] for event in gateway.book.journal.events(kind="unpaid")]
+    assert desk.spent() + sum(unpaid) == got["charged"] == cost(campaign(), message)
+    assert desk.spent() <= 50_000
+
+
+def test_a_history_that_goes_on_is_bounded_by_what_the_endpoint_counted(tmp_path: Path, desk: Desk) -> None:
+    long = "word " * 20_000
+    endpoint = Simulated(answer("a" * 400, input_tokens=20_000))
+    gateway = make(tmp_path, desk, endpoint)
+
+    async def ask() -> None:
+        first = request(long)
+        said = (await gateway.call("k0", WHO, first))["message"]
+        more = [*first["messages"], {"role": "assistant", "content": said["content"]}]
+        more.append({"role": "user", "content": "go on"})
+        await gateway.call("k1", WHO, request(messages=more))
+
+    asyncio.run(ask())
+    first, second = desk.store.query("SELECT usd FROM reservations ORDER BY key")
+    assert first["usd"] > 5 * len(long)
+    assert second["usd"] < 5 * (20_000 + 4096) + 25 * 1000
+
+
+def test_an_exchange_reads_back_as_it_was_and_a_long_history_is_stored_once(tmp_path: Path, desk: Desk) -> None:
+    gateway = make(tmp_path, desk, Simulated())
+    turns: list[dict[str, Any]] = []
+    sent: dict[str, Any] = {}
+
+    async def ask() -> None:
+        for n in range(60):
+            text = {"type": "text", "text": f"turn {n} " + "x" * 500, "cache_control": {"type": "ephemeral"}}
+            turns.append({"role": "user", "content": [text]})
+            body = request(messages=_marked_last(turns), system="s" * 2000)
+            sent[f"k{n}"] = body
+            said = (await gateway.call(f"k{n}", WHO, body))["message"]
+            turns.append({"role": "assistant", "content": said["content"]})
+
+    asyncio.run(ask())
+    db = gateway.book.store
+    assert db.query("SELECT COUNT(*) AS n FROM nodes")[0]["n"] == 119
+    stored = db.query("SELECT SUM(LENGTH(body)) AS n FROM blocks")[0]["n"]
+    assert stored < 60 * 600
+    with db.transaction() as connection:
+        for key, body in sent.items():
+            assert load_request(connection, key) == body
+        connection.execute("UPDATE blocks SET body = x'00'")
+        with pytest.raises(recorder.RecordError):
+            load_request(connection, "k0")
+
+
+def _marked_last(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    bare = [
+        {**turn, "content": [{k: v for k, v in block.items() if k != "cache_control"} for block in turn["content"]]}
+        for turn in turns[:-1]
+    ]
+    return [*bare, turns[-1]]
+
+
+def test_a_recording_answers_the_same_keys_without_an_endpoint(tmp_path: Path, desk: Desk) -> None:
+    first = asyncio.run(make(tmp_path, desk, Simulated(answer("said"))).call(KEY, WHO, request()))
+    again = tmp_path / "again"
+    other = Desk(again / "scheduler.db")
+    replayer = Replayer(tmp_path)
+    gateway = make(again, other, replayer)  # type: ignore[arg-type]
+
+    async def ask() -> dict[str, Any]:
+        with pytest.raises(RefusedError, match="no answer to other") as caught:
+            await gateway.call("other", WHO, request())
+        assert caught.value.reason == "unavailable"
+        return await gateway.call(KEY, WHO, request())
+
+    assert asyncio.run(ask()) == first
+    assert other.spent() == desk.spent()
+    assert (replayer.exact, replayer.diverged) == (1, 0)
+    with pytest.raises(ConfigError, match=r"brain\.replay_of"):
+        Replayer(tmp_path / "nowhere")
+
+
+def test_closing_charges_what_is_under_way_and_leaves_nothing_reserved(tmp_path: Path, desk: Desk) -> None:
+    endpoint = Simulated()
+    gateway = make(tmp_path, desk, endpoint)
+
+    async def ask() -> None:
+        endpoint.hold.clear()
+        call = asyncio.ensure_future(gateway.call(KEY, WHO, request()))
+        while not endpoint.sent:
+            await asyncio.sleep(0)
+        await gateway.close()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        with pytest.raises(RefusedError):
+            await gateway.call("later", WHO, request())
+
+    asyncio.run(ask())
+    assert desk.reserved() == 0
+    (row,) = desk.store.query("SELECT usd, charged_usd FROM reservations")
+    assert row["charged_usd"] == row["usd"] > 0
+
+
+DEATHS = [
+    "before reserve",
+    "after reserve",
+    "before answer",
+    "in the stream",
+    "after answer",
+    "before settle",
+    "after settle",
+]
+
+
+@pytest.mark.parametrize("death", DEATHS)
+def test_after_a_death_anywhere_the_key_is_answered_and_every_cent_is_accounted(
+    tmp_path: Path, desk: Desk, death: str
+) -> None:
+    first, second = Simulated(answer("one")), Simulated(answer("two"))
+
+    def die(step: str) -> None:
+        if step == death:
+            raise Died
+
+    desk.die = first.die = die
+    gateway = make(tmp_path, desk, first)
+    with pytest.raises(Died):
+        asyncio.run(gateway.call(KEY, WHO, request()))
+    gateway.book.store.close()
+    desk.die = lambda _: None
+    reborn = make(tmp_path, desk, second)
+    got = asyncio.run(reborn.call(KEY, WHO, request()))
+    assert desk.reserved() == 0
+    assert got["charged"] == desk.spent()
+    one, worst = cost(campaign(), answer()), desk.store.query("SELECT MAX(usd) AS usd FROM reservations")[0]["usd"]
+    if death in ("before settle", "after settle"):
+        assert got["message"] == answer("one")
+        assert (desk.spent(), second.sent) == (one, [])
+    elif death in ("before reserve", "after reserve"):
+        assert desk.spent() == one
+    elif death == "before answer":
+        assert desk.spent() == worst + one
+    else:
+        begun = one + 25 * (1000 - 20)
+        assert desk.spent() == begun + one < worst + one
+
+
+def test_a_key_cannot_be_too_long(tmp_path: Path, desk: Desk) -> None:
+    with pytest.raises(RefusedError):
+        asyncio.run(make(tmp_path, desk, Simulated()).call("k" * 300, WHO, request()))
+
+
+def test_status_counts_tokens_dollars_and_the_share_read_from_the_cache(tmp_path: Path, desk: Desk) -> None:
+    message = answer(input_tokens=100, cache_read_input_tokens=900)
+    gateway = make(tmp_path, desk, Simulated(OVERLOADED, message))
+    asyncio.run(gateway.call(KEY, WHO, request()))
+    status = gateway.status()
+    assert status["cache_hit_share"] == 0.9
+    tally = status["researchers"][WHO]
+    assert (tally["calls"], tally["retries"], tally["usd"]) == (1, 1, desk.spent())
+    assert tally["tokens"] == Tokens(input=100, cache_read=900, output=20).to_dict()
+
+
+def test_the_gateways_store_is_one_of_the_campaigns_journals(tmp_path: Path, desk: Desk) -> None:
+    asyncio.run(make(tmp_path, desk, Simulated()).call(KEY, WHO, request()))
+    assert RunPaths(tmp_path).databases()["gateway"] == tmp_path / "gateway.db"
+    db = open_readonly(tmp_path / "gateway.db")
+    assert db.execute("SELECT COUNT(*) FROM journal WHERE kind = 'call_answered'").fetchone()[0] == 1
