@@ -204,7 +204,7 @@ class Slot:
         )  # fmt: skip
 
     async def _serve(self, step: Step, running: _Running, began: int) -> StepResult:
-        """A model server until it is idle, cancelled, out of time or beyond help; the GPU is its own from `began` on."""
+        """A model server until it is idle, cancelled, out of time or beyond help; it pays from `began` on."""
         if self._make_server is None:
             return StepResult(step.name, "error", "this pool serves no model", 0.0, None, {}, "")
         running.note = step.name

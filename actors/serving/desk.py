@@ -1,12 +1,12 @@
 """The desk of the campaign's model server. The one who calls models asks it, before each call, where to call.
 
 Promises:
-- The first ask starts a server as a lease of kind `serve`; all researchers share it. It stops by itself when nobody used
-  it for `serve.idle_minutes` or when its lease is over; the next ask starts another.
-- At most one server at a time: leases have the keys `serve/1`, `serve/2`, ..., and the next one is asked for only after
-  the last has ended. A desk that is made anew finds the running server by the same keys.
-- GPU time is paid by `campaign/serving`, so by the campaign and by no researcher: what a call costs cannot be known before
-  the server stops, and a researcher's cap must hold before each call. Who asked how often is counted and shown.
+- The first ask starts a server as a lease of kind `serve`; all researchers share it. It stops by itself when nobody
+  used it for `serve.idle_minutes` or when its lease is over; the next ask starts another.
+- At most one server at a time: leases have the keys `serve/1`, `serve/2`, ..., and the next one is asked for only
+  after the last has ended. A desk that is made anew finds the running server by the same keys.
+- GPU time is paid by `campaign/serving`, so by the campaign and by no researcher: what a call costs cannot be known
+  before the server stops, and a researcher's cap must hold before each call. Who asked how often is counted.
 - A server that failed is not started again at once: asks are refused with the reason for `rest_s` seconds, longer with
   each failure in a row.
 """

@@ -1,8 +1,8 @@
 """From the `serve` section to a sandbox that runs vLLM: interpreter, arguments, environment, files.
 
-The server is trusted code, yet it reads texts that are not. It runs in the same sandbox as a researcher's code: without a
-network (it listens on a Unix socket), as an unprivileged user, with the model and the interpreter's files read-only, and
-with no secret but its own token.
+The server is trusted code, yet it reads texts that are not. It runs in the same sandbox as a researcher's code:
+without a network (it listens on a Unix socket), as an unprivileged user, with the model and the interpreter's files
+read-only, and with no secret but its own token.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ GPU_SHARE = 0.9
 CACHE_SHARE = 0.25
 """Of the memory limit, for the cache of keys and values on a machine without a GPU."""
 _GIB = 1 << 30
+_TOPOLOGY = "/sys/devices/system"
+"""vLLM asks for the layout of cores and memory; with a GPU all of /sys is there anyway."""
 _MODEL, _HOME, _RUN = "/model", "/ws", "/run/serve"
 _ASK_PREFIXES = "import json, sys; print(json.dumps([sys.prefix, sys.base_prefix, sys.base_exec_prefix]))"
 _ASK_SECONDS = 60.0
@@ -100,12 +102,12 @@ def environment(spec: ServerSpec, token: str, home: str) -> dict[str, str]:
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "VLLM_HOST_IP": "127.0.0.1",
-        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "OMP_NUM_THREADS": str(spec.threads),
     }
     if not spec.gpus:
+        env["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"  # spares two more imports of everything; CUDA would forbid it
         env["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, int(spec.serve.memory_gb * CACHE_SHARE)))
         env["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
     return env
@@ -117,7 +119,11 @@ def sandbox(spec: ServerSpec, token: str, run_dir: Path) -> SandboxSpec:
     memory = int(spec.serve.memory_gb * _GIB)
     return SandboxSpec(
         argv=(python, *arguments(spec, _MODEL, f"{_RUN}/{SOCKET}")),
-        ro_binds=(*python_binds(python, interpreter_prefixes(spec.serve.python)), *_model_binds(spec.serve)),
+        ro_binds=(
+            *python_binds(python, interpreter_prefixes(spec.serve.python)),
+            *_model_binds(spec.serve),
+            *(() if spec.gpus else (Bind(_TOPOLOGY, _TOPOLOGY),)),
+        ),
         rw_binds=(Bind(str(spec.home), _HOME), Bind(str(run_dir), _RUN)),
         env=environment(spec, token, _HOME),
         uid=spec.uid,

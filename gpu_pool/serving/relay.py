@@ -1,7 +1,7 @@
 """The way from a TCP address to a server behind a Unix socket, and the knowledge of when it was last used.
 
 Promises:
-- The port is bound before the first server process starts and is kept across its restarts: no other process can take it.
+- The port is bound before the first server process starts and is kept across its restarts: nobody else can take it.
 - While there is no server, a connection is answered with HTTP 503 and `Retry-After`, which every client understands.
 - A server counts as in use while a connection waits for an answer, however long that takes (up to `LONGEST_CALL_S`).
 """

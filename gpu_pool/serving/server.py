@@ -21,7 +21,7 @@ from typing import IO
 
 from cluster.sandbox import Sandboxed, SandboxError, spawn
 from gpu_pool.scratch import Scratch
-from gpu_pool.serving.command import SOCKET, ServerSpec, ServeError, bare_command, sandbox
+from gpu_pool.serving.command import SOCKET, ServeError, ServerSpec, bare_command, sandbox
 from gpu_pool.serving.health import health_fault
 from gpu_pool.serving.relay import Relay
 from gpu_pool.serving.restarts import RestartPolicy

@@ -20,7 +20,7 @@ def first_start(directory: Path) -> int:
 
 
 async def serve_step(step: Step, server: ModelServer, seconds: float) -> StepResult:
-    """Run `server` for at most `seconds`: "crashed" when it failed too often, else "ok"; its figures are the metrics."""
+    """Run `server` for at most `seconds`: "crashed" when it failed too often, else "ok" with its figures."""
     began = time.monotonic()
     end = await server.run(max(0.0, seconds))
     ready_s = server.state.ready_s

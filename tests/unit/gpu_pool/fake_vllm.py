@@ -44,13 +44,31 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
+    def stream(self, message: dict[str, Any]) -> None:
+        """The message as server-sent events."""
+        (block,), usage = message["content"], message["usage"]
+        events: list[dict[str, Any]] = [
+            {"type": "message_start", "message": {**message, "content": [], "stop_reason": None}},
+            {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+            {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": block["text"]}},
+            {"type": "content_block_stop", "index": 0},
+            {"type": "message_delta", "delta": {"stop_reason": "end_turn", "stop_sequence": None}, "usage": usage},
+            {"type": "message_stop"},
+        ]
+        data = "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
     def do_GET(self) -> None:
         if self.hanging.is_set():
             time.sleep(3600)
         self.answer(200, {})
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))))
         what, _, value = self.path.strip("/").partition("/")
         if what == "crash":
             os._exit(7)
@@ -66,10 +84,18 @@ class Handler(BaseHTTPRequestHandler):
             return
         text = {"type": "text", "text": f"{option('--served-model-name')} says hello"}
         usage = {"input_tokens": 3, "output_tokens": 4}
-        message = {"id": "m", "type": "message", "role": "assistant", "model": "fake", "stop_sequence": None}
-        self.answer(
-            200, {**message, "content": [text], "stop_reason": "end_turn", "usage": usage, "env": dict(os.environ)}
-        )
+        message: dict[str, Any] = {
+            "id": "m",
+            "type": "message",
+            "role": "assistant",
+            "model": "fake",
+            "stop_sequence": None,
+        }
+        message |= {"content": [text], "stop_reason": "end_turn", "usage": usage}
+        if body.get("stream"):
+            self.stream(message)
+        else:
+            self.answer(200, {**message, "env": dict(os.environ)})
 
 
 class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):

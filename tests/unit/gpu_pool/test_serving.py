@@ -1,4 +1,4 @@
-"""A model server's promises, with a small HTTP server in vLLM's place: in the sandbox and, where allowed, without one."""
+"""A model server's promises, with a small HTTP server in vLLM's place: in the sandbox and without one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 
 from cluster.config import Serve
 from cluster.sandbox import available
-from gpu_pool.serving.command import ServerSpec, ServeError, check_model, environment, interpreter_prefixes, sandbox
+from gpu_pool.serving.command import ServeError, ServerSpec, check_model, environment, interpreter_prefixes, sandbox
 from gpu_pool.serving.restarts import RestartPolicy
 from gpu_pool.serving.server import LOG_NAME, ModelServer, Timing
 from gpu_pool.serving.state import Phase, ServerEnd, ServerState

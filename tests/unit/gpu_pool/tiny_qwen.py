@@ -1,4 +1,4 @@
-"""A random tiny Qwen3 with a real tokenizer (byte-level BPE, end tokens, chat template with tools), as a model folder."""
+"""A folder with a random tiny Qwen3 and a real tokenizer: byte-level BPE, end tokens, a chat template with tools."""
 
 from __future__ import annotations
 
@@ -34,9 +34,8 @@ def make_tiny_qwen(folder: Path, hidden: int = 64, layers: int = 2, context: int
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     raw.train_from_iterator(TEXT * 4, BpeTrainer(vocab_size=600, initial_alphabet=alphabet, show_progress=False))
     raw.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw, eos_token=SPECIAL[2], pad_token=SPECIAL[0], chat_template=TEMPLATE
-    )
+    names = {"eos_token": SPECIAL[2], "pad_token": SPECIAL[0], "chat_template": TEMPLATE}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, **names)  # type: ignore[no-untyped-call]
     tokenizer.save_pretrained(str(folder))
     torch.manual_seed(0)
     config = Qwen3Config(
@@ -54,7 +53,7 @@ def make_tiny_qwen(folder: Path, hidden: int = 64, layers: int = 2, context: int
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    lm = Qwen3ForCausalLM(config)
+    lm = Qwen3ForCausalLM(config)  # type: ignore[no-untyped-call]
     lm.save_pretrained(str(folder))
     for path in folder.iterdir():
         path.chmod(0o644)
