@@ -131,6 +131,7 @@ def sandbox(spec: ServerSpec, token: str, run_dir: Path) -> SandboxSpec:
         shm_bytes=memory // 2,
         limits=Limits(memory_bytes=memory, processes=1024, file_bytes=32 * _GIB, open_files=65_536),
         gpus=spec.gpus,
+        interfaces=True,
     )
 
 
