@@ -14,7 +14,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from actors.evaluator.estimate import check_budget
+from actors.researcher.brains.prompt import check_prompt
 from cluster.authentication import set_authentication
 from cluster.config import CampaignConfig, ConfigError, dump_config, load_config
 from cluster.errors import AarError
@@ -125,7 +126,7 @@ def check_machine(config: CampaignConfig, runs_dir: Path) -> None:
         )
 
 
-def follow(director: Any, name: str) -> None:
+def follow(director: Any, run_dir: Path) -> None:
     """Show progress until the director has finished."""
     import ray
     from ray.exceptions import RayError
@@ -134,7 +135,7 @@ def follow(director: Any, name: str) -> None:
 
     from actors.observer.live import one_line, render
 
-    console = Console()
+    console, name = Console(), run_dir.name
     run = director.run.remote()
     live = Live(console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
     with live if live is not None else nullcontext():
@@ -150,7 +151,7 @@ def follow(director: Any, name: str) -> None:
     ray.get(run)
 
 
-def campaign(run_dir: Path, config: CampaignConfig) -> None:
+def campaign(run_dir: Path, config: CampaignConfig, watch: Callable[[Any, Path], None]) -> None:
     """Connect, bring the actors up, follow them to the end, take them down."""
     set_authentication()
     import ray
@@ -166,7 +167,7 @@ def campaign(run_dir: Path, config: CampaignConfig) -> None:
         print(f"Ray dashboard: http://{connection.dashboard}", flush=True)
     handles = bring_up(run_dir, config, connection)
     try:
-        follow(handles.director, run_dir.name)
+        watch(handles.director, run_dir)
     except RayTaskError as error:
         raise AarError(str(error.cause)) from None
     except RayError as error:
@@ -189,17 +190,18 @@ def finish(run_dir: Path) -> int:
     return 0 if report.ok else 1
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str], watch: Callable[[Any, Path], None] = follow) -> int:
     args = parse(argv)
     run_dir: Path | None = None
     try:
         config = configuration(args)
+        check_prompt(config)
         check_budget(config, len(BASELINES))
         check_machine(config, args.runs_dir)
         run_dir = directory(args, config)
         with locked(run_dir):
             print(f"Campaign {run_dir.name} in {run_dir}", flush=True)
-            campaign(run_dir, config)
+            campaign(run_dir, config, watch)
             return finish(run_dir)
     except ConfigError as error:
         print(f"run_campaign: {error}", file=sys.stderr)

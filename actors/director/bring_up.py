@@ -16,6 +16,8 @@ import ray
 from actors.director.actor import DirectorActor
 from actors.director.roster import WARM_S
 from actors.evaluator.actor import EvaluatorActor
+from actors.gateway.actor import GatewayActor
+from actors.gateway.keys import CALLING
 from actors.researcher.actor import ResearcherActor
 from actors.scheduler.actor import SchedulerActor
 from cluster.config import CampaignConfig
@@ -59,6 +61,9 @@ def bring_up(run_dir: Path, config: CampaignConfig, connection: Connection) -> C
     name, data = run_dir.name, config.model_dump(mode="json")
     base, slots = bring_up_evaluation(run_dir, config, connection)
     forum = _start(ForumActor, actor_name(name, "forum"), (str(run_dir), data), OFFICE)
+    gateway = []
+    if config.brain.kind in CALLING:
+        gateway.append(_start(GatewayActor, actor_name(name, "gateway"), (str(run_dir), data), OFFICE))
     director = _start(DirectorActor, actor_name(name, "director"), (str(run_dir), data, slots), OFFICE)
     # Researchers have nothing to do before the task is made: their processes start beside that, not beside the slots.
     ray.wait([slot.info.remote() for slot in base.slots], num_returns=len(base.slots), timeout=WARM_S)
@@ -66,7 +71,7 @@ def bring_up(run_dir: Path, config: CampaignConfig, connection: Connection) -> C
         _start(ResearcherActor, actor_name(name, researcher), (str(run_dir), data, researcher), OFFICE)
         for researcher in config.researcher_ids()
     ]
-    return Campaign((director, *researchers, forum, *base.actors), base.slots, director)
+    return Campaign((director, *researchers, *gateway, forum, *base.actors), base.slots, director)
 
 
 def bring_up_evaluation(run_dir: Path, config: CampaignConfig, connection: Connection) -> tuple[Campaign, list[str]]:

@@ -14,9 +14,10 @@ import ray
 from ray.exceptions import RayError
 
 from actors.researcher.account import Account
-from actors.researcher.brains.base import make_brain
+from actors.researcher.brains.base import Making, make_brain
 from actors.researcher.loop import Profile, Researcher
 from actors.researcher.progress import Progress
+from actors.researcher.runs import Runs
 from actors.researcher.tools import Context, make_toolbox
 from actors.researcher.transcript import Transcript
 from actors.researcher.workspace import Workspace
@@ -41,11 +42,13 @@ class ResearcherActor:
         self._paths = RunPaths(Path(run_dir).absolute())
         self._config = validate(config)
         self._store = Store(self._paths.researcher_db(researcher_id))
-        self._transcript = Transcript(self._store, Journal(self._store), researcher_id)
+        self._runs = Runs(self._store)
+        self._transcript = Transcript(self._store, Journal(self._store), self._runs, researcher_id)
         campaign = self._paths.root.name
         self._scheduler = Remote(actor_name(campaign, "scheduler"))
         self._forum = Remote(actor_name(campaign, "forum"))
         self._evaluator = Remote(actor_name(campaign, "evaluator"))
+        self._gateway = Remote(actor_name(campaign, "gateway"))
         caps = self._config.budget.researcher.caps()
         self._account = Account(self._scheduler, researcher_id, caps)
         self._opening = asyncio.Lock()
@@ -87,7 +90,7 @@ class ResearcherActor:
         return "ended" if self._transcript.fact("ended") is not None else "idle"
 
     def _build(self) -> Researcher:
-        config, stopping = self._config, asyncio.Event()
+        config = self._config
         number = config.researcher_ids().index(self._id)
         home = self._paths.workspace(self._id)
         public = self._paths.public / config.task.domains[0]
@@ -101,16 +104,16 @@ class ResearcherActor:
             scheduler=self._scheduler,
             forum=self._forum,
             evaluator=self._evaluator,
+            runs=self._runs,
             sandbox_uid=FIRST_RESEARCHER_UID + number,
             failures=TRANSPORT,
-            stopping=stopping,
         )
         toolbox = make_toolbox(ctx)
-        brain = make_brain(config, self._id, toolbox.describe())
         profile = _profile(config, self._id, ctx, str(home))
-        return Researcher(
-            profile, brain, toolbox, self._transcript, self._account, self._forum, TRANSPORT, stopping=stopping
-        )
+        notebook = ctx.workspace.notebook
+        made_of = Making(config, self._id, profile.direction, ctx.task, toolbox.describe(), self._gateway, notebook)
+        brain = make_brain(made_of)
+        return Researcher(profile, brain, toolbox, self._transcript, self._account)
 
 
 def _profile(config: CampaignConfig, researcher: str, ctx: Context, home: str) -> Profile:
@@ -123,6 +126,7 @@ def _profile(config: CampaignConfig, researcher: str, ctx: Context, home: str) -
         seconds=config.research.minutes * 60,
         forum=config.forum.enabled,
         workspace=home,
+        watched=config.brain.kind != "explorer",
     )
 
 

@@ -1,11 +1,12 @@
 """The researcher: observe, decide, act, again, until something ends it.
 
 Promises:
-- A turn is written ahead; after a crash at any point it continues with the calls that have no result, under the
-  same keys `<researcher>/<turn>/<index>`, so that no office acts twice.
-- Whatever a tool, an office or a brain answers, the loop goes on; it ends by budget, turns, time, a stop, or the
-  brain's own wish, and says which. Unless the brain ended it, one last turn of free calls lets it share what it
+- A turn is written ahead; after a crash at any point it continues with the same observation, the same decision, and
+  the calls that have no result, under the same keys `<researcher>/<turn>/<index>`, so that no office acts twice.
+- Whatever a tool, an office or a brain answers, the loop goes on; it ends by budget, turns, time, a stop, a stall or
+  the brain's own wish, and says which. Unless the brain ended it, one last turn of free calls lets it share what it
   learned.
+- A researcher that stalls is told, then rests, and says so in the forum.
 - The wall time of every turn is charged to the researcher's account, once.
 """
 
@@ -15,22 +16,22 @@ import asyncio
 import logging
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from actors.researcher.account import Account
 from actors.researcher.brains.base import Brain
-from actors.researcher.ends import END_BRAIN_FAILED, END_DONE, END_STOPPED, ending
+from actors.researcher.ends import END_BRAIN_FAILED, END_BUDGET, END_DONE, END_STOPPED, END_TIME, ending
+from actors.researcher.patience import ATTEMPTS, Step, next_step
 from actors.researcher.progress import Progress
-from actors.researcher.tools import ForumApi, ToolBox
+from actors.researcher.stall import Stall, assess
+from actors.researcher.tools import ToolBox, wait_for_news
 from actors.researcher.transcript import OpenTurn, Transcript
-from actors.researcher.types import FINISH, Observation, Seen, ToolCall, ToolResult
+from actors.researcher.types import FINISH, Decision, Observation, Seen, ToolCall, ToolResult
 from cluster.errors import AarError
 
 log = logging.getLogger(__name__)
 UNREAD_LIMIT = 50
-BRAIN_ATTEMPTS = 5
-BACKOFF_S = 1.0
 MAX_CALLS = 16
 """Calls of one turn that are kept; more are dropped, a brain sees that in its history."""
 
@@ -46,36 +47,27 @@ class Profile:
     seconds: float | None
     forum: bool
     workspace: str
+    watched: bool = False
+    """Whether stalling is looked for: a language model's needs it, a search that ends by itself does not."""
 
 
 class Researcher:
     """One researcher; `run` carries it to its end, however often it is called."""
 
     def __init__(
-        self,
-        profile: Profile,
-        brain: Brain,
-        toolbox: ToolBox,
-        transcript: Transcript,
-        account: Account,
-        forum: ForumApi,
-        failures: tuple[type[Exception], ...] = (),
-        stopping: asyncio.Event | None = None,
+        self, profile: Profile, brain: Brain, toolbox: ToolBox, transcript: Transcript, account: Account
     ) -> None:
-        """`failures` are errors of the transport that count as an office that does not answer; `stopping` is set by a
-        stop, for tools that wait.
-        """
         self._profile = profile
         self._brain = brain
         self._tools = toolbox
+        self._ctx = toolbox.ctx
         self._transcript = transcript
         self._account = account
-        self._forum = forum
-        self._failures: tuple[type[Exception], ...] = (AarError, *failures)
+        self._failures: tuple[type[Exception], ...] = (AarError, *self._ctx.failures)
         self._mark = time.monotonic()
         self._action = "waiting to start"
+        self._paused = False
         self._task: asyncio.Task[dict[str, Any]] | None = None
-        self._stop = stopping or asyncio.Event()
 
     async def run(self) -> dict[str, Any]:
         """Work to the end and return the summary. A second call joins the first; after the end it only answers."""
@@ -87,7 +79,7 @@ class Researcher:
         """End after the running call; durable, so that a restarted researcher ends, too."""
         if self._transcript.fact("ended") is None:
             self._transcript.set_fact("stop", {"reason": reason})
-        self._stop.set()
+        self._ctx.stopping.set()
 
     def status(self) -> dict[str, Any]:
         """State, turn, last action and counts."""
@@ -100,10 +92,12 @@ class Researcher:
 
     @property
     def state(self) -> str:
-        """`idle`, `working` or `ended`."""
+        """`idle`, `working`, `paused` or `ended`."""
         if self._transcript.fact("ended") is not None:
             return "ended"
-        return "working" if self._task is not None and not self._task.done() else "idle"
+        if self._task is None or self._task.done():
+            return "idle"
+        return "paused" if self._paused else "working"
 
     def summary(self) -> dict[str, Any]:
         """What the researcher did, from its transcript alone."""
@@ -123,18 +117,27 @@ class Researcher:
         self._mark = time.monotonic()
         if self._transcript.fact("started") is None:
             self._transcript.set_fact("started", {"direction": self._profile.direction})
-        open_turn = self._transcript.open_turn()
-        if open_turn is not None:
-            await self._act(open_turn)
-        while self._transcript.fact("ended") is None:
-            await self._charge()
-            reason = self._over()
-            if not reason:
-                await self._turn()
-            else:
-                self._transcript.set_fact("ended", {"reason": reason})
+        self._tools.resume()
+        while (turn := await self._open_turn()) is not None:
+            await self._act(turn if turn.decided else await self._decide(turn))
         self._action = "ended"
         return self.summary()
+
+    async def _open_turn(self) -> OpenTurn | None:
+        """The turn that a predecessor left open, else a new one; `None` at the end."""
+        left_open = self._transcript.open_turn()
+        if left_open is not None or self._transcript.fact("ended") is not None:
+            return left_open
+        await self._charge()
+        reason = self._over()
+        if reason:
+            await self._tools.abandon()
+            self._transcript.set_fact("ended", {"reason": reason})
+            return None
+        stall = assess(self._transcript.history) if self._profile.watched else Stall()
+        if stall.action == "pause":
+            await self._rest(stall)
+        return self._transcript.observe(self._transcript.next_turn(), await self._observe_patiently(stall))
 
     def _over(self) -> str:
         """Why the researcher is at its end: its last turn said so."""
@@ -142,48 +145,56 @@ class Researcher:
         if not history:
             return ""
         last = history[-1]
-        if last.seen.ending:
-            return last.seen.ending
-        return END_DONE if not last.done or any(done.call.name == FINISH for done in last.done) else ""
+        return last.ending or (END_DONE if any(done.call.name == FINISH for done in last.done) else "")
 
-    async def _turn(self) -> None:
-        seen, calls = await self._decide()
-        self._transcript.begin(self._transcript.next_turn(), seen, calls)
-        open_turn = self._transcript.open_turn()
-        if open_turn is not None:
-            await self._act(open_turn)
-
-    async def _decide(self) -> tuple[Seen, list[ToolCall]]:
-        """Observe and ask the brain, patiently; when it cannot decide, that is the end."""
-        self._action = "deciding"
-        for attempt in range(BRAIN_ATTEMPTS):
+    async def _rest(self, stall: Stall) -> None:
+        """Do nothing for a while, unless something happens, and say so."""
+        self._paused, self._action = True, f"paused: {stall.text}"
+        if self._profile.forum:
+            key = f"{self._profile.researcher}/{self._transcript.next_turn()}/pause"
+            draft = {"kind": "error", "title": "I am paused", "body": f"Said by the campaign: {stall.text}"}
             try:
-                seen = await self._observe()
-                return seen, (await self._brain.decide(self._observation(seen)))[:MAX_CALLS]
+                await self._ctx.forum.post(key, self._profile.researcher, draft)
             except self._failures as error:
-                log.warning("%s cannot decide: %s", self._profile.researcher, error)
-                if await self._stopped_within(BACKOFF_S * 2**attempt):
-                    return Seen(ending=END_STOPPED), []
-        return Seen(ending=END_BRAIN_FAILED), []
+                log.warning("%s: the forum did not take the news of a pause: %s", self._profile.researcher, error)
+        await wait_for_news(self._ctx, stall.seconds, "any")
+        self._paused = False
 
-    def _observation(self, seen: Seen) -> Observation:
-        profile, history = self._profile, self._transcript.history
-        return Observation(
-            profile.researcher, len(history), profile.direction, profile.task, history, seen, self._tools.names
-        )
+    # -- observing and deciding ------------------------------------------------------------------------------------
 
-    async def _observe(self) -> Seen:
+    async def _observe_patiently(self, stall: Stall) -> Seen:
+        """The observation, asked for again while the offices do not answer; when they never do, this is the end."""
+        self._action = "observing"
+        for attempt in range(ATTEMPTS):
+            try:
+                return await self._observe(stall)
+            except self._failures as error:
+                log.warning("%s cannot observe: %s", self._profile.researcher, error)
+                if await self._stopped_within(next_step(error, attempt, running=False).seconds):
+                    return Seen(ending=END_STOPPED)
+        return Seen(ending=END_BRAIN_FAILED)
+
+    async def _observe(self, stall: Stall) -> Seen:
         budget = await self._account.balance()
         left = self._seconds_left(budget)
-        stopped = self._stop.is_set() or self._transcript.fact("stop") is not None
+        stopped = self._ctx.stopping.is_set() or self._transcript.fact("stop") is not None
         why = ending(budget, left, self._transcript.next_turn(), self._profile.max_turns, stopped)
-        posts = await self._unread() if self._profile.forum else []
-        return Seen(tuple(posts), budget, left, why)
+        if stall.action == "end":
+            why = why or stall.text
+        return Seen(
+            posts=tuple(await self._unread() if self._profile.forum else []),
+            budget=budget,
+            seconds_left=left,
+            ending=why,
+            news=tuple(run.told() for run in self._ctx.runs.untold()),
+            running=tuple(run.name for run in self._ctx.runs.going()),
+            note=stall.text if stall.action in ("nudge", "pause") else "",
+        )
 
     async def _unread(self) -> list[dict[str, Any]]:
         """New posts; those that an earlier turn has already stored are not shown twice."""
         known = max((post["seq"] for turn in self._transcript.history for post in turn.seen.posts), default=0)
-        posts = await self._forum.unread(self._profile.researcher, UNREAD_LIMIT)
+        posts = await self._ctx.forum.unread(self._profile.researcher, UNREAD_LIMIT)
         return [post for post in posts if post["seq"] > known]
 
     def _seconds_left(self, budget: dict[str, Any]) -> float | None:
@@ -193,6 +204,47 @@ class Researcher:
             worked = self._transcript.wall_ms() / 1000 + time.monotonic() - self._mark
             limits.append(self._profile.seconds - worked)
         return round(min(limits), 3) if limits else None
+
+    async def _decide(self, turn: OpenTurn) -> OpenTurn:
+        self._action = "deciding"
+        decision = await self._decision(turn)
+        self._paused = False
+        return self._transcript.decide(turn, replace(decision, calls=decision.calls[:MAX_CALLS]))
+
+    async def _decision(self, turn: OpenTurn) -> Decision:
+        """Ask the brain, as patiently as the errors deserve."""
+        seen, attempt = turn.seen, 0
+        while True:
+            try:
+                decision = await self._brain.decide(self._observation(seen))
+            except self._failures as error:
+                log.warning("%s cannot decide: %s", self._profile.researcher, error)
+                step = next_step(error, attempt, running=bool(self._ctx.runs.going()))
+                attempt += 1
+            else:
+                return replace(decision, ending=decision.ending or seen.ending)
+            if step.action == "last" and not seen.ending:
+                seen = replace(seen, ending=f"{END_BUDGET}: {step.text}")
+            elif step.action != "wait":
+                return Decision(ending=seen.ending or f"{END_BRAIN_FAILED}: {step.text}")
+            elif reason := await self._hold(step, turn.seen):
+                return Decision(ending=reason)
+
+    async def _hold(self, step: Step, seen: Seen) -> str:
+        """Wait before the brain is asked again; why it must not be, or ""."""
+        self._paused, self._action = True, f"paused: {step.text}"
+        if await self._stopped_within(step.seconds):
+            return END_STOPPED
+        left = self._seconds_left(seen.budget)
+        return END_TIME if left is not None and left <= 0 else ""
+
+    def _observation(self, seen: Seen) -> Observation:
+        profile, history = self._profile, self._transcript.history
+        return Observation(
+            profile.researcher, len(history), profile.direction, profile.task, history, seen, self._tools.names
+        )
+
+    # -- acting ----------------------------------------------------------------------------------------------------
 
     async def _act(self, turn: OpenTurn) -> None:
         """Run the calls that have no result yet, then close the turn."""
@@ -218,7 +270,7 @@ class Researcher:
             return ToolResult.refused(
                 "interrupted", "the researcher was restarted while this ran; it may have had effects"
             )
-        stopping = turn.seen.ending or (END_STOPPED if self._stop.is_set() else "")
+        stopping = turn.ending or (END_STOPPED if self._ctx.stopping.is_set() else "")
         if stopping and not self._tools.is_free(call.name):
             return ToolResult.refused("ending", f"only free tools are left: {stopping}")
         return None
@@ -228,8 +280,8 @@ class Researcher:
         if not seen.posts:
             return
         try:
-            await self._forum.ack(self._profile.researcher, max(post["seq"] for post in seen.posts))
-            await self._forum.sync(self._profile.researcher, self._profile.workspace)
+            await self._ctx.forum.ack(self._profile.researcher, max(post["seq"] for post in seen.posts))
+            await self._ctx.forum.sync(self._profile.researcher, self._profile.workspace)
         except self._failures as error:
             log.warning("%s: the forum did not take an acknowledgement: %s", self._profile.researcher, error)
 
@@ -244,7 +296,7 @@ class Researcher:
 
     async def _stopped_within(self, seconds: float) -> bool:
         try:
-            await asyncio.wait_for(self._stop.wait(), seconds)
+            await asyncio.wait_for(self._ctx.stopping.wait(), seconds)
         except TimeoutError:
             return False
         return True

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from actors.researcher.types import Done, Turn
+from actors.researcher.types import Done, ToolCall, ToolResult, Turn
 
 POSTS = frozenset({"forum_post", "forum_claim"})
 
@@ -28,7 +28,7 @@ class Progress:
     @classmethod
     def of(cls, history: Iterable[Turn]) -> Progress:
         """The progress of a history."""
-        done = [item for turn in history for item in turn.done]
+        done = [item for turn in history for item in outcomes(turn)]
         good = [item for item in done if item.result.ok]
         scores = [score for score in map(_score, good) if score is not None]
         return cls(
@@ -38,6 +38,13 @@ class Progress:
             refused=len(done) - len(good),
             best=max(scores, key=lambda score: (score["tier"] == "board", score["pgr"]), default=None),
         )
+
+
+def outcomes(turn: Turn) -> Iterator[Done]:
+    """How the calls of a turn ended, and the runs in the background of which it brought the news."""
+    for news in turn.seen.news:
+        yield Done(ToolCall(news["tool"], news["args"]), ToolResult.from_dict(news["result"]))
+    yield from (done for done in turn.done if done.result.content.get("state") != "started")
 
 
 def _score(item: Done) -> dict[str, Any] | None:

@@ -1,18 +1,23 @@
 """The durable memory of a researcher: one row per turn, one row per call, written ahead.
 
 Promises:
-- The calls of a turn, and what the brain saw, are on disk before the first of them runs; each result is on disk before
-  the next call runs. A restarted researcher therefore repeats no decision and no call whose result is known.
+- What the brain sees is on disk before it is asked, and what it decided before the first call runs; each result is on
+  disk before the next call runs. A restarted researcher therefore asks about the same observation, and repeats no
+  decision and no call whose result is known.
 - A finished turn and its journal event `turn` are one transaction. At most one turn is unfinished: the last.
+- What a model said comes back exactly as it was given.
 """
 
 from __future__ import annotations
 
+import json
 import sqlite3
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from actors.researcher.types import Done, Seen, ToolCall, ToolResult, Turn
+from actors.researcher.runs import Runs
+from actors.researcher.types import Decision, Done, Seen, ToolCall, ToolResult, Turn
 from cluster.clock import now_us
 from cluster.journal import Journal
 from cluster.store import Store
@@ -23,6 +28,8 @@ _DDL = """
 CREATE TABLE IF NOT EXISTS turns (
     turn INTEGER PRIMARY KEY,
     seen BLOB NOT NULL,
+    said TEXT,
+    ending TEXT NOT NULL DEFAULT '',
     began_us INTEGER NOT NULL,
     finished_us INTEGER,
     wall_ms INTEGER NOT NULL DEFAULT 0,
@@ -54,23 +61,27 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class OpenTurn:
-    """The turn that was begun and not finished."""
+    """The turn that was begun and not finished; while it is not `decided` it has no calls."""
 
     number: int
     seen: Seen
+    decided: bool
     calls: tuple[Pending, ...]
+    ending: str
 
 
 class Transcript:
     """The transcript of `researcher` in `store`."""
 
-    def __init__(self, store: Store, journal: Journal, researcher: str) -> None:
+    def __init__(self, store: Store, journal: Journal, runs: Runs, researcher: str) -> None:
+        """`runs` are those of the same researcher, in the same store."""
         self._store = store
+        self._runs = runs
         self._journal = journal
         self._researcher = researcher
         store.schema(_DDL)
         self._facts = {row["name"]: unpack(row["value"], _LIMIT) for row in store.query("SELECT * FROM facts")}
-        self._history = [self._load_turn(row) for row in store.query(_FINISHED)]
+        self._history = [self._load_turn(row) for row in store.query(_FINISHED, (0,))]
 
     @property
     def history(self) -> tuple[Turn, ...]:
@@ -81,24 +92,37 @@ class Transcript:
         """The number of the next turn to decide."""
         return len(self._history)
 
-    def begin(self, turn: int, seen: Seen, calls: list[ToolCall]) -> None:
-        """Write a turn ahead: what was seen and what will be called."""
+    def observe(self, turn: int, seen: Seen) -> OpenTurn:
+        """Begin a turn with what the brain is about to see; it is thereby told of the runs in the news."""
         with self._store.transaction() as db:
             db.execute(
                 "INSERT INTO turns (turn, seen, began_us) VALUES (?, ?, ?)", (turn, pack(seen.to_dict()), now_us())
             )
-            rows = [(turn, index, call.name, pack(call.args), call.note) for index, call in enumerate(calls)]
+            self._runs.tell(turn, tuple(str(news["run"]) for news in seen.news))
+        return OpenTurn(turn, seen, False, (), seen.ending)
+
+    def decide(self, turn: OpenTurn, decision: Decision) -> OpenTurn:
+        """Write down what the brain decided. Raises `WireError` on arguments that are no plain data."""
+        rows = [
+            (turn.number, index, call.name, pack(call.args), call.note) for index, call in enumerate(decision.calls)
+        ]
+        with self._store.transaction() as db:
+            sql = "UPDATE turns SET said = ?, ending = ? WHERE turn = ?"
+            db.execute(sql, (json.dumps(decision.said), decision.ending, turn.number))
             db.executemany("INSERT INTO calls (turn, idx, name, args, note) VALUES (?, ?, ?, ?, ?)", rows)
+        calls = tuple(Pending(index, call, False, None) for index, call in enumerate(decision.calls))
+        return OpenTurn(turn.number, turn.seen, True, calls, turn.seen.ending or decision.ending)
 
     def open_turn(self) -> OpenTurn | None:
         """The unfinished turn, if there is one."""
         rows = self._store.query("SELECT * FROM turns WHERE finished_us IS NULL")
         if not rows:
             return None
-        seen = Seen.from_dict(unpack(rows[0]["seen"], _LIMIT))
-        number = int(rows[0]["turn"])
-        calls = self._store.query("SELECT * FROM calls WHERE turn = ? ORDER BY idx", (number,))
-        return OpenTurn(number, seen, tuple(_pending(row) for row in calls))
+        row = rows[0]
+        seen = Seen.from_dict(unpack(row["seen"], _LIMIT))
+        calls = self._store.query(_CALLS, (row["turn"],))
+        ending = seen.ending or row["ending"]
+        return OpenTurn(int(row["turn"]), seen, row["said"] is not None, tuple(_pending(c) for c in calls), ending)
 
     def mark_started(self, turn: int, index: int) -> None:
         """Note that a call that must not be repeated is about to run."""
@@ -158,15 +182,26 @@ class Transcript:
         return value
 
     def _load_turn(self, row: sqlite3.Row) -> Turn:
-        calls = self._store.query("SELECT * FROM calls WHERE turn = ? ORDER BY idx", (row["turn"],))
-        done = []
-        for pending in (_pending(call) for call in calls):
-            missing = ToolResult.refused("no_result", "the call has no stored result")
-            done.append(Done(pending.call, pending.result or missing))
-        return Turn(int(row["turn"]), Seen.from_dict(unpack(row["seen"], _LIMIT)), tuple(done))
+        return _turn(row, self._store.query(_CALLS, (row["turn"],)))
 
 
-_FINISHED = "SELECT * FROM turns WHERE finished_us IS NOT NULL ORDER BY turn"
+_FINISHED = "SELECT * FROM turns WHERE finished_us IS NOT NULL AND turn >= ? ORDER BY turn"
+_CALLS = "SELECT * FROM calls WHERE turn = ? ORDER BY idx"
+
+
+def read_turns(db: sqlite3.Connection, first: int = 0) -> Iterator[Turn]:
+    """Finished turns from number `first` on, for a reader of a store that another process may be writing."""
+    for row in db.execute(_FINISHED, (first,)).fetchall():
+        yield _turn(row, db.execute(_CALLS, (row["turn"],)).fetchall())
+
+
+def _turn(row: sqlite3.Row, calls: list[sqlite3.Row]) -> Turn:
+    done = []
+    for pending in (_pending(call) for call in calls):
+        missing = ToolResult.refused("no_result", "the call has no stored result")
+        done.append(Done(pending.call, pending.result or missing))
+    seen = Seen.from_dict(unpack(row["seen"], _LIMIT))
+    return Turn(int(row["turn"]), seen, tuple(done), tuple(json.loads(row["said"])), seen.ending or row["ending"])
 
 
 def _pending(row: sqlite3.Row) -> Pending:

@@ -1,8 +1,9 @@
 """What passes between a researcher's loop, its brain and its tools. Plain data that msgpack can carry.
 
-A brain sees an `Observation` and answers with `ToolCall`s; a tool answers with a `ToolResult`. A `Turn` is one round of
-that as it stands in the transcript, with what the brain saw when it decided: history and seed are all that a brain
-may build on, so that a restarted researcher decides as if nothing had happened.
+A brain sees an `Observation` and answers with a `Decision`, which holds `ToolCall`s; a tool answers with a
+`ToolResult`. A `Turn` is one round of that as it stands in the transcript, with what the brain saw when it decided and
+what it said: history and seed are all that a brain may build on, so that a restarted researcher decides as if nothing
+had happened.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 FINISH = "finish"
-"""The call with which a brain ends its work; an empty list of calls means the same."""
+"""The call with which a brain ends its work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,23 +61,42 @@ class Seen:
     """What the world looked like when a turn was decided.
 
     `posts` are forum posts that were new then; `budget` is the account's balance (`spent`, `reserved`, `caps`,
-    `left`); `seconds_left` is the time until the researcher must end, as far as it is known. `ending` is empty
-    while work goes on; otherwise it says why this is the last turn.
+    `left`); `seconds_left` is the time until the researcher must end, as far as it is known. `news` are runs in the
+    background that ended since the turn before (`run`, `tool`, `args`, `result`), `running` the names of those that go
+    on. `note` is a word of the loop to a brain that stalls. `ending` is empty while work goes on; otherwise it says
+    why this is the last turn.
     """
 
     posts: tuple[dict[str, Any], ...] = ()
     budget: dict[str, Any] = field(default_factory=dict)
     seconds_left: float | None = None
     ending: str = ""
+    news: tuple[dict[str, Any], ...] = ()
+    running: tuple[str, ...] = ()
+    note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        return {**asdict(self), "posts": list(self.posts)}
+        return {**asdict(self), "posts": list(self.posts), "news": list(self.news), "running": list(self.running)}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Seen:
         """The inverse of `to_dict`."""
-        return cls(**{**data, "posts": tuple(data["posts"])})
+        return cls(**{**data, **{name: tuple(data.get(name, ())) for name in ("posts", "news", "running")}})
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a brain decided: `calls` in order; none is an empty turn, and a call of `finish` ends the work.
+
+    `said` are the messages by which a language model came to it, as they were sent and received, from which its brain
+    builds the next request: plain JSON, kept in the transcript as it is. `ending` says why this is the last turn when
+    the observation did not know it yet.
+    """
+
+    calls: tuple[ToolCall, ...] = ()
+    said: tuple[dict[str, Any], ...] = ()
+    ending: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +106,9 @@ class Turn:
     number: int
     seen: Seen
     done: tuple[Done, ...]
+    said: tuple[dict[str, Any], ...] = ()
+    ending: str = ""
+    """Why it was the last turn, or ""."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,8 @@ MAX_LISTED = 500
 QUOTA_BYTES = 256 << 20
 """What a workspace may hold before tools that write into it refuse."""
 FORUM_FOLDER = "forum"
+NOTEBOOK = "notebook.md"
+"""The file that a language model keeps its memory in, beyond what its conversation holds."""
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -57,6 +59,25 @@ class Workspace:
             raise RefusedError(
                 "not_text", f"{path!r} is not UTF-8 text: {error.reason} at byte {error.start}"
             ) from error
+
+    def is_folder(self, path: str) -> bool:
+        """Whether a path is a folder, reached without a link. Raises `RefusedError` (`bad_path`)."""
+        *above, leaf = _checked(path.rstrip("/")).split("/")
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(_opened(os.open(self.root, _DIRECTORY)))
+            try:
+                for part in [*above, leaf]:
+                    folder = stack.enter_context(_opened(os.open(part, _DIRECTORY, dir_fd=folder)))
+            except OSError:
+                return False
+        return True
+
+    def notebook(self) -> str:
+        """What the researcher keeps in `notebook.md`; "" when there is nothing to read."""
+        try:
+            return self.read_text(NOTEBOOK)
+        except RefusedError:
+            return ""
 
     def write_text(self, path: str, text: str) -> int:
         """Put `text` into a file, making folders on the way; its bytes. Raises `RefusedError`."""

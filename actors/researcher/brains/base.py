@@ -2,43 +2,68 @@
 
 The contract of every brain: `decide` is a function of the observation and of what the brain was made with. It
 keeps nothing between calls that it could not build again from `observation.history`, because a restarted
-researcher makes a new one. An empty list, or a `finish` call, ends the work. When `observation.seen.ending` is
+researcher makes a new one. No call is an empty turn; a `finish` call ends the work. When `observation.seen.ending` is
 set the turn is the last, and only free tools will run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from actors.researcher.types import Observation, ToolCall
+from actors.gateway.api import ModelApi
+from actors.researcher.types import Decision, Observation
 from cluster.config import CampaignConfig
-from cluster.errors import AarError
 
 
 class Brain(Protocol):
     """Decides the calls of a turn."""
 
-    async def decide(self, observation: Observation) -> list[ToolCall]:
-        """The calls of this turn, in order. Raises `AarError` when it cannot decide now; it is then asked again."""
+    async def decide(self, observation: Observation) -> Decision:
+        """What to do in this turn. Raises `AarError` when it cannot decide now; see `patience` for what follows."""
 
 
-BrainFactory = Callable[[CampaignConfig, str, list[dict[str, Any]]], Brain]
-"""From configuration, researcher id and the descriptions of the offered tools to a brain."""
+@dataclass(frozen=True, slots=True)
+class Making:
+    """What a brain is made of: who thinks, what it may call, and the model that it may ask."""
+
+    config: CampaignConfig
+    researcher: str
+    direction: str
+    task: dict[str, Any]
+    tools: list[dict[str, Any]]
+    """Descriptions, as a language model takes them."""
+    model: ModelApi
+    notebook: Callable[[], str]
 
 
-def _explorer(config: CampaignConfig, researcher: str, tools: list[dict[str, Any]]) -> Brain:
+def _explorer(made_of: Making) -> Brain:
     from actors.researcher.brains.explorer import Explorer
 
-    return Explorer.of(config, researcher)
+    return Explorer.of(made_of.config, made_of.researcher)
 
 
-BRAINS: dict[str, BrainFactory] = {"explorer": _explorer}
+def _claude(made_of: Making) -> Brain:
+    from actors.researcher.brains.claude import Claude
+    from actors.researcher.brains.prompt import system_prompt
+    from actors.researcher.brains.requests import Requests
+
+    config = made_of.config
+    system = system_prompt(config, made_of.researcher, made_of.direction, made_of.task)
+    requests = Requests(config.brain, system, made_of.tools, plain=config.brain.kind == "local")
+    return Claude(requests, made_of.model, made_of.notebook)
 
 
-def make_brain(config: CampaignConfig, researcher: str, tools: list[dict[str, Any]]) -> Brain:
-    """The brain that the configuration names. Raises `AarError` for an unknown kind."""
-    kind = config.brain.kind
-    if kind not in BRAINS:
-        raise AarError(f"brain.kind: {kind!r} is unknown; expected one of {', '.join(BRAINS)}")
-    return BRAINS[kind](config, researcher, tools)
+BRAINS: dict[str, Callable[[Making], Brain]] = {
+    "explorer": _explorer,
+    "claude": _claude,
+    "local": _claude,
+    "replay": _claude,
+}
+"""By `brain.kind`. `local` and `replay` differ in who answers the gateway, not in the brain."""
+
+
+def make_brain(made_of: Making) -> Brain:
+    """The brain that the configuration names."""
+    return BRAINS[made_of.config.brain.kind](made_of)

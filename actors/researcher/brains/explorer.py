@@ -23,7 +23,7 @@ from actors.researcher.brains.proposals import propose
 from actors.researcher.brains.reports import farewell, hypothesis, reports
 from actors.researcher.brains.space import features, idea, method_file
 from actors.researcher.brains.values import BASE_MEAN, BlockValues
-from actors.researcher.types import FINISH, Observation, ToolCall
+from actors.researcher.types import FINISH, Decision, Observation, ToolCall
 from cluster.config import CampaignConfig
 
 WORTHY = 0.05
@@ -72,8 +72,11 @@ class Explorer:
             )
         )
 
-    async def decide(self, observation: Observation) -> list[ToolCall]:
+    async def decide(self, observation: Observation) -> Decision:
         """The calls of this turn."""
+        return Decision(tuple(self._calls(observation)))
+
+    def _calls(self, observation: Observation) -> list[ToolCall]:
         memory = Memory.of(observation.history, observation.researcher, str(observation.task.get("domain", "")))
         for post in observation.seen.posts:
             memory.hear(post)
@@ -103,7 +106,7 @@ class Explorer:
         if reason:
             return [ToolCall(FINISH, {"reason": reason})]
         if not memory.rested:
-            return [ToolCall("wait", {"seconds": WAIT_S}, "others hold what is left")]
+            return [ToolCall("wait", {"seconds": WAIT_S, "until": "time"}, "others hold what is left")]
         entry = _board_entry(memory, pace)
         if entry is not None:
             return [_submission(entry, "board")]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from actors.researcher.tools.apis import EvaluatorApi, ForumApi, SchedulerApi
-from actors.researcher.tools.base import Args, Context, Tool, ToolBox
+from actors.researcher.tools.base import Args, Context, LongTool, Tool, ToolBox
 from actors.researcher.tools.code import CodeDiff, CodeFetch, CodePush
-from actors.researcher.tools.control import Budget, Finish, Wait
+from actors.researcher.tools.control import Budget, Finish, Wait, wait_for_news
+from actors.researcher.tools.edit import Edit
 from actors.researcher.tools.files import ListFiles, ReadFile, WriteFile
 from actors.researcher.tools.forum import ForumClaim, ForumClaims, ForumPost, ForumRead, ForumSearch
 from actors.researcher.tools.pilot import RunPilot
@@ -16,6 +17,7 @@ from actors.researcher.tools.shell import Bash
 
 TOOLS: tuple[type[Tool[Any]], ...] = (
     Bash,
+    Edit,
     WriteFile,
     ReadFile,
     ListFiles,
@@ -47,8 +49,10 @@ __all__ = [
     "Context",
     "EvaluatorApi",
     "ForumApi",
+    "LongTool",
     "SchedulerApi",
     "Tool",
     "ToolBox",
     "make_toolbox",
+    "wait_for_news",
 ]

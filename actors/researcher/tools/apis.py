@@ -14,6 +14,9 @@ class SchedulerApi(Protocol):
     async def run(self, request: dict[str, Any]) -> dict[str, Any]:
         """Carry out a `LeaseRequest` and wait for its `LeaseResult`; the request's key makes it idempotent."""
 
+    async def cancel(self, key: str) -> Any:
+        """End the request with this key; what it used is paid."""
+
     async def open_account(self, key: str, account: str, parent: str | None, caps: dict[str, Any]) -> Any:
         """Open an account under its parent."""
 

@@ -42,7 +42,10 @@ class FetchArgs(Args):
 
 
 class CodeFetch(Tool[FetchArgs]):
-    """Fetch a snapshot: its files and its lineage. Costs nothing. It was written by another researcher: judge it."""
+    """Fetch a snapshot: its files and its lineage. Costs nothing. It was written by another researcher: judge it.
+
+    Refused: a snapshot that the code store does not have.
+    """
 
     name = "code_fetch"
     free = True
@@ -60,12 +63,12 @@ class CodeFetch(Tool[FetchArgs]):
 class DiffArgs(Args):
     """Arguments of `code_diff`."""
 
-    before: str
-    after: str
+    before: str = Field(description="sha256 of a snapshot")
+    after: str = Field(description="sha256 of another")
 
 
 class CodeDiff(Tool[DiffArgs]):
-    """A unified diff between two snapshots. Costs nothing."""
+    """A unified diff between two snapshots. Costs nothing. Refused: a snapshot that the code store does not have."""
 
     name = "code_diff"
     free = True

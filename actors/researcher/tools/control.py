@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import time
+from typing import Any, Literal
 
 from pydantic import Field
 
 from actors.researcher.tools.base import Args, Context, Tool
 from actors.researcher.types import FINISH
+
+POLL_S = 5.0
+"""How often a wait looks for new posts."""
 
 
 class BudgetArgs(Args):
@@ -33,22 +37,49 @@ class Budget(Tool[BudgetArgs]):
 class WaitArgs(Args):
     """Arguments of `wait`."""
 
-    seconds: float = Field(gt=0, le=300)
+    seconds: float = Field(gt=0, le=3600, description="longest time to wait")
+    until: Literal["any", "run", "post", "time"] = Field(
+        "any", description="what ends the wait early: a run in the background, a new post, either, or nothing"
+    )
 
 
 class Wait(Tool[WaitArgs]):
-    """Do nothing for up to 300 seconds, for example until others have posted. Costs wall time. Ends early at a stop."""
+    """Do nothing until a run in the background ends, another researcher posts, or the time is over (at most 3600 s).
+
+    Costs wall time, no tokens and no money. Returns what ended it (`run`, `post`, `time` or `stop`; `nothing` when
+    it was to wait for a run and none goes on) and the runs that still go on; what is new comes with the next turn.
+    """
 
     name = "wait"
     arguments = WaitArgs
 
     async def run(self, ctx: Context, args: WaitArgs, key: str) -> dict[str, Any]:
         """See the class."""
-        try:
-            await asyncio.wait_for(ctx.stopping.wait(), args.seconds)
-        except TimeoutError:
-            return {"seconds": args.seconds, "stopped": False}
-        return {"seconds": args.seconds, "stopped": True}
+        woken_by = await wait_for_news(ctx, args.seconds, args.until)
+        running = [run.name for run in ctx.runs.going()]
+        return {"seconds": args.seconds, "woken_by": woken_by, "running": running}
+
+
+async def wait_for_news(ctx: Context, seconds: float, until: str) -> str:
+    """Wait as the tool `wait` does; what ended the wait."""
+    deadline = time.monotonic() + seconds
+    while True:
+        ctx.runs.changed.clear()
+        if ctx.stopping.is_set():
+            return "stop"
+        if until in ("any", "run") and ctx.runs.untold():
+            return "run"
+        if until == "run" and not ctx.runs.going():
+            return "nothing"
+        if until in ("any", "post") and ctx.config.forum.enabled and await ctx.forum.unread(ctx.researcher, 1):
+            return "post"
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return "time"
+        waits = [asyncio.ensure_future(event.wait()) for event in (ctx.stopping, ctx.runs.changed)]
+        await asyncio.wait(waits, timeout=min(left, POLL_S), return_when=asyncio.FIRST_COMPLETED)
+        for waiting in waits:
+            waiting.cancel()
 
 
 class FinishArgs(Args):

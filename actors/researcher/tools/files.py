@@ -7,10 +7,16 @@ from typing import Any
 from pydantic import Field
 
 from actors.researcher.tools.base import Args, Context, Tool
-from actors.researcher.workspace import QUOTA_BYTES
+from actors.researcher.workspace import QUOTA_BYTES, Workspace
 from cluster.errors import RefusedError
 
 MAX_READ_CHARS = 60_000
+
+
+def check_room(workspace: Workspace) -> None:
+    """Refuse (`workspace_full`) when the workspace is above its quota."""
+    if workspace.used_bytes() > QUOTA_BYTES:
+        raise RefusedError("workspace_full", f"the workspace holds more than {QUOTA_BYTES} bytes; delete something")
 
 
 class WriteArgs(Args):
@@ -32,8 +38,7 @@ class WriteFile(Tool[WriteArgs]):
 
     async def run(self, ctx: Context, args: WriteArgs, key: str) -> dict[str, Any]:
         """See the class."""
-        if ctx.workspace.used_bytes() > QUOTA_BYTES:
-            raise RefusedError("workspace_full", f"the workspace holds more than {QUOTA_BYTES} bytes; delete something")
+        check_room(ctx.workspace)
         return {"path": args.path, "bytes": ctx.workspace.write_text(args.path, args.content)}
 
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from actors.researcher.tools.base import Args, Context, Tool
+from actors.researcher.tools.base import Context, LongArgs, LongTool
 from actors.researcher.tools.measures import label_free
 from actors.researcher.tools.method_file import read_method
 from actors.researcher.tools.pilot_data import ITEMS, TENSORS, PilotData, prepare, vector
@@ -25,7 +25,7 @@ PREDICT_SHARE = 0.25
 MAX_ERROR = 1500
 
 
-class PilotArgs(Args):
+class PilotArgs(LongArgs):
     """Arguments of `run_pilot`; what is left out is taken from the campaign's configuration."""
 
     path: str = Field(description="method file in the workspace")
@@ -34,19 +34,20 @@ class PilotArgs(Args):
     items: int | None = Field(None, ge=16, description="items to train on")
 
 
-class RunPilot(Tool[PilotArgs]):
+class RunPilot(LongTool[PilotArgs]):
     """Train a method on part of the public pool and measure its student on other items, without labels.
 
     Costs gpus x seconds that are really used; the worst case is reserved meanwhile. Returns status, train_seconds,
     agreement with the weak labels and with the strong model's prior, confidence, balance, and the error text of a
-    method that failed. It never says how accurate a student is: submit does. Refused: over budget, a file
-    that is missing, above 64 KiB or no method, a lease larger than any slot.
+    method that failed. It never says how accurate a student is: submit does. With background=true it returns at once
+    and you can go on; you are told of the result. Refused: over budget, a file that is missing, above 64 KiB or no
+    method, a lease larger than any slot.
     """
 
     name = "run_pilot"
     arguments = PilotArgs
 
-    async def run(self, ctx: Context, args: PilotArgs, key: str) -> dict[str, Any]:
+    async def plan(self, ctx: Context, args: PilotArgs, key: str) -> dict[str, Any]:
         """See the class."""
         text = read_method(ctx.workspace, args.path)
         runs = ctx.config.runs
@@ -63,8 +64,16 @@ class RunPilot(Tool[PilotArgs]):
             label=f"pilot {ctx.researcher} {Path(args.path).stem}"[:100],
             memory_bytes=int(ctx.config.pool.memory_gb * (1 << 30)),
         )
-        answer = await ctx.scheduler.run(request.to_dict())
-        return read_outcome(LeaseResult.from_dict(answer), data)
+        return {"request": request.to_dict(), "data": data.to_dict()}
+
+    async def carry(self, ctx: Context, plan: dict[str, Any], key: str) -> dict[str, Any]:
+        """See the class."""
+        answer = await ctx.scheduler.run(plan["request"])
+        return read_outcome(LeaseResult.from_dict(answer), PilotData.from_dict(plan["data"]))
+
+    async def abandon(self, ctx: Context, key: str) -> None:
+        """See the class."""
+        await ctx.scheduler.cancel(key)
 
 
 def pilot_job(ctx: Context, data: PilotData, code: Path, seed: int, seconds: float) -> Job:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,15 @@ class PilotData:
     held: Path
     n_train: int
     n_held: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"train": str(self.train), "held": str(self.held), "n_train": self.n_train, "n_held": self.n_held}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> PilotData:
+        """The inverse of `to_dict`."""
+        return cls(Path(data["train"]), Path(data["held"]), data["n_train"], data["n_held"])
 
 
 def split(n: int, items: int, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

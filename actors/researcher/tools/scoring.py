@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from actors.researcher.tools.base import Args, Context, Tool
+from actors.researcher.tools.base import Args, Context, LongArgs, LongTool, Tool
 from actors.researcher.tools.method_file import read_method
 
 
-class SubmitArgs(Args):
+class SubmitArgs(LongArgs):
     """Arguments of `submit`."""
 
     path: str = Field(description="method file in the workspace")
@@ -19,24 +19,28 @@ class SubmitArgs(Args):
     parent: str | None = Field(None, description="snapshot that the method grew out of")
 
 
-class Submit(Tool[SubmitArgs]):
+class Submit(LongTool[SubmitArgs]):
     """Have the evaluator score a method. Costs one answer and the GPU time of its counted runs.
 
     The file is kept as a snapshot of the code store first. `dev` returns a noised mean accuracy and PGR over a
     few seeds, for research only; `board` competes on the leaderboard and returns only whether it is a new best.
-    The same code is not run twice. Refused: over budget, no answers left, a file that is no method.
+    The same code is not run twice. With background=true it returns at once and you can go on; you are told of the
+    answer. Refused: over budget, no answers left, a file that is no method.
     """
 
     name = "submit"
     arguments = SubmitArgs
 
-    async def run(self, ctx: Context, args: SubmitArgs, key: str) -> dict[str, Any]:
+    async def plan(self, ctx: Context, args: SubmitArgs, key: str) -> dict[str, Any]:
         """See the class."""
         files = {"method.py": read_method(ctx.workspace, args.path)}
         pushed = await ctx.forum.push_code(f"{key}/push", ctx.researcher, files, args.parent, args.name)
-        snapshot = str(pushed["snapshot"])
-        answer = await ctx.evaluator.submit(key, ctx.researcher, snapshot, args.name, args.tier)
-        return {**answer, "snapshot": snapshot}
+        return {"snapshot": str(pushed["snapshot"]), "name": args.name, "tier": args.tier}
+
+    async def carry(self, ctx: Context, plan: dict[str, Any], key: str) -> dict[str, Any]:
+        """See the class."""
+        answer = await ctx.evaluator.submit(key, ctx.researcher, plan["snapshot"], plan["name"], plan["tier"])
+        return {**answer, "snapshot": plan["snapshot"]}
 
 
 class BoardArgs(Args):

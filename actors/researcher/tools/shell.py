@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import Field
 
 from actors.researcher.tools.base import Args, Context, Tool
-from actors.researcher.workspace import QUOTA_BYTES
+from actors.researcher.tools.files import check_room
 from cluster.errors import RefusedError
 from cluster.sandbox import DEVNULL, MIB, Bind, Limits, Sandboxed, SandboxError, SandboxSpec, python_binds, spawn
 from gpu_pool.cache import NodeCache
@@ -23,6 +23,16 @@ HEAD_BYTES = 12_000
 TAIL_BYTES = 12_000
 MAX_SECONDS = 600.0
 _LIMITS = Limits(memory_bytes=1024 * MIB, processes=64, file_bytes=64 * MIB, open_files=256)
+
+
+HOME = "/ws"
+CWD_FILE = ".cwd"
+MAX_CWD_BYTES = 4096
+_SCRIPT = f"""cd -- "$1" 2>/dev/null || cd {HOME}
+trap 'pwd > {HOME}/{CWD_FILE}' EXIT
+eval "$2"
+"""
+"""Runs the command where the one before ended; folders outside the workspace last as long as one command."""
 
 
 class BashArgs(Args):
@@ -36,9 +46,10 @@ class Bash(Tool[BashArgs]):
     """Run a command in the workspace, which is /ws; the task's public files are in /task, the library in /aar
     (python3 finds it).
 
-    Costs wall time only; it has one CPU's share and no GPU, so train in run_pilot. No network. Returns exit_code
-    (None when it ran past its time), and stdout with stderr, of which a long output keeps its beginning and its
-    end. Refused: no sandbox on this machine, a full workspace.
+    Costs wall time only; it has one CPU's share, 1 GiB and no GPU, so train in run_pilot. No network. The working
+    directory stays for the next call, variables and processes do not. Returns exit_code (None when it ran past its
+    time), the working directory, and stdout with stderr, of which a long output keeps its beginning and its end:
+    send it to a file to see all of it. Refused: no sandbox on this machine, a full workspace.
     """
 
     name = "bash"
@@ -47,21 +58,29 @@ class Bash(Tool[BashArgs]):
 
     async def run(self, ctx: Context, args: BashArgs, key: str) -> dict[str, Any]:
         """See the class."""
-        if ctx.workspace.used_bytes() > QUOTA_BYTES:
-            raise RefusedError("workspace_full", f"the workspace holds more than {QUOTA_BYTES} bytes; delete something")
+        check_room(ctx.workspace)
         try:
-            return await asyncio.to_thread(_run, _spec(ctx, args.command), args.seconds)
+            done = await asyncio.to_thread(_run, _spec(ctx, args.command, _folder(ctx)), args.seconds)
         except SandboxError as error:
             raise RefusedError("no_sandbox", str(error)) from error
+        return {**done, "cwd": _folder(ctx)}
 
 
-def _spec(ctx: Context, command: str) -> SandboxSpec:
+def _folder(ctx: Context) -> str:
+    """Where the last command ended. The file is the sandbox's own word: it goes nowhere but into the next sandbox."""
+    try:
+        return ctx.workspace.read_text(CWD_FILE, MAX_CWD_BYTES).strip() or HOME
+    except RefusedError:
+        return HOME
+
+
+def _spec(ctx: Context, command: str, folder: str) -> SandboxSpec:
     library = materialise(NodeCache.of(ctx.config.pool).root)
     binds = [*python_binds(), Bind(str(library), "/aar")]
     if Path(ctx.public).is_dir():
         binds.append(Bind(str(Path(ctx.public).absolute()), "/task"))
     return SandboxSpec(
-        argv=("/bin/bash", "-c", command),
+        argv=("/bin/bash", "-c", _SCRIPT, "bash", folder, command),
         ro_binds=tuple(binds),
         rw_binds=(Bind(str(ctx.workspace.root.absolute()), "/ws"),),
         env={

@@ -20,6 +20,8 @@ from cluster.journal import Journal
 from cluster.money import Amounts, Caps, usd_from_decimal
 from cluster.store import Store
 
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
+"""Where a store's commits cost nothing."""
 MODEL = "claude-opus-4-6"
 TEAM = ("01-elicitation", "02-reweighting", "03-weak-plus-elicited")
 
@@ -43,10 +45,12 @@ class Desk:
             self.ledger.open(f"campaign/researcher/{name}", "campaign", Caps(usd=usd_from_decimal(each)))
             self.ledger.open(account_of(name), f"campaign/researcher/{name}", Caps())
         self.die: Callable[[str], None] = lambda _: None
+        self.pause: Callable[[], int] = lambda: 1
 
     async def _step(self, name: str, act: Callable[[], Any]) -> Any:
         self.die(f"before {name}")
-        await asyncio.sleep(0)
+        for _ in range(self.pause()):
+            await asyncio.sleep(0)
         answer = act()
         self.die(f"after {name}")
         return answer
@@ -83,7 +87,7 @@ Outcome = dict[str, Any] | Failure
 
 
 class Simulated:
-    """An endpoint: outcomes in order, then short answers. `billed` is what the vendor's own bill would say at most."""
+    """An endpoint: outcomes in order, then short answers. `answers` are those that the vendor would bill."""
 
     def __init__(self, *outcomes: Outcome) -> None:
         self.outcomes = list(outcomes)
@@ -92,11 +96,13 @@ class Simulated:
         self.die: Callable[[str], None] = lambda _: None
         self.hold = asyncio.Event()
         self.hold.set()
+        self.pause: Callable[[], int] = lambda: 1
 
     async def send(self, key: str, body: Body, parts: Parts, begun: Begun) -> dict[str, Any]:
         self.sent.append((key, body))
         self.die("before answer")
-        await asyncio.sleep(0)
+        for _ in range(self.pause()):
+            await asyncio.sleep(0)
         await self.hold.wait()
         outcome = self.outcomes.pop(0) if self.outcomes else answer()
         if isinstance(outcome, Failure):

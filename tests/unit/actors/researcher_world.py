@@ -15,8 +15,9 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from actors.researcher.account import Account
-from actors.researcher.brains.base import Brain, make_brain
+from actors.researcher.brains.base import Brain, Making, make_brain
 from actors.researcher.loop import Profile, Researcher
+from actors.researcher.runs import Runs
 from actors.researcher.tools import Context, make_toolbox
 from actors.researcher.transcript import Transcript
 from actors.researcher.workspace import Workspace
@@ -146,6 +147,9 @@ class Offices:
         result: dict[str, Any] = self._once("run", asked.key, act)
         return result
 
+    async def cancel(self, key: str) -> None:
+        self._once("cancel", key, lambda: True)
+
     def _lease(self, asked: LeaseRequest, gpu_ms: int) -> LeaseResult:
         held = ItemSet.load(Path(asked.job.steps[1].inputs["items.arrow"]))
         rng = np.random.default_rng(len(self.effects))
@@ -269,7 +273,14 @@ def make_public(folder: Path) -> dict[str, Any]:
     save_file({"probs": np.stack([1 - probs, probs], axis=1)}, folder / "weak.safetensors")
     save_file({"hidden": rng.random((ITEMS, 2, 3)).astype(np.float32)}, folder / "features.safetensors")
     save_file({"prior": rng.random(ITEMS).astype(np.float32)}, folder / "prior.safetensors")
-    task = {"domain": "chat", "strong_model": str(folder / "strong"), "protocol": {"epochs": 5}}
+    task = {
+        "domain": "chat",
+        "kind": "pair",
+        "n_items": ITEMS,
+        "description": "A made-up task.",
+        "strong_model": str(folder / "strong"),
+        "protocol": {"epochs": 5},
+    }
     (folder / "task.json").write_text(json.dumps(task))
     return task
 
@@ -298,12 +309,14 @@ class World:
         caps: dict[str, int | None] | None = None,
         offices: Offices | None = None,
         max_turns: int | None = None,
+        model: Any = None,
     ) -> None:
         self.tmp = tmp
         self.config = settings or NINE
         self.researcher = researcher
         self._brain = brain
         self._max_turns = max_turns
+        self.model = model
         self.task = make_public(tmp / "public")
         self.offices = offices or Offices(tmp, caps or dict(CAPS))
         self.store: Store | None = None
@@ -314,10 +327,10 @@ class World:
         self.offices.fuse = Fuse()
         self.close()
         self.store = FusedStore(self.tmp / self.researcher / "researcher.db", Fuse())
-        self.transcript = Transcript(self.store, Journal(self.store), self.researcher)
+        self.runs = Runs(self.store)
+        self.transcript = Transcript(self.store, Journal(self.store), self.runs, self.researcher)
         self.store._fuse = fuse  # the constructor's own writes are idempotent DDL
         self.offices.fuse = fuse
-        stopping = asyncio.Event()
         home = self.tmp / self.researcher
         self.account = Account(self.offices, self.researcher, self.config.budget.researcher.caps())
         self.ctx = Context(
@@ -331,11 +344,13 @@ class World:
             scheduler=self.offices,
             forum=self.offices,
             evaluator=self.offices,
-            stopping=stopping,
+            runs=self.runs,
         )
         toolbox = make_toolbox(self.ctx)
-        brain = self._brain or make_brain(self.config, self.researcher, toolbox.describe())
         direction = self.config.researchers.directions[self.config.researcher_ids().index(self.researcher)].text
+        notebook = self.ctx.workspace.notebook
+        made_of = Making(self.config, self.researcher, direction, self.task, toolbox.describe(), self.model, notebook)
+        brain = self._brain or make_brain(made_of)
         profile = Profile(
             researcher=self.researcher,
             direction=direction,
@@ -344,8 +359,9 @@ class World:
             seconds=None,
             forum=self.config.forum.enabled,
             workspace=str(self.ctx.workspace.root),
+            watched=self.config.brain.kind != "explorer",
         )
-        return Researcher(profile, brain, toolbox, self.transcript, self.account, self.offices, stopping=stopping)
+        return Researcher(profile, brain, toolbox, self.transcript, self.account)
 
     def close(self) -> None:
         """The process is gone."""

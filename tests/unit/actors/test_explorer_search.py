@@ -204,15 +204,15 @@ def test_near_the_end_it_enters_the_board_with_what_it_has() -> None:
     ]
     history = [Turn(0, Seen((rival,), budget, 100.0), tuple(calls)), Turn(1, Seen((), budget, 60.0), ())]
     brain = Explorer.of(NINE, IDS[0])
-    relaxed = asyncio.run(brain.decide(_observe(history, budget=budget, seconds_left=2000.0)))
+    relaxed = asyncio.run(brain.decide(_observe(history, budget=budget, seconds_left=2000.0))).calls
     assert relaxed[-1].name == "forum_claim"
-    hurried = asyncio.run(brain.decide(_observe(history, budget=budget, seconds_left=90.0)))
+    hurried = asyncio.run(brain.decide(_observe(history, budget=budget, seconds_left=90.0))).calls
     assert (hurried[-1].name, hurried[-1].args["tier"]) == ("submit", "board")
-    late = asyncio.run(brain.decide(_observe(history, budget=budget, seconds_left=20.0)))
+    late = asyncio.run(brain.decide(_observe(history, budget=budget, seconds_left=20.0))).calls
     assert late[-1].name == "finish"
 
 
 def test_the_last_turn_only_shares() -> None:
     brain = Explorer.of(NINE, IDS[0])
-    calls = asyncio.run(brain.decide(_observe([], ending="stopped by the director")))
+    calls = asyncio.run(brain.decide(_observe([], ending="stopped by the director"))).calls
     assert {call.name for call in calls} == {"forum_post"}

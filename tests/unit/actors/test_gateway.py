@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from actors.gateway import recorder
+from actors.gateway.limits import Limits
 from actors.gateway.pricing import Tokens
 from actors.gateway.recorder import load_request
 from actors.gateway.replayer import Replayer
@@ -18,6 +21,7 @@ from cluster.errors import RefusedError
 from cluster.names import RunPaths
 from cluster.store import open_readonly
 from tests.unit.actors.gateway_world import (
+    MEMORY,
     TEAM,
     Desk,
     Died,
@@ -31,8 +35,14 @@ from tests.unit.actors.gateway_world import (
 
 WHO = TEAM[0]
 KEY = f"{WHO}/0/model/0"
-OVERLOADED = Failure("unavailable", "529 overloaded", again=True, throttled=True)
+OVERLOADED = Failure("unavailable", "529 overloaded", again=True)
 DROPPED = Failure("unavailable", "dropped", again=True, billed=True)
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as path:
+        yield Path(path)
 
 
 @pytest.fixture
@@ -81,6 +91,24 @@ def test_a_failure_that_cost_nothing_is_tried_again_on_the_same_reservation(tmp_
     assert len(endpoint.sent) == 3
     assert got["charged"] == cost(campaign(), answer()) == desk.spent()
     assert len(desk.store.query("SELECT * FROM reservations")) == 1
+
+
+def test_an_endpoint_that_wants_fewer_calls_makes_everybody_wait(tmp_path: Path, desk: Desk) -> None:
+    now = [0.0]
+    throttled = Failure("unavailable", "429", again=True, throttled=True, retry_after_s=50.0)
+
+    async def skip(seconds: float) -> None:
+        assert gateway._turnstile._limits.next_start(now[0]) is None
+        gateway._turnstile._limits.ask("other", "other", gateway._meters.guess("other"))
+        assert gateway._turnstile._limits.start(now[0]) == []
+        now[0] += seconds
+        assert gateway._turnstile._limits.start(now[0]) == ["other"]
+
+    gateway = make(tmp_path, desk, Simulated(throttled, answer()))
+    gateway._sleep, gateway._clock, gateway._turnstile._clock = skip, lambda: now[0], lambda: now[0]
+    gateway._turnstile._limits = Limits(campaign().gateway, 0.0)
+    assert asyncio.run(gateway.call(KEY, WHO, request()))["charged"] == desk.spent()
+    assert now[0] == 50.0
 
 
 def test_an_attempt_whose_end_is_unknown_is_charged_at_its_worst(tmp_path: Path, desk: Desk) -> None:

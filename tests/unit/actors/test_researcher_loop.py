@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from actors.researcher.types import Observation, ToolCall
+from actors.researcher.types import Decision, Observation, Seen, ToolCall
 from cluster.errors import AarError, RefusedError
 from cluster.journal import verify_chain
 from cluster.store import open_readonly
@@ -29,8 +29,11 @@ class Scripted:
         self.script = script
         self.asked: list[Observation] = []
 
-    async def decide(self, observation: Observation) -> list[ToolCall]:
+    async def decide(self, observation: Observation) -> Decision:
         self.asked.append(observation)
+        return Decision(tuple(self._calls(observation)))
+
+    def _calls(self, observation: Observation) -> list[ToolCall]:
         if observation.seen.ending:
             return [ToolCall("forum_post", {"kind": "insight", "title": "the end"}), ToolCall("wait", {"seconds": 1})]
         return self.script[observation.turn] if observation.turn < len(self.script) else [ToolCall("budget")]
@@ -191,9 +194,7 @@ def test_a_command_that_was_cut_short_is_not_run_again(tmp_path: Path) -> None:
     world = World(tmp_path, brain=Scripted([[ToolCall("bash", {"command": "date >> log"})], [ToolCall("finish")]]))
     world.start()
     seen = world.transcript
-    from actors.researcher.types import Seen
-
-    seen.begin(0, Seen(), [ToolCall("bash", {"command": "date >> log"})])
+    seen.decide(seen.observe(0, Seen()), Decision((ToolCall("bash", {"command": "date >> log"}),)))
     seen.mark_started(0, 0)
     asyncio.run(world.start().run())
     assert world.transcript.history[0].done[0].result.reason == "interrupted"
@@ -206,7 +207,7 @@ class Moody(Scripted):
         super().__init__(script)
         self.failures = failures
 
-    async def decide(self, observation: Observation) -> list[ToolCall]:
+    async def decide(self, observation: Observation) -> Decision:
         if self.failures:
             self.failures -= 1
             raise RefusedError("busy", "try again") if self.failures % 2 else AarError("no answer")
@@ -214,9 +215,9 @@ class Moody(Scripted):
 
 
 def test_a_brain_that_fails_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actors.researcher.loop.BACKOFF_S", 0.0001)
+    monkeypatch.setattr("actors.researcher.patience.BACKOFF_S", 0.0001)
     assert World(tmp_path / "a", brain=Moody(SCRIPT, 4)).run()["turns"] == 5
-    assert World(tmp_path / "b", brain=Moody(SCRIPT, 99)).run()["ended"] == "the brain could not decide"
+    assert World(tmp_path / "b", brain=Moody(SCRIPT, 99)).run()["ended"] == "the brain could not decide: no answer"
 
 
 def test_posts_are_seen_once_and_stay_in_the_history(tmp_path: Path) -> None:

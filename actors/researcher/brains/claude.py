@@ -1,0 +1,222 @@
+"""The brain that is a language model behind the Messages API, reached through the gateway.
+
+Promises:
+- A request is made of the configuration and the transcript alone. Keys of calls are `<researcher>/<turn>/<step>`, so
+  that a decision that was cut short is made again from the same answers and nothing is paid twice.
+- Whatever stops an answer, the decision goes on: a paused answer is sent back, one that was cut off is asked for again,
+  a full window is emptied, a withheld answer is left out, and one without a call is an empty turn.
+- The last turn is cheap: a short answer after the whole history, and when that cannot be paid a short answer after the
+  notebook alone, and when that cannot be paid the notebook itself as a post.
+- Older history is compacted by the endpoint where it can, else by one more call of the model.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from actors.gateway.api import ModelApi
+from actors.researcher.brains.answers import Answer, Verdict, clean, read, text_of
+from actors.researcher.brains.conversation import Conversation
+from actors.researcher.brains.requests import Requests
+from actors.researcher.brains.wording import whats_new
+from actors.researcher.types import Decision, Observation, ToolCall
+from cluster.errors import RefusedError
+
+log = logging.getLogger(__name__)
+MAX_STEPS = 6
+"""Calls of the model in one turn: an answer that pauses or is cut off more often is an empty turn."""
+LAST_TOKENS = 2500
+SUMMARY_TOKENS = 3000
+KEEP_SHARE = 1.0
+"""Characters of the newest messages that stay beside a summary, per token of `compact_at`: a quarter of the window."""
+NOTEBOOK_CHARS = 6000
+POST_CHARS = 3500
+CUT = (
+    "Your last answer was cut off at its limit of output tokens before it called a tool. Answer in smaller steps: a "
+    "short thought, then a tool call; write long files in parts."
+)
+WITHHELD = "Your last answer was withheld by a safety filter and is not shown to you. Go on with your research."
+SUMMARISE = (
+    "The conversation has grown too long and is about to be cut. Write down, in text and without calling a tool, what "
+    "you need in order to go on: what you know and how you know it (with record ids), what you tried and how it went, "
+    "what runs, what you would do next. Be brief and exact."
+)
+LAST = (
+    "This is your last turn: {why}. Nothing that costs anything will run any more. Tell the others in one or two "
+    "posts what you learned, what worked, what failed, and what you would try next."
+)
+SUMMARY = "Older parts of this conversation were cut. Your own summary of them:\n\n{text}"
+NO_SUMMARY = "Older parts of this conversation were cut and could not be summarised."
+NOTEBOOK = "\n\nYour notebook (notebook.md) as it stands:\n\n{text}"
+
+
+class Claude:
+    """See the module."""
+
+    def __init__(self, requests: Requests, model: ModelApi, notebook: Callable[[], str]) -> None:
+        """`notebook()` is the text of the researcher's notebook, "" when there is none."""
+        self._requests = requests
+        self._model = model
+        self._notebook = notebook
+
+    async def decide(self, observation: Observation) -> Decision:
+        """The turn's calls, and all that was said to come to them."""
+        talk = Conversation.of(observation.history)
+        opening = self._opening(talk, observation)
+        if observation.seen.ending:
+            return await self._last(observation, talk, opening)
+        return await _Thought(self, observation, talk).think(opening)
+
+    def _opening(self, talk: Conversation, observation: Observation) -> dict[str, Any]:
+        """The message that opens the turn: results of the last turn's calls, then what is new."""
+        history = observation.history
+        results = talk.results(history[-1].done if history else ())
+        new = whats_new(observation.turn, observation.seen)
+        return {"role": "user", "content": [*results, {"type": "text", "text": new}]}
+
+    async def ask(self, key: str, request: dict[str, Any]) -> dict[str, Any]:
+        """One answer, as an entry. Raises `RefusedError`."""
+        researcher = key.split("/")[0]
+        try:
+            answer = await self._model.call(key, researcher, request)
+        except RefusedError as error:
+            if not self._requests.do_without(error):
+                raise
+            log.warning("%s: the endpoint cannot compact, so the history is summarised here: %s", researcher, error)
+            return await self.ask(key, {k: v for k, v in request.items() if k not in ("context_management", "betas")})
+        return {**clean(answer["message"]), "charged": answer.get("charged"), "left": answer.get("left")}
+
+    async def _last(self, observation: Observation, talk: Conversation, opening: dict[str, Any]) -> Decision:
+        """The last turn, as cheap as it has to be."""
+        word = {"type": "text", "text": LAST.format(why=observation.seen.ending)}
+        whole = {"role": "user", "content": [*opening["content"], word]}
+        talk.add(whole)
+        short = {"role": "user", "content": [{"type": "text", "text": self._remembered(NO_SUMMARY)}, word]}
+        alone = Conversation([short])
+        for name, said, request in (
+            ("last", [whole], self._requests.last(talk.marked(), LAST_TOKENS)),
+            ("alone", [short], self._requests.alone(alone.messages, LAST_TOKENS)),
+        ):
+            try:
+                entry = await self.ask(f"{observation.researcher}/{observation.turn}/{name}/0", request)
+            except RefusedError as error:
+                if error.reason not in ("over_budget", "context_too_long", "too_large", "bad_request"):
+                    raise
+                log.info("%s: its last turn is made cheaper: %s", observation.researcher, error)
+            else:
+                calls = read(entry).calls or _post(observation, "What I learned", text_of(entry)[:POST_CHARS])
+                return Decision(calls, (*said, entry))
+        return Decision(_post(observation, "My notebook at the end", self._notebook()[-POST_CHARS:]), (whole,))
+
+    def summary_text(self, entry: dict[str, Any]) -> str:
+        """What stands in place of older messages after the model summarised them."""
+        text = text_of(entry)
+        return self._remembered(SUMMARY.format(text=text) if text else NO_SUMMARY)
+
+    def _remembered(self, words: str) -> str:
+        notebook = self._notebook()[-NOTEBOOK_CHARS:]
+        return words + (NOTEBOOK.format(text=notebook) if notebook else "")
+
+    def forgotten(self) -> str:
+        """What stands in place of older messages that no model could read any more."""
+        return self._remembered(NO_SUMMARY)
+
+    @property
+    def requests(self) -> Requests:
+        """How requests are made."""
+        return self._requests
+
+
+class _Thought:
+    """One decision in the making: the conversation with it, and what was said so far."""
+
+    def __init__(self, brain: Claude, observation: Observation, talk: Conversation) -> None:
+        self._brain = brain
+        self._requests = brain.requests
+        self._prefix = f"{observation.researcher}/{observation.turn}"
+        self._talk = talk
+        self._said: list[dict[str, Any]] = []
+        self._steps = 0
+        self._cut = False
+
+    async def think(self, opening: dict[str, Any]) -> Decision:
+        """Ask until there is something to act upon."""
+        full = self._talk.tokens > self._requests.most_tokens
+        self._say(opening)
+        if full:
+            await self._summarise()
+        answer = Answer((), Verdict.ACT)
+        while self._steps < MAX_STEPS:
+            answer = await self._step()
+            if answer.verdict is Verdict.ACT:
+                break
+            if answer.verdict is Verdict.WITHHELD:
+                self._tell(WITHHELD)
+                break
+            if answer.verdict in (Verdict.CUT, Verdict.FULL):
+                self._tell(CUT)
+            if answer.verdict is Verdict.FULL:
+                await self._summarise()
+        return Decision(answer.calls, tuple(self._said))
+
+    def _say(self, entry: dict[str, Any]) -> None:
+        self._said.append(entry)
+        self._talk.add(entry)
+
+    def _tell(self, words: str) -> None:
+        """A word to the model within the turn, after results for what it called in vain."""
+        unanswered = self._talk.results(())
+        self._say({"role": "user", "content": [*unanswered, {"type": "text", "text": words}]})
+
+    async def _step(self) -> Answer:
+        """One answer; a history that the endpoint does not take is cut once."""
+        key = f"{self._prefix}/model/{self._steps}"
+        self._steps += 1
+        try:
+            entry = await self._brain.ask(key, self._requests.turn(self._talk.marked(), self._talk.tokens))
+        except RefusedError as error:
+            if error.reason not in ("context_too_long", "too_large", "bad_request") or not self._forget():
+                raise
+            log.warning("%s: its history was cut: %s", self._prefix, error)
+            return Answer((), Verdict.GO_ON)
+        self._say(entry)
+        return read(entry)
+
+    async def _summarise(self) -> None:
+        """Have the model sum up what is older than the newest messages; if it cannot, forget it."""
+        instruction = {"role": "user", "content": [{"type": "text", "text": SUMMARISE}]}
+        asked = Conversation(list(self._talk.messages))
+        asked.add(instruction)
+        try:
+            request = self._requests.last(asked.marked(), SUMMARY_TOKENS)
+            entry = await self._brain.ask(f"{self._prefix}/summary/{self._steps}", request)
+        except RefusedError as error:
+            if error.reason not in ("context_too_long", "too_large", "bad_request"):
+                raise
+            self._forget()
+            return
+        self._replace(self._brain.summary_text(entry), entry)
+
+    def _forget(self) -> bool:
+        """Drop older messages without a summary, once in a turn; whether there were any."""
+        if self._cut or len(self._talk.messages) < 2:
+            return False
+        self._cut = True
+        self._replace(self._brain.forgotten(), None)
+        return True
+
+    def _replace(self, text: str, paid: dict[str, Any] | None) -> None:
+        keep = self._talk.tail(int(KEEP_SHARE * self._requests.compact_at))
+        entry: dict[str, Any] = {"role": "summary", "content": text, "keep": keep}
+        if paid is not None:
+            entry |= {"usage": paid["usage"], "charged": paid["charged"]}
+        self._say(entry)
+
+
+def _post(observation: Observation, title: str, body: str) -> tuple[ToolCall, ...]:
+    """A last post that the model did not make itself; none without words or a forum."""
+    if "forum_post" not in observation.tools or not body:
+        return ()
+    return (ToolCall("forum_post", {"kind": "insight", "title": title, "body": body}, "its last words"),)

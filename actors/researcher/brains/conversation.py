@@ -1,0 +1,121 @@
+"""The conversation with a model, rebuilt from the transcript before every call.
+
+Promises:
+- It is append-only: what was sent once is sent again, byte for byte, so that the endpoint finds it in its prompt cache;
+  only a compaction begins anew.
+- Every call of the model has its result, right after it and in order.
+- Roles alternate, and no message is empty.
+
+Entries are what a `Decision` keeps in `said`: messages of the user as they were sent; answers as `answers.clean` left
+them; and `{"role": "summary", "content": text, "keep": n}`, which replaces all messages but the last n by a text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from actors.researcher.brains.answers import call_ids
+from actors.researcher.brains.wording import Block, result_block
+from actors.researcher.types import Done, ToolResult, Turn
+
+CACHE = {"type": "ephemeral", "ttl": "1h"}
+"""An hour: a researcher waits for runs longer than the usual five minutes, and to write the whole history again costs
+more than to write each new part of it at twice the price of input instead of 1.25 times."""
+MARKED_MESSAGES = 2
+"""The last message, and the one that the call before ended with: the endpoint looks back only so far."""
+NOT_RUN = ToolResult.refused(
+    "not_run", "the answer was cut off, or held more calls than one turn may; this did not run"
+)
+
+
+@dataclass
+class Conversation:
+    """Messages as the API takes them, and how many tokens they had when a model last read them."""
+
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    tokens: int = 0
+
+    @classmethod
+    def of(cls, history: Iterable[Turn]) -> Conversation:
+        """The conversation of a history."""
+        talk = cls()
+        for turn in history:
+            for entry in turn.said:
+                talk.add(entry)
+        return talk
+
+    def add(self, entry: dict[str, Any]) -> None:
+        """Append an entry."""
+        if entry["role"] == "summary":
+            kept = self.messages[len(self.messages) - entry["keep"] :]
+            self.messages = [{"role": "user", "content": [_text(entry["content"])]}, *kept]
+            self.tokens = 0
+        elif entry["role"] == "user":
+            self._append("user", entry["content"])
+        else:
+            self.tokens = _tokens(entry["usage"])
+            content = [] if entry["stop_reason"] == "refusal" else _sendable(entry["content"])
+            if any(block.get("type") == "compaction" and block.get("content") for block in content):
+                # What came before counts for nothing from here on; the opening stays, because a user speaks first.
+                self.messages = self.messages[:1]
+            if content:
+                self._append("assistant", content)
+
+    def _append(self, role: str, content: list[Block]) -> None:
+        if self.messages and self.messages[-1]["role"] == role:
+            content = [*self.messages.pop()["content"], *content]
+        self.messages.append({"role": role, "content": content})
+
+    def results(self, done: tuple[Done, ...]) -> list[Block]:
+        """Results for the calls that wait for one; `done` are those that were run, in order."""
+        if not self.messages or self.messages[-1]["role"] != "assistant":
+            return []
+        results = [item.result for item in done]
+        ids = call_ids(self.messages[-1]["content"])
+        padded = [*results, *[NOT_RUN] * (len(ids) - len(results))]
+        return [result_block(one, result) for one, result in zip(ids, padded, strict=False)]
+
+    def tail(self, most_chars: int) -> int:
+        """How many of the last messages to keep beside a summary: as many as fit, from an answer on; at least one
+        answer and what follows it. 0 when there is nothing older to summarise.
+        """
+        starts = [n for n, message in enumerate(self.messages) if message["role"] == "assistant"]
+        if not starts:
+            return 0
+        fitting = [n for n in starts if _chars(self.messages[n:]) <= most_chars]
+        return len(self.messages) - (fitting[0] if fitting else starts[-1])
+
+    def marked(self) -> list[dict[str, Any]]:
+        """The messages with cache breakpoints at the end of the last ones of the user."""
+        users = [n for n, message in enumerate(self.messages) if message["role"] == "user"]
+        marks = set(users[-MARKED_MESSAGES:])
+        return [_with_mark(message) if n in marks else message for n, message in enumerate(self.messages)]
+
+
+def _with_mark(message: dict[str, Any]) -> dict[str, Any]:
+    *rest, last = message["content"]
+    return {"role": message["role"], "content": [*rest, {**last, "cache_control": CACHE}]}
+
+
+def _text(words: str) -> Block:
+    return {"type": "text", "text": words}
+
+
+def _sendable(content: list[Block]) -> list[Block]:
+    """The blocks that an endpoint takes back: all but empty texts, without fields that are null."""
+    return [
+        {name: value for name, value in block.items() if value is not None}
+        for block in content
+        if block.get("type") != "text" or str(block.get("text") or "").strip()
+    ]
+
+
+def _tokens(usage: dict[str, Any]) -> int:
+    names = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens")
+    return sum(int(usage.get(name) or 0) for name in names)
+
+
+def _chars(messages: list[dict[str, Any]]) -> int:
+    return sum(len(str(block)) for message in messages for block in message["content"])

@@ -1,0 +1,129 @@
+"""Viewing and editing files, in the form of the text editor tool that Claude models know."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from actors.researcher.tools.base import Args, Context, Tool
+from actors.researcher.tools.files import check_room
+from cluster.errors import RefusedError
+
+ROOTS = (".", "", "/", "/ws", "/ws/")
+IMAGES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".svg", ".pdf")
+CONTEXT_LINES = 4
+"""Lines shown around an edit."""
+MAX_LISTED = 200
+
+
+class EditArgs(Args):
+    """Arguments of `str_replace_based_edit_tool`; which are needed depends on the command."""
+
+    command: Literal["view", "create", "str_replace", "insert"]
+    path: str = Field(
+        description="file in the workspace, as /ws/methods/first.py or methods/first.py; for view a folder"
+    )
+    view_range: tuple[int, int] | None = Field(
+        None, description="view: first and last line, counted from 1; -1 as the last is the end of the file"
+    )
+    file_text: str | None = Field(None, description="create: the whole content; an existing file is replaced")
+    old_str: str | None = Field(None, description="str_replace: text that stands in the file exactly once")
+    new_str: str | None = Field(None, description="str_replace: what takes its place; without it the text is deleted")
+    insert_line: int | None = Field(None, ge=0, description="insert: line after which to insert; 0: at the beginning")
+    insert_text: str | None = Field(None, description="insert: the text")
+
+    @model_validator(mode="after")
+    def _complete(self) -> EditArgs:
+        needed = {"create": ("file_text",), "str_replace": ("old_str",), "insert": ("insert_line", "insert_text")}
+        missing = [name for name in needed.get(self.command, ()) if getattr(self, name) is None]
+        if missing:
+            raise ValueError(f"{self.command} needs {' and '.join(missing)}")
+        return self
+
+
+class Edit(Tool[EditArgs]):
+    """View, create and edit files of the workspace. Costs nothing.
+
+    `view` shows a file with line numbers, or part of it, or what is in a folder. `create` writes a file. `str_replace`
+    replaces a text that must stand in the file exactly once: give enough lines around it. `insert` puts text after a
+    line. Edits return the lines around the change. Refused: a path outside the workspace, a link, a file that is
+    missing, an image, not text or above 256 KiB, a text that is not there or there more than once, a line that the
+    file does not have, writing into forum/, a full workspace.
+    """
+
+    name = "str_replace_based_edit_tool"
+    free = True
+    arguments = EditArgs
+
+    async def run(self, ctx: Context, args: EditArgs, key: str) -> dict[str, Any]:
+        """See the class."""
+        if args.command == "view":
+            return _view(ctx, args)
+        check_room(ctx.workspace)
+        if args.command == "create":
+            return {"path": args.path, "bytes": ctx.workspace.write_text(args.path, args.file_text or "")}
+        old = ctx.workspace.read_text(args.path)
+        new, line = _replaced(old, args) if args.command == "str_replace" else _inserted(old, args)
+        ctx.workspace.write_text(args.path, new)
+        return {"path": args.path, "text": _numbered(new, line - CONTEXT_LINES, line + CONTEXT_LINES)}
+
+
+def _view(ctx: Context, args: EditArgs) -> dict[str, Any]:
+    if args.path in ROOTS or ctx.workspace.is_folder(args.path):
+        return {"files": _listed(ctx, args.path)}
+    if PurePosixPath(args.path).suffix.lower() in IMAGES:
+        words = "pictures are not shown, because their cost cannot be reserved; print the figures behind it instead"
+        raise RefusedError("image", f"{args.path}: {words}")
+    text = ctx.workspace.read_text(args.path)
+    count = len(text.splitlines())
+    first, last = args.view_range or (1, -1)
+    if not 1 <= first <= max(1, count) or (last != -1 and last < first):
+        raise RefusedError("bad_range", f"{args.path} has {count} lines; view_range {first} to {last} is none of them")
+    return {"lines": count, "text": _numbered(text, first, count if last == -1 else last)}
+
+
+def _listed(ctx: Context, folder: str) -> list[str]:
+    """Files below a folder, by path, with their bytes."""
+    prefix = "" if folder in ROOTS else f"{folder.removeprefix('/ws/').strip('/')}/"
+    rows = [entry for entry in ctx.workspace.listing() if str(entry["path"]).startswith(prefix)]
+    return [f"{entry['path']} ({entry['bytes']} bytes)" for entry in rows[:MAX_LISTED]]
+
+
+def _replaced(old: str, args: EditArgs) -> tuple[str, int]:
+    """The text after a replacement, and the line of it."""
+    wanted = args.old_str or ""
+    count = old.count(wanted) if wanted else 0
+    if count == 0:
+        raise RefusedError("no_match", f"old_str does not stand in {args.path}, white space and line ends included")
+    if count > 1:
+        lines = [n for n, _ in enumerate(old.splitlines(), 1) if wanted.splitlines()[0] in old.splitlines()[n - 1]]
+        raise RefusedError(
+            "ambiguous",
+            f"old_str stands {count} times in {args.path}: give more of its surroundings",
+            {"lines": lines[:20]},
+        )
+    at = old.index(wanted)
+    return old[:at] + (args.new_str or "") + old[at + len(wanted) :], old.count("\n", 0, at) + 1
+
+
+def _inserted(old: str, args: EditArgs) -> tuple[str, int]:
+    """The text after an insertion, and the line of it."""
+    lines = old.splitlines(keepends=True)
+    at = args.insert_line or 0
+    if at > len(lines):
+        raise RefusedError("bad_range", f"{args.path} has {len(lines)} lines; nothing can follow line {at}")
+    if at and not lines[at - 1].endswith("\n"):
+        lines[at - 1] += "\n"
+    text = args.insert_text or ""
+    if text and not text.endswith("\n"):
+        text += "\n"
+    return "".join([*lines[:at], text, *lines[at:]]), at + 1
+
+
+def _numbered(text: str, first: int, last: int) -> str:
+    """Lines `first` to `last` with their numbers."""
+    lines = text.splitlines()
+    first, last = max(1, first), min(len(lines), last)
+    return "\n".join(f"{n:>6}\t{lines[n - 1]}" for n in range(first, last + 1))

@@ -1,0 +1,118 @@
+"""A model in the same process, behind the interface of the gateway: paid once per key, checked as an endpoint would."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from cluster.errors import RefusedError
+from tests.fake_messages.cache import PromptCache, count, segments
+from tests.fake_messages.replies import Reply, size_of, text, tool, tools
+from tests.unit.actors.researcher_world import Fuse
+
+Script = Callable[[dict[str, Any], int], Reply | RefusedError]
+"""From a request and the number of the answer to what is answered."""
+
+
+@dataclass
+class FakeModel:
+    """Answers are kept by key, as the gateway keeps them; refusals are not. `paid` are the keys in order."""
+
+    script: Script
+    fuse: Fuse = field(default_factory=Fuse)
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    paid: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    usages: list[dict[str, Any]] = field(default_factory=list)
+    answers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    cache: PromptCache = field(default_factory=lambda: PromptCache(least=16))
+
+    async def call(self, key: str, researcher: str, request: dict[str, Any]) -> dict[str, Any]:
+        self.fuse.point()
+        json.dumps(request).encode()
+        assert_sound(request)
+        if key not in self.answers:
+            self.requests.append(copy.deepcopy(request))
+            reply = self.script(request, len(self.paid))
+            if isinstance(reply, RefusedError):
+                self.refused.append(key)
+                raise reply
+            self.paid.append(key)
+            self.answers[key] = {"message": self._message(request, reply), "charged": 1000, "left": None}
+        self.fuse.point()
+        return copy.deepcopy(self.answers[key])
+
+    def _message(self, request: dict[str, Any], reply: Reply) -> dict[str, Any]:
+        output = sum(-(-len(size_of(block)) // 4) for block in reply.content)
+        usage = {**self.cache.usage(request), "output_tokens": max(1, output), **reply.usage}
+        self.usages.append(usage)
+        return {
+            "id": f"msg_{len(self.paid)}",
+            "type": "message",
+            "role": "assistant",
+            "model": request["model"],
+            "content": list(reply.content),
+            "stop_reason": reply.stop_reason,
+            "usage": usage,
+        }
+
+
+def assert_sound(request: dict[str, Any]) -> None:
+    """What an endpoint refuses: roles that do not alternate, empty content, calls without results, five breakpoints."""
+    messages = request["messages"]
+    assert [m["role"] for m in messages] == [("user", "assistant")[n % 2] for n in range(len(messages))]
+    asked: list[str] = []
+    for message in messages:
+        assert message["content"], "an empty message"
+        for block in message["content"]:
+            assert block["type"] != "text" or block["text"].strip(), "an empty text"
+        if message["role"] == "user":  # a request may end with an answer that paused
+            given = [block["tool_use_id"] for block in message["content"] if block["type"] == "tool_result"]
+            assert given == asked, "results that do not follow their calls in order"
+            kinds = [block["type"] for block in message["content"]]
+            assert kinds == sorted(kinds, key=lambda kind: kind != "tool_result"), "results come first"
+        asked = [block["id"] for block in message["content"] if block["type"] == "tool_use"]
+    assert not asked, "a request that ends with calls without results"
+    assert sum(part.ttl is not None for part in segments(request)) <= 4
+    assert count(request) > 0
+
+
+def plain(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Messages without cache breakpoints."""
+    return [
+        {**m, "content": [{k: v for k, v in b.items() if k != "cache_control"} for b in m["content"]]} for m in messages
+    ]
+
+
+def texts(message: dict[str, Any]) -> str:
+    """All text of a message, that of results too."""
+    found = []
+    for block in message["content"]:
+        inner = block.get("content") if block["type"] == "tool_result" else [block]
+        found += [part.get("text", "") for part in inner]
+    return "\n".join(found)
+
+
+def scripted(*steps: Reply | RefusedError) -> Script:
+    """Answers in order, and `finish` when there are no more."""
+
+    def answer(request: dict[str, Any], number: int) -> Reply | RefusedError:
+        return steps[number] if number < len(steps) else tools(tool("finish", {}, "end"))
+
+    return answer
+
+
+def play(*steps: Any) -> Callable[[dict[str, Any], int], Reply | RefusedError]:
+    """As `scripted`, but counted by the requests that arrived, so that a refusal is a step, too."""
+    left = list(steps)
+
+    def answer(request: dict[str, Any], number: int) -> Reply | RefusedError:
+        return left.pop(0) if left else tools(tool("finish", {}, "end"))
+
+    return answer
+
+
+__all__ = ["FakeModel", "Reply", "assert_sound", "plain", "play", "scripted", "text", "texts", "tool", "tools"]

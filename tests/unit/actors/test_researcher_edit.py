@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.researcher.types import ToolResult
+from cluster.sandbox import available
+from tests.unit.actors.test_researcher_tools import Bench
+
+EDIT = "str_replace_based_edit_tool"
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path)
+    yield bench
+    bench.world.close()
+
+
+def edit(bench: Bench, command: str, path: str, **args: Any) -> ToolResult:
+    return bench.call(EDIT, command=command, path=path, **args)
+
+
+def test_a_file_is_created_viewed_and_changed(bench: Bench) -> None:
+    assert edit(bench, "create", "/ws/a/m.py", file_text="one\ntwo\nthree").content == {
+        "path": "/ws/a/m.py",
+        "bytes": 13,
+    }
+    shown = edit(bench, "view", "a/m.py").content
+    assert shown == {"lines": 3, "text": "     1\tone\n     2\ttwo\n     3\tthree"}
+    assert edit(bench, "view", "a/m.py", view_range=[2, -1]).content["text"] == "     2\ttwo\n     3\tthree"
+    changed = edit(bench, "str_replace", "a/m.py", old_str="two", new_str="2\n2b")
+    assert changed.content["text"].splitlines()[1:3] == ["     2\t2", "     3\t2b"]
+    edit(bench, "insert", "a/m.py", insert_line=4, insert_text="four")
+    edit(bench, "insert", "a/m.py", insert_line=0, insert_text="zero\n")
+    assert bench.ctx.workspace.read_text("a/m.py") == "zero\none\n2\n2b\nthree\nfour\n"
+    edit(bench, "str_replace", "a/m.py", old_str="2\n2b\n")
+    assert bench.ctx.workspace.read_text("a/m.py") == "zero\none\nthree\nfour\n"
+    assert edit(bench, "view", "/ws").content["files"] == ["a/m.py (20 bytes)"]
+    assert edit(bench, "view", "a").content["files"] == ["a/m.py (20 bytes)"]
+    assert edit(bench, "view", "a/").content["files"] == ["a/m.py (20 bytes)"]
+
+
+def test_what_cannot_be_edited_is_refused_and_left_as_it_is(bench: Bench) -> None:
+    edit(bench, "create", "m.py", file_text="x = 1\ny = 1\n")
+    twice = edit(bench, "str_replace", "m.py", old_str="= 1", new_str="= 2")
+    assert (twice.reason, twice.content["lines"]) == ("ambiguous", [1, 2])
+    assert edit(bench, "str_replace", "m.py", old_str="z", new_str="").reason == "no_match"
+    assert edit(bench, "str_replace", "m.py", old_str="", new_str="q").reason == "no_match"
+    assert edit(bench, "insert", "m.py", insert_line=3, insert_text="q").reason == "bad_range"
+    assert edit(bench, "view", "m.py", view_range=[5, 9]).reason == "bad_range"
+    assert edit(bench, "view", "m.py", view_range=[2, 1]).reason == "bad_range"
+    assert edit(bench, "view", "missing.py").reason == "not_found"
+    assert edit(bench, "str_replace", "missing.py", old_str="a").reason == "not_found"
+    assert bench.ctx.workspace.read_text("m.py") == "x = 1\ny = 1\n"
+
+
+@pytest.mark.parametrize("path", ["../x", "/etc/passwd", "a/../../b", "x\ny"])
+@pytest.mark.parametrize("command", ["view", "create", "str_replace", "insert"])
+def test_no_command_leaves_the_workspace(bench: Bench, command: str, path: str) -> None:
+    args = {"file_text": "x", "old_str": "a", "insert_line": 0, "insert_text": "t"}
+    assert edit(bench, command, path, **args).reason == "bad_path"
+
+
+def test_links_are_not_followed(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "secret").write_text("s")
+    (bench.ctx.workspace.root / "link").symlink_to(tmp_path / "outside")
+    assert not edit(bench, "view", "link/secret").ok
+    assert not edit(bench, "view", "link").ok
+    assert not edit(bench, "create", "link/new", file_text="x").ok
+    assert not (tmp_path / "outside" / "new").exists()
+
+
+def test_a_command_says_what_it_lacks(bench: Bench) -> None:
+    result = edit(bench, "insert", "m.py")
+    assert (result.reason, "insert needs insert_line and insert_text" in result.message) == ("bad_arguments", True)
+    assert edit(bench, "undo_edit", "m.py").reason == "bad_arguments"
+    assert edit(bench, "create", "forum/x", file_text="x").reason == "read_only"
+
+
+def test_a_picture_is_refused_with_advice(bench: Bench) -> None:
+    (bench.ctx.workspace.root / "plot.png").write_bytes(b"\x89PNG")
+    result = edit(bench, "view", "plot.png")
+    assert (result.reason, "figures" in result.message) == ("image", True)
+
+
+@pytest.mark.skipif(not available().ok, reason="no usable sandbox")
+def test_the_shell_stays_in_its_folder(bench: Bench) -> None:
+    first = bench.call("bash", command="mkdir -p deep/er && cd deep/er && echo $PWD; false").content
+    assert (first["output"], first["cwd"], first["exit_code"]) == ("/ws/deep/er\n", "/ws/deep/er", 1)
+    assert bench.call("bash", command="pwd").content["output"] == "/ws/deep/er\n"
+    assert bench.call("bash", command="cd /tmp && exit 3").content["cwd"] == "/tmp"
+    assert bench.call("bash", command="cd .. && rm -rf /ws/deep; pwd").content["exit_code"] == 0
+    odd = bench.call("bash", command='mkdir -p "/ws/a \';x" && cd "/ws/a \';x"').content["cwd"]
+    assert odd == "/ws/a ';x"
+    assert bench.call("bash", command="pwd").content["output"] == "/ws/a ';x\n"
+    (bench.ctx.workspace.root / ".cwd").write_text("/nowhere")
+    assert bench.call("bash", command="pwd").content["output"] == "/ws\n"
+
+
+@pytest.mark.skipif(not available().ok, reason="no usable sandbox")
+def test_long_output_keeps_its_beginning_and_its_end(bench: Bench) -> None:
+    output = bench.call("bash", command="echo first; head -c 3000000 /dev/zero | tr '\\0' x; echo; echo last").content
+    assert output["output"].startswith("first\n")
+    assert output["output"].endswith("last\n")
+    assert len(output["output"]) < 30_000
+    assert "bytes left out" in output["output"]
+    assert output["output_bytes"] > 3_000_000

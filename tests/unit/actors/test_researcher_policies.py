@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import pytest
+
+from actors.researcher.patience import ATTEMPTS, LONGEST_S, next_step
+from actors.researcher.stall import assess, idle_turns
+from actors.researcher.types import Done, Seen, ToolCall, ToolResult, Turn
+from cluster.errors import AarError, RefusedError
+
+OWN = {"account": "campaign/researcher/01-x", "left": 1, "asked": 2}
+ROOT = {"account": "campaign", "left": 1, "asked": 2}
+
+
+def turn(*calls: tuple[str, dict[str, object]], **content: object) -> Turn:
+    return Turn(0, Seen(), tuple(Done(ToolCall(name, args), ToolResult(True, content)) for name, args in calls))
+
+
+EMPTY = turn()
+READ = turn(("read_file", {"path": "a"}), text="x")
+
+
+@pytest.mark.parametrize(
+    ("history", "idle"),
+    [
+        ([], 0),
+        ([EMPTY], 1),
+        ([READ], 0),
+        ([READ, READ, READ], 2),
+        ([READ, EMPTY, READ], 2),
+        ([EMPTY, READ], 0),
+        ([READ, turn(("read_file", {"path": "a"}), text="y")], 0),
+        ([READ, turn(("read_file", {"path": "b"}), text="x")], 0),
+        ([READ, turn(("budget", {}), x=1), READ, turn(("budget", {}), x=2)], 2),
+        ([turn(("bash", {"command": "ls"}), seconds=1)] + [turn(("bash", {"command": "ls"}), seconds=2)] * 3, 3),
+        ([turn(("wait", {"seconds": 9}), woken_by="time", running=["run-1-0"])] * 9, 0),
+        ([turn(("wait", {"seconds": 9}), woken_by="post", running=[])] * 9, 0),
+        ([turn(("wait", {"seconds": 9}), woken_by="time", running=[])] * 9, 8),
+    ],
+)
+def test_turns_in_which_nothing_happens_are_counted(history: list[Turn], idle: int) -> None:
+    assert idle_turns(history) == idle
+
+
+def test_a_stall_brings_a_word_then_rests_then_the_end() -> None:
+    empty = [assess([READ, *[EMPTY] * n]) for n in range(10)]
+    assert [s.action for s in empty] == [
+        "go", "nudge", "nudge", "nudge", "pause", "nudge", "pause", "nudge", "end", "end",
+    ]  # fmt: skip
+    assert empty[6].seconds > empty[4].seconds
+    repeated = [assess([READ] * n).action for n in range(1, 6)]
+    assert repeated == ["go", "go", "nudge", "nudge", "pause"]
+    assert assess([*[EMPTY] * 5, READ]).action == "go"
+
+
+@pytest.mark.parametrize("reason", ["unavailable", "bad_key", "no_credit", "unknown_model"])
+@pytest.mark.parametrize("attempt", [0, 5, 100, 10_000])
+def test_some_errors_are_waited_for_however_long_they_last(reason: str, attempt: int) -> None:
+    step = next_step(RefusedError(reason, "x"), attempt, running=False)
+    assert step.action == "wait"
+    assert 0 < step.seconds <= LONGEST_S
+
+
+def test_money_that_is_held_is_waited_for_and_money_that_is_spent_is_the_end() -> None:
+    own, root = RefusedError("over_budget", "x", OWN), RefusedError("over_budget", "x", ROOT)
+    assert next_step(own, 0, running=False).action == "last"
+    assert next_step(own, 20, running=True).action == "wait"
+    assert next_step(own, 60, running=True).action == "last"
+    assert next_step(root, 7, running=False).action == "wait"
+    assert next_step(root, 8, running=False).action == "last"
+
+
+@pytest.mark.parametrize("error", [AarError("x"), OSError("x"), RefusedError("bad_request", "x")])
+def test_other_errors_end_after_a_few_attempts(error: Exception) -> None:
+    steps = [next_step(error, attempt, running=True).action for attempt in range(ATTEMPTS)]
+    assert steps == ["wait"] * (ATTEMPTS - 1) + ["give_up"]
