@@ -88,6 +88,7 @@ def interpreter_prefixes(python: str | None) -> tuple[Path, ...]:
 def arguments(spec: ServerSpec, model: str, socket: str) -> tuple[str, ...]:
     """The server's arguments; `model` and `socket` are paths as it sees them. What the user gives comes last."""
     words = ["-m", MODULE, "--model", model, "--served-model-name", spec.name, "--uds", socket]
+    words += ["--disable-access-log-for-endpoints", "/health"]
     if spec.gpus:
         words += ["--gpu-memory-utilization", f"{GPU_SHARE * spec.serve.gpus:.2f}"]
     return (*words, *spec.serve.arguments)
