@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from actors.gateway.gateway import tariff_table
 from actors.gateway.replayer import open_recording
+from actors.serving.check import check_serve
 from cluster.config import Brain, CampaignConfig, ConfigError
 from cluster.errors import AarError
 
@@ -114,6 +115,9 @@ def check_brain(config: CampaignConfig, run_dir: Path | None = None) -> None:
         if brain.replay_of is None:
             raise ConfigError("brain.replay_of: missing; expected the directory of the campaign to replay")
         open_recording(Path(brain.replay_of)).close()
+        return
+    if brain.kind == "local" and brain.base_url is None:
+        check_serve(config)
         return
     try:
         key = os.environ.get(VARIABLE) if brain.key_file is None else None

@@ -167,7 +167,7 @@ class Serve(Strict):
     memory_gb: Positive = Field(32.0, description="memory limit of the server (not of the GPU), GiB")
     start_seconds: Positive = Field(900, description="time in which the server must be ready")
     idle_minutes: Positive = Field(15, description="the server stops when nobody used it for this long")
-    lease_minutes: Positive = Field(
+    lease_minutes: Annotated[float, Field(gt=0, le=43_200)] = Field(
         240, description="longest life of one server, all of which is reserved at its start"
     )
     address: Literal["loopback", "node"] = Field(

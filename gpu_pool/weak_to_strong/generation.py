@@ -8,9 +8,11 @@ alone `LabelModel` is the faster way; `label_log_probs` asks a generator that is
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +23,7 @@ from gpu_pool.weak_to_strong.models import FloatArray, LabelModel, texts, weight
 from gpu_pool.weak_to_strong.models.texts import load_tokenizer
 
 BATCH = 128
+Engine = Literal["transformers", "vllm"]
 
 
 class Generator(Protocol):
@@ -204,6 +207,27 @@ class VllmGenerator:
     def close(self) -> None:
         """End the engine and free its memory."""
         self._llm.llm_engine.engine_core.shutdown()
+
+
+@contextmanager
+def bulk_generator(model: LabelModel, engine: Engine = "transformers") -> Iterator[Generator]:
+    """A generator with the present weights of `model` for one large piece of writing; `VllmGenerator` says what pays.
+
+    With `vllm` the weights pass through a temporary folder. On a GPU the engine takes 0.9 of the memory that is free.
+    """
+    if engine == "transformers":
+        yield TransformersGenerator(model.lm, model.tokenizer)
+        return
+    options: dict[str, Any] = {}
+    if model.device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(model.device)
+        options["gpu_memory_utilization"] = 0.9 * free / total
+    with tempfile.TemporaryDirectory() as folder:
+        writer = VllmGenerator.of(model, Path(folder), **options)
+        try:
+            yield writer
+        finally:
+            writer.close()
 
 
 def label_log_probs(generator: Generator, model: LabelModel, items: ItemSet, *, prior: bool = False) -> FloatArray:

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from actors.gateway.gateway import Gateway
+from actors.gateway.keys import check_brain
 from actors.scheduler.admission import parse_amounts, parse_caps, parse_request
 from actors.scheduler.audit import audit
 from actors.scheduler.scheduler import Scheduler
 from actors.serving.desk import ACCOUNT, ServeDesk, serve_request
 from actors.serving.transport import Served
-from cluster.config import CampaignConfig, load_config
+from cluster.config import CampaignConfig, ConfigError, load_config
 from cluster.errors import RefusedError
 from cluster.money import Caps, gpu_cost
 from cluster.store import Store, open_readonly
@@ -247,3 +248,21 @@ def test_the_gateway_reaches_the_server_streams_and_meters(tmp_path: Path) -> No
             await w.ended(1)
 
     asyncio.run(play())
+
+
+def test_what_could_not_serve_is_refused_before_the_start(tmp_path: Path) -> None:
+    def local(*overrides: str) -> CampaignConfig:
+        return load_config("quickstart", overrides=("brain.kind=local", "brain.model=tiny", *overrides))
+
+    (tmp_path / "config.json").write_text("{}")
+    there = f"serve.model={tmp_path}"
+    for config, words in (
+        (local(), r"brain\.base_url .* or serve\.model"),
+        (local("serve.model=/nowhere"), r"serve\.model: '/nowhere'"),
+        (local(there, "serve.python=/nowhere"), r"serve\.python"),
+        (local(there, "serve.lease_minutes=40000"), r"serve\.lease_minutes"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            check_brain(config)
+    check_brain(local(there, "serve.lease_minutes=5"))
+    check_brain(local("brain.base_url=http://127.0.0.1:8000"))
