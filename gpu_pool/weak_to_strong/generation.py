@@ -138,11 +138,13 @@ class VllmGenerator:
         """`folder` is a model folder; `options` go to `vllm.LLM` (`dtype`, `max_model_len`, ...). Raises ModelError."""
         try:
             self._vllm: Any = importlib.import_module("vllm")
+            client_error = importlib.import_module("vllm.exceptions").VLLMClientError
         except ImportError as error:
             raise ModelError(
                 "vllm is not installed here: pip install 'aar-cluster[vllm]' on a machine with a GPU, or make an "
                 "environment with scripts/vllm_env.sh"
             ) from error
+        self._refusals: tuple[type[Exception], ...] = (ValueError, client_error)
         place = Path(folder)
         self._tokenizer = load_tokenizer(place)
         self._ends = _ends(weights.read_config(place), self._tokenizer)
@@ -190,8 +192,9 @@ class VllmGenerator:
 
     def choose(self, rows: Sequence[Sequence[int]], tokens: Sequence[int]) -> FloatArray:
         """See `Generator.choose`."""
+        wanted = list(tokens)
         settings = self._vllm.SamplingParams(
-            max_tokens=1, temperature=0.0, logprobs=0, logprob_token_ids=list(tokens), detokenize=False
+            max_tokens=1, temperature=0.0, logprobs=len(wanted), logprob_token_ids=wanted, detokenize=False
         )
         answers = self._ask([list(map(int, row)) for row in rows], settings)
         found = [answer.outputs[0].logprobs[0] for answer in answers]
@@ -201,7 +204,7 @@ class VllmGenerator:
         prompts = [{"prompt_token_ids": row} for row in rows]
         try:
             return self._llm.generate(prompts, settings, use_tqdm=False)
-        except ValueError as error:  # a prompt that is empty, or longer than the engine's context
+        except self._refusals as error:  # a prompt that is empty, or longer than the engine's context
             raise ModelError(f"vllm refuses a prompt: {error}") from error
 
     def close(self) -> None:

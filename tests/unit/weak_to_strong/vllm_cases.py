@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,10 +35,8 @@ def some_pairs() -> ItemSet:
     return ItemSet.of([Item(str(i), "pair", f"Question {i}?", texts[2 * i], texts[2 * i + 1]) for i in range(12)])
 
 
-def main() -> None:
-    model = LabelModel.load(Path(sys.argv[1]), "pair")
-    writer = VllmGenerator.of(model, Path(sys.argv[2]), **SETTINGS)
-    out = {
+def ask(model: LabelModel, writer: VllmGenerator) -> dict[str, Any]:
+    out: dict[str, Any] = {
         "greedy": writer.generate(PROMPTS, n=2, max_tokens=24, temperature=0),
         "sampled": [writer.generate(PROMPTS, n=3, max_tokens=12, seed=seed) for seed in (1, 1, 2)],
         "scores": writer.score(PROMPTS, TAILS).tolist(),
@@ -47,7 +46,16 @@ def main() -> None:
         writer.generate(["word " * 3000])
     except ModelError as error:
         out["too long"] = str(error)
-    writer.close()
+    return out
+
+
+def main() -> None:
+    model = LabelModel.load(Path(sys.argv[1]), "pair")
+    writer = VllmGenerator.of(model, Path(sys.argv[2]), **SETTINGS)
+    try:
+        out = ask(model, writer)
+    finally:
+        writer.close()
     Path(sys.argv[3]).write_text(json.dumps(out))
 
 
