@@ -18,7 +18,7 @@ def check_serve(config: CampaignConfig) -> None:
         )
     try:
         check_model(config.serve)
-        interpreter_prefixes(config.serve.python)
+        interpreter_prefixes(config.serve)
     except ServeError as error:
         raise ConfigError(str(error)) from error
     price = usd_from_decimal(config.pool.usd_per_gpu_hour)

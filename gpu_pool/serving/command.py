@@ -30,7 +30,7 @@ _TOPOLOGY = "/sys/devices/system"
 """vLLM asks for the layout of cores and memory; with a GPU all of /sys is there anyway."""
 _MODEL, _HOME, _RUN = "/model", "/ws", "/run/serve"
 _ASK_PREFIXES = "import json, sys; print(json.dumps([sys.prefix, sys.base_prefix, sys.base_exec_prefix]))"
-_ASK_SECONDS = 60.0
+_ASK_SECONDS = 120.0
 
 
 class ServeError(AarError):
@@ -73,10 +73,16 @@ def _model_binds(serve: Serve) -> tuple[Bind, ...]:
     return tuple(Bind(str(path), f"{_MODEL}/{name}") for name, path in files.items())
 
 
-def interpreter_prefixes(python: str | None) -> tuple[Path, ...]:
-    """Where the files of an interpreter lie. Raises `ServeError` when it does not run."""
-    if python is None:
+def interpreter(serve: Serve) -> str:
+    """The absolute path of the interpreter that runs the server; links stay, since a virtual environment is one."""
+    return sys.executable if serve.python is None else os.path.abspath(Path(serve.python).expanduser())  # noqa: PTH100
+
+
+def interpreter_prefixes(serve: Serve) -> tuple[Path, ...]:
+    """Where the interpreter's files lie. Raises `ServeError` when it does not run."""
+    if serve.python is None:
         return (Path(sys.prefix), Path(sys.base_prefix), Path(sys.base_exec_prefix))
+    python = interpreter(serve)
     try:
         asked = [python, "-I", "-c", _ASK_PREFIXES]
         done = subprocess.run(asked, capture_output=True, timeout=_ASK_SECONDS, check=True, env={})
@@ -98,7 +104,7 @@ def environment(spec: ServerSpec, token: str, home: str) -> dict[str, str]:
     """All that the server finds in its environment; the token goes here, since a command line is public."""
     env = {
         "HOME": home,
-        "PATH": f"{Path(spec.serve.python or sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
+        "PATH": f"{Path(interpreter(spec.serve)).parent}:/usr/local/bin:/usr/bin:/bin",
         "VLLM_API_KEY": token,
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
@@ -108,7 +114,6 @@ def environment(spec: ServerSpec, token: str, home: str) -> dict[str, str]:
         "OMP_NUM_THREADS": str(spec.threads),
     }
     if not spec.gpus:
-        env["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"  # spares two more imports of everything; CUDA would forbid it
         env["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, int(spec.serve.memory_gb * CACHE_SHARE)))
         env["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
     return env
@@ -116,12 +121,12 @@ def environment(spec: ServerSpec, token: str, home: str) -> dict[str, str]:
 
 def sandbox(spec: ServerSpec, token: str, run_dir: Path) -> SandboxSpec:
     """The sandbox of one server process; it makes its socket in `run_dir`. Raises `ServeError`."""
-    python = spec.serve.python or sys.executable
+    python = interpreter(spec.serve)
     memory = int(spec.serve.memory_gb * _GIB)
     return SandboxSpec(
         argv=(python, *arguments(spec, _MODEL, f"{_RUN}/{SOCKET}")),
         ro_binds=(
-            *python_binds(python, interpreter_prefixes(spec.serve.python)),
+            *python_binds(python, interpreter_prefixes(spec.serve)),
             *_model_binds(spec.serve),
             *(() if spec.gpus else (Bind(_TOPOLOGY, _TOPOLOGY),)),
         ),
@@ -142,4 +147,4 @@ def bare_command(spec: ServerSpec, token: str, run_dir: Path) -> tuple[tuple[str
     env = environment(spec, token, str(spec.home))
     if spec.gpus:
         env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, spec.gpus))
-    return (spec.serve.python or sys.executable, *argv), env
+    return (interpreter(spec.serve), *argv), env

@@ -232,7 +232,7 @@ def test_bad_settings_are_named(tmp_path: Path) -> None:
     with pytest.raises(ServeError, match=r"serve\.model: .*nowhere"):
         check_model(Serve(model="/nowhere"))
     with pytest.raises(ServeError, match=r"serve\.python: /nowhere/python"):
-        interpreter_prefixes("/nowhere/python")
+        interpreter_prefixes(Serve(python="/nowhere/python"))
     spec = a_spec(tmp_path, True)
     locked = tmp_path / "model" / "model.safetensors"
     locked.write_bytes(b"")
