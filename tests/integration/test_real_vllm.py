@@ -94,7 +94,8 @@ def test_messages_with_tools_are_answered_and_counted(state: ServerState) -> Non
         answer = sdk.messages.create(
             model="tiny", max_tokens=24, tools=[TOOL], messages=[{"role": "user", "content": "Read the notes."}]
         )
-    assert (answer.role, answer.usage.output_tokens) == ("assistant", 24)
+    assert answer.role == "assistant"
+    assert 1 <= answer.usage.output_tokens <= 24  # a random model may draw its end token at any time
     assert answer.usage.input_tokens > 20
     assert answer.stop_reason in ("max_tokens", "end_turn", "tool_use")
 
@@ -111,7 +112,8 @@ def test_a_call_and_its_result_are_taken_as_history(state: ServerState) -> None:
         model="tiny", max_tokens=12, tools=[TOOL], messages=messages
     ) as stream:  # fmt: skip
         answer = stream.get_final_message()
-    assert answer.usage.output_tokens == 12
+    assert 1 <= answer.usage.output_tokens <= 12
+    assert answer.usage.input_tokens > 100  # the call and its result are in the prompt
 
 
 def test_no_token_no_answer(state: ServerState) -> None:
