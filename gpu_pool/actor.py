@@ -7,7 +7,7 @@ from typing import Any
 
 import ray
 
-from cluster.config import Pool, validate
+from cluster.config import CampaignConfig, Pool, validate
 from cluster.sandbox import FIRST_UID, Limits, SandboxError, available, grade
 from gpu_pool.cache import NodeCache
 from gpu_pool.hardware import cpu_name, gpu_name
@@ -15,6 +15,7 @@ from gpu_pool.lane import OUT_BYTES_SLACK, Lane
 from gpu_pool.leases import Lease, SlotInfo
 from gpu_pool.library import materialise
 from gpu_pool.scratch import sweep
+from gpu_pool.serving.maker import server_maker
 from gpu_pool.slot import Slot, SlotSpec
 
 
@@ -25,6 +26,7 @@ class SlotActor:
     def __init__(self, name: str, index: int, config: dict[str, Any]) -> None:
         self._name, self._index = name, index
         campaign = validate(config)
+        self._config: CampaignConfig = campaign
         self._pool: Pool = campaign.pool
         self._student_bytes = campaign.runs.student_mb << 20
         self._most_leases = int(1 / min(campaign.runs.pilot_gpus, campaign.runs.full_gpus))
@@ -77,7 +79,11 @@ class SlotActor:
         )
         node = ray.get_runtime_context().get_node_id()
         self._info = SlotInfo(spec.name, node, spec.gpu_name, spec.threads, letter, probe)
-        return Slot(spec)
+        if self._config.serve.model is None:
+            return Slot(spec)
+        host = str(ray.util.get_node_ip_address()) if self._config.serve.address == "node" else "127.0.0.1"  # type: ignore[no-untyped-call]
+        home = cache.root / "serve" / self._name
+        return Slot(spec, make_server=server_maker(self._config, host, home, uid, devices, contained))
 
     async def info(self) -> dict[str, Any]:
         """What the scheduler needs to know of this slot."""
@@ -94,6 +100,11 @@ class SlotActor:
         """End a running lease soon."""
         if self._slot is not None:
             await self._slot.cancel(lease_id)
+
+    async def serving(self, lease_id: str) -> dict[str, Any] | None:
+        """The state of a lease's model server, with its token; `None` when there is none."""
+        state = self._slot.serving(lease_id) if self._slot is not None else None
+        return None if state is None else state.to_dict()
 
     async def close(self) -> None:
         """Kill every sandbox and remove what crossed into them."""

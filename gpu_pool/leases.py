@@ -10,9 +10,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-Entry = Literal["method", "pretrain", "teacher", "ceiling", "predict", "features", "initial", "shell", "probe"]
+Entry = Literal["method", "pretrain", "teacher", "ceiling", "predict", "features", "initial", "shell", "probe", "serve"]
 FOREIGN_ENTRIES = frozenset({"method", "shell", "probe"})
-"""Entries that run code from outside the library; all others run in the slot's trusted sandbox."""
+"""Entries that run code from outside the library; all others but `serve` run in the slot's trusted sandbox.
+
+`serve` is a model server in a sandbox of its own; the slot's configuration says which, the step says nothing."""
 
 StepStatus = Literal["ok", "error", "timeout", "memory", "crashed", "bad_output", "skipped"]
 LeaseKind = Literal["pilot", "full", "baseline", "serve"]

@@ -5,7 +5,8 @@ Promises:
   is on disk before it is answered.
 - Foreign code runs only in a method lane; library code runs in the trusted lane, where no foreign code ever ran.
 - With `sandbox_reuse = never` a lane that ran foreign code is killed at the end of its lease; a spare is kept warm.
-- A lease uses at most what was reserved: its steps end at its end, and the reported GPU time is capped by it.
+- A lease uses at most what was reserved: its steps end at its end, and the reported GPU time is capped by it. The time
+  of a `serve` step counts from its first start, even when the slot itself was started anew since.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from cluster.sandbox import Limits
 from cluster.wire import pack, unpack
 from gpu_pool.lane import Lane, LaneError
 from gpu_pool.leases import FOREIGN_ENTRIES, Lease, LeaseResult, LeaseStatus, Step, StepResult
+from gpu_pool.serving.server import ModelServer
+from gpu_pool.serving.state import ServerState
+from gpu_pool.serving.step import first_start, serve_step
 
 log = logging.getLogger(__name__)
 
@@ -60,16 +64,27 @@ class _Running:
     done: asyncio.Future[LeaseResult]
     note: str = "starting"
     progress: dict[str, Any] | None = None
-    lane: Lane | None = None
+    abort: Callable[[], None] | None = None
+    """Ends the step that runs now."""
+    server: ModelServer | None = None
     cancelled: bool = False
 
 
 class Slot:
     """Runs leases; several at once when they are fractions."""
 
-    def __init__(self, spec: SlotSpec, make_lane: Callable[[bool], Lane] | None = None) -> None:
-        """`make_lane(trusted)` builds a lane that is not started; tests give their own."""
+    def __init__(
+        self,
+        spec: SlotSpec,
+        make_lane: Callable[[bool], Lane] | None = None,
+        make_server: Callable[[Lease], ModelServer] | None = None,
+    ) -> None:
+        """`make_lane(trusted)` builds a lane that is not started; tests give their own.
+
+        `make_server(lease)` builds the model server of a lease; without it `serve` steps fail.
+        """
         self._spec = spec
+        self._make_server = make_server
         self._make = make_lane or self._new_lane
         self._running: dict[str, _Running] = {}
         self._trusted: Lane | None = None
@@ -108,8 +123,13 @@ class Slot:
         running = self._running.get(lease_id)
         if running is not None:
             running.cancelled = True
-            if running.lane is not None:
-                running.lane.abort()
+            if running.abort is not None:
+                running.abort()
+
+    def serving(self, lease_id: str) -> ServerState | None:
+        """The model server of a running lease, `None` when there is none (yet, or any more)."""
+        running = self._running.get(lease_id)
+        return None if running is None or running.server is None else running.server.state
 
     def _finished(self, task: asyncio.Task[LeaseResult]) -> None:
         self._tasks.discard(task)
@@ -152,6 +172,10 @@ class Slot:
                 if self._must_skip(step, done, lease.request.job.stop_on_error):
                     done[step.name] = StepResult(step.name, "skipped", "an earlier step failed", 0.0, None, {}, "")
                     continue
+                if step.entry == "serve":
+                    started = first_start(directory)
+                    done[step.name] = await self._serve(step, running, started)
+                    continue
                 foreign = step.entry in FOREIGN_ENTRIES
                 if foreign and (method_lane is None or not method_lane.alive):
                     await self._give_back(method_lane)
@@ -180,6 +204,19 @@ class Slot:
             lease.id, status, tuple(done.values()), used, began, ended, self._spec.name, socket.gethostname(),
             self._spec.gpu_name, self._spec.grade, self._spec.probe_hash,
         )  # fmt: skip
+
+    async def _serve(self, step: Step, running: _Running, began: int) -> StepResult:
+        """A model server until it is idle, cancelled, out of time or beyond help; it pays from `began` on."""
+        if self._make_server is None:
+            return StepResult(step.name, "error", "this pool serves no model", 0.0, None, {}, "")
+        running.note = step.name
+        left = running.lease.request.seconds - (now_us() - began) / 1e6
+        running.server = self._make_server(running.lease)
+        running.abort = running.server.stop
+        try:
+            return await serve_step(step, running.server, min(step.seconds, left))
+        finally:
+            running.abort = running.server = None
 
     def _must_skip(self, step: Step, done: dict[str, StepResult], stop_on_error: bool) -> bool:
         if stop_on_error and any(not result.ok for result in done.values()):
@@ -222,7 +259,7 @@ class Slot:
         def note(data: dict[str, Any]) -> None:
             running.progress = data
 
-        running.lane = lane
+        running.abort = lane.abort
         try:
             into = Path(lease.directory) / step.name
             return await lane.run(step, inputs, seconds, lease.threads, into, note)
@@ -230,7 +267,7 @@ class Slot:
             await lane.close()
             raise
         finally:
-            running.lane = None
+            running.abort = None
 
     async def _trusted_lane(self, locked: bool = False) -> Lane:
         async with contextlib.AsyncExitStack() as stack:

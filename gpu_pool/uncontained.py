@@ -17,12 +17,13 @@ from typing import IO
 class Uncontained:
     """A process in a session of its own, ended with its process group."""
 
-    def __init__(self, argv: tuple[str, ...], env: Mapping[str, str]) -> None:
+    def __init__(self, argv: tuple[str, ...], env: Mapping[str, str], output: IO[bytes] | None = None) -> None:
+        """With `output` all that it prints goes there and it reads nothing; otherwise pipes connect it."""
         self._popen = subprocess.Popen(
             argv,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdin=subprocess.PIPE if output is None else subprocess.DEVNULL,
+            stdout=output or subprocess.PIPE,
+            stderr=output or subprocess.PIPE,
             env={"PATH": "/usr/bin:/bin", **env},
             start_new_session=True,
         )

@@ -28,7 +28,7 @@ class GatewayActor:
         name = paths.root.name
         self._name = f"{name}/gateway"
         ledger = Remote(actor_name(name, "scheduler"))
-        self._transport = make_transport(campaign, paths.root)
+        self._transport = make_transport(campaign, paths.root, ledger)
         self._plain = Gateway(Store(paths.gateway_db), campaign, ledger, self._transport, Metrics(name))
 
     def __repr__(self) -> str:
@@ -48,10 +48,16 @@ class GatewayActor:
         await self._plain.close()
 
 
-def make_transport(config: CampaignConfig, run_dir: Path) -> Transport:
+def make_transport(config: CampaignConfig, run_dir: Path, scheduler: Remote) -> Transport:
     """The campaign's source of answers."""
     if config.brain.kind == "replay":
         return Replayer(Path(config.brain.replay_of or ""))
     from actors.gateway.endpoint import Endpoint
 
+    if config.brain.kind == "local" and config.brain.base_url is None:
+        from actors.serving.desk import ServeDesk
+        from actors.serving.transport import Served
+
+        desk = ServeDesk(config, scheduler, lambda slot: Remote(actor_name(run_dir.name, slot), patience_s=10))
+        return Served(config, desk)
     return Endpoint(config.brain, config.gateway, key_of(config.brain, run_dir))

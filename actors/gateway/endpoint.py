@@ -43,8 +43,10 @@ class Endpoint:
         self._sdk, self._http = anthropic, httpx2
         self._secret = key
         self._seconds = gateway.call_seconds
+        bearer = brain.kind == "local"  # vLLM takes a key as `Authorization: Bearer` alone
         self._client = anthropic.AsyncAnthropic(
-            api_key=key or NO_KEY,
+            api_key=None if bearer else key or NO_KEY,
+            auth_token=key or NO_KEY if bearer else None,
             base_url=brain.base_url or VENDOR_URL,
             max_retries=0,
             timeout=httpx2.Timeout(gateway.call_seconds, connect=CONNECT_S, read=min(SILENCE_S, gateway.call_seconds)),

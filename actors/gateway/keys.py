@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from actors.gateway.pricing import tariff_table
 from actors.gateway.replayer import open_recording
+from actors.serving.check import check_serve
 from cluster.config import Brain, CampaignConfig, ConfigError
 from cluster.errors import AarError
 
@@ -140,6 +141,9 @@ def check_brain(config: CampaignConfig, key: str | None = None, run_dir: Path | 
         if brain.replay_of is None:
             raise ConfigError("brain.replay_of: missing; expected the directory of the campaign to replay")
         open_recording(Path(brain.replay_of)).close()
+        return
+    if brain.kind == "local" and brain.base_url is None:
+        check_serve(config)
         return
     try:
         if key is None or brain.key_file is not None:

@@ -241,6 +241,27 @@ class Gateway(Strict):
         return {**SHIPPED_PRICES, **value} if isinstance(value, dict) else value
 
 
+class Serve(Strict):
+    """A vLLM server on a slot of the pool, for brains of kind `local`; the first call starts it."""
+
+    model: str | None = Field(None, description="folder of the model's weights and tokenizer; none: nothing is served")
+    python: str | None = Field(None, description="interpreter of an environment with vLLM; none: the project's own")
+    arguments: tuple[str, ...] = Field(
+        ("--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
+        description="further arguments of vLLM's server; the parser must suit the model's way to write tool calls",
+    )
+    gpus: Annotated[float, Field(ge=0.05, le=1)] = Field(1.0, description="fraction of a GPU")
+    memory_gb: Positive = Field(32.0, description="memory limit of the server (not of the GPU), GiB")
+    start_seconds: Positive = Field(900, description="time in which the server must be ready")
+    idle_minutes: Positive = Field(15, description="the server stops when nobody used it for this long")
+    lease_minutes: Annotated[float, Field(gt=0, le=43_200)] = Field(
+        240, description="longest life of one server, all of which is reserved at its start"
+    )
+    address: Literal["loopback", "node"] = Field(
+        "loopback", description="`loopback`: only callers on the server's own node reach it; `node`: the cluster does"
+    )
+
+
 class Researchers(Strict):
     """The team."""
 
@@ -346,6 +367,7 @@ class CampaignConfig(Strict):
     research: Research
     forum: Forum = Forum()
     gateway: Gateway = Gateway()
+    serve: Serve = Serve()
     allow_unsandboxed: bool = Field(
         False, description="run without a usable sandbox; every record is marked unverified"
     )

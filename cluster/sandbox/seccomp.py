@@ -42,6 +42,7 @@ _NEWER = {  # numbers that every architecture shares, for a libseccomp older tha
 _UNKNOWN = -1
 _NAMESPACE_FLAGS = (0x00000080, 0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000)
 _ALLOWED_FAMILIES = (1, 2, 10)  # AF_UNIX, AF_INET and AF_INET6: the network namespace has only its own loopback
+_AF_NETLINK, _NETLINK_ROUTE = 16, 0
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 
 
@@ -65,23 +66,30 @@ def _deny(lib: ModuleType, filter_: Any, name: str, *args: Any, error: int = err
         filter_.add_rule(lib.ERRNO(error), number, *args)
 
 
-def _build(lib: ModuleType, no_exec: bool) -> Any:
+def _build(lib: ModuleType, no_exec: bool, interfaces: bool) -> Any:
     filter_ = lib.SyscallFilter(lib.ALLOW)
     for name in _DENIED:
         _deny(lib, filter_, name)
     for flag in _NAMESPACE_FLAGS:
         _deny(lib, filter_, "clone", lib.Arg(0, lib.MASKED_EQ, flag, flag))
     _deny(lib, filter_, "clone3", error=errno.ENOSYS)  # its flags lie in memory; libc falls back to clone
-    for call in ("socket", "socketpair"):
-        for family in range(max(_ALLOWED_FAMILIES)):
-            if family not in _ALLOWED_FAMILIES:
-                _deny(lib, filter_, call, lib.Arg(0, lib.MASKED_EQ, 0xFFFFFFFF, family))
-        _deny(lib, filter_, call, lib.Arg(0, lib.GT, max(_ALLOWED_FAMILIES)))
+    _deny_families(lib, filter_, "socketpair", _ALLOWED_FAMILIES)
+    _deny_families(lib, filter_, "socket", (*_ALLOWED_FAMILIES, _AF_NETLINK) if interfaces else _ALLOWED_FAMILIES)
+    if interfaces:
+        netlink = lib.Arg(0, lib.MASKED_EQ, 0xFFFFFFFF, _AF_NETLINK)
+        _deny(lib, filter_, "socket", netlink, lib.Arg(2, lib.NE, _NETLINK_ROUTE))
     for request in (_TIOCSTI, _TIOCLINUX):
         _deny(lib, filter_, "ioctl", lib.Arg(1, lib.MASKED_EQ, 0xFFFFFFFF, request))
     if no_exec:
         _deny_exec(lib, filter_)
     return filter_
+
+
+def _deny_families(lib: ModuleType, filter_: Any, call: str, allowed: tuple[int, ...]) -> None:
+    for family in range(max(allowed)):
+        if family not in allowed:
+            _deny(lib, filter_, call, lib.Arg(0, lib.MASKED_EQ, 0xFFFFFFFF, family))
+    _deny(lib, filter_, call, lib.Arg(0, lib.GT, max(allowed)))
 
 
 def _deny_exec(lib: ModuleType, filter_: Any) -> None:
@@ -90,8 +98,10 @@ def _deny_exec(lib: ModuleType, filter_: Any) -> None:
 
 
 @functools.cache
-def program(no_exec: bool = False) -> bytes:
+def program(no_exec: bool = False, interfaces: bool = False) -> bytes:
     """The filter as BPF instructions of 8 bytes each for the native architecture; other ABIs are refused whole.
+
+    With `interfaces` the network interfaces may be listed (route netlink, of the sandbox's own empty network).
 
     With `no_exec` also execve and execveat fail, which no sandbox can start under: it is for tests and for callers that
     load it later. Raises `SandboxError` when libseccomp is missing.
@@ -99,7 +109,7 @@ def program(no_exec: bool = False) -> bytes:
     lib = _pyseccomp()
     descriptor = os.memfd_create("seccomp", os.MFD_CLOEXEC)
     with os.fdopen(descriptor, "w+b") as file:
-        _build(lib, no_exec).export_bpf(file)
+        _build(lib, no_exec, interfaces).export_bpf(file)
         file.seek(0)
         return file.read()
 

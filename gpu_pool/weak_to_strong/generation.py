@@ -1,23 +1,29 @@
 """Text generation and scoring behind one small interface, for critiques and other written intermediate steps.
 
-One-token label probabilities do not belong here: `LabelModel` gives them faster. `TransformersGenerator` works with any
-causal LM in memory; `VllmGenerator` needs a GPU and the `vllm` extra.
+`TransformersGenerator` works with any causal LM in memory; `VllmGenerator` with a model folder, in an environment that
+has vLLM. Both give the same greedy texts and the same probabilities up to rounding. For one-token label probabilities
+alone `LabelModel` is the faster way; `label_log_probs` asks a generator that is there anyway.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 
 from gpu_pool.weak_to_strong.errors import ModelError
-from gpu_pool.weak_to_strong.models import FloatArray
+from gpu_pool.weak_to_strong.items import ItemSet
+from gpu_pool.weak_to_strong.models import FloatArray, LabelModel, texts, weights
+from gpu_pool.weak_to_strong.models.texts import load_tokenizer
 
 BATCH = 128
+Engine = Literal["transformers", "vllm"]
 
 
 class Generator(Protocol):
@@ -31,6 +37,9 @@ class Generator(Protocol):
     def score(self, prompts: Sequence[str], continuations: Sequence[str]) -> FloatArray:
         """log P(continuation | prompt) in nats, summed over the continuation's tokens (m,), one for each prompt."""
 
+    def choose(self, rows: Sequence[Sequence[int]], tokens: Sequence[int]) -> FloatArray:
+        """log P (m, k) in nats of each of k `tokens` as the one that follows; `rows` are m prompts as token ids."""
+
 
 class TransformersGenerator:
     """Generation with a Hugging Face causal LM and its tokenizer.
@@ -42,8 +51,7 @@ class TransformersGenerator:
     def __init__(self, lm: Any, tokenizer: Any) -> None:
         self._lm = lm
         self._tokenizer = tokenizer
-        ends = {lm.config.eos_token_id, lm.config.bos_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id}
-        self._ends = sorted(int(end) for end in ends if isinstance(end, int))
+        self._ends = _ends(lm.config, tokenizer)
         self._pad = int(tokenizer.pad_token_id or 0)
 
     @torch.no_grad()
@@ -51,7 +59,7 @@ class TransformersGenerator:
         self, prompts: Sequence[str], n: int = 1, max_tokens: int = 64, temperature: float = 1.0, seed: int = 0
     ) -> list[list[str]]:
         """See `Generator.generate`; ends at an end or begin token, which is left out."""
-        rows = self._encode(prompts)
+        rows = _encode(self._tokenizer, prompts)
         out: list[list[str]] = [[] for _ in prompts]
         device = self._lm.get_input_embeddings().weight.device
         sampling: dict[str, Any] = {"do_sample": False}
@@ -70,15 +78,16 @@ class TransformersGenerator:
                     use_cache=True,
                     **sampling,
                 )
-                texts = self._texts(written[:, ids.shape[1] :].tolist())
+                answers = _decode(self._tokenizer, written[:, ids.shape[1] :].tolist(), self._ends)
                 for at, i in enumerate(index):
-                    out[i] = texts[at * n : (at + 1) * n]
+                    out[i] = answers[at * n : (at + 1) * n]
         return out
 
     @torch.no_grad()
     def score(self, prompts: Sequence[str], continuations: Sequence[str]) -> FloatArray:
         """See `Generator.score`; prompt and continuation are tokenised apart, so the prompt's tokens never change."""
-        heads, tails = self._encode(prompts), self._encode(continuations, special=False)
+        heads = _encode(self._tokenizer, prompts)
+        tails = _encode(self._tokenizer, continuations, special=False)
         rows = [[*head, *tail] for head, tail in zip(heads, tails, strict=True)]
         out = np.zeros(len(rows), dtype=np.float32)
         device = self._lm.get_input_embeddings().weight.device
@@ -93,56 +102,146 @@ class TransformersGenerator:
                 out[i] = float(each[row, each.shape[1] - len(tails[i]) :].sum()) if tails[i] else 0.0
         return out
 
-    def _encode(self, texts: Sequence[str], *, special: bool = True) -> list[list[int]]:
-        encoded = self._tokenizer.backend_tokenizer.encode_batch(list(texts), add_special_tokens=special)
-        return [list(row.ids) for row in encoded]
-
-    def _texts(self, rows: list[list[int]]) -> list[str]:
-        cut = []
-        for row in rows:
-            end = next((at for at, token in enumerate(row) if token in self._ends), len(row))
-            cut.append(row[:end])
-        return [str(text) for text in self._tokenizer.backend_tokenizer.decode_batch(cut)]
+    @torch.no_grad()
+    def choose(self, rows: Sequence[Sequence[int]], tokens: Sequence[int]) -> FloatArray:
+        """See `Generator.choose`."""
+        out = np.zeros((len(rows), len(tokens)), dtype=np.float32)
+        device = self._lm.get_input_embeddings().weight.device
+        for index in _by_length(rows):
+            ids, mask = left_padded([rows[i] for i in index], self._pad)
+            positions = (mask.cumsum(-1) - 1).clamp_min(0)
+            logits = self._lm(
+                input_ids=ids.to(device),
+                attention_mask=mask.to(device),
+                position_ids=positions.to(device),
+                logits_to_keep=1,
+            ).logits
+            out[index] = torch.log_softmax(logits[:, -1].float(), -1)[:, list(tokens)].cpu().numpy()
+        return out
 
 
 class VllmGenerator:
-    """The same with vLLM, for models and amounts of text that pay for an engine's start (a minute and more).
+    """The same with vLLM: one engine with one model folder, started here and ended by `close`.
 
-    Thin on purpose and never run where this was written, which has no vLLM: the calls follow vLLM's documented `LLM`,
-    `SamplingParams(n, temperature, max_tokens, seed)` and `prompt_logprobs`.
+    When it pays: for long continuations of many prompts by a large model, which it writes side by side as room comes
+    free, where `TransformersGenerator` pads a batch and waits for its longest text. It does not pay for one-token
+    answers (priors, evaluations): both engines then read each prompt once, so the start of an engine (on a GPU a minute
+    and more, expected; nothing here has run on one) is lost, unless it is up for its texts anyway. At the size of
+    the generated domains it never pays. Prompts that share a long beginning are read once; scores are an exception.
+
+    Prompts are tokenised as `TransformersGenerator` does it and never by vLLM, and answers are decoded the same way.
+    Sampled texts follow `seed`, and each prompt and each place in the list has a random stream of its own; the streams
+    are others than those of `TransformersGenerator`.
     """
 
-    def __init__(self, model: Path | str, **options: Any) -> None:
+    def __init__(self, folder: Path | str, **options: Any) -> None:
+        """`folder` is a model folder; `options` go to `vllm.LLM` (`dtype`, `max_model_len`, ...). Raises ModelError."""
         try:
-            vllm: Any = importlib.import_module("vllm")
+            self._vllm: Any = importlib.import_module("vllm")
+            client_error = importlib.import_module("vllm.exceptions").VLLMClientError
         except ImportError as error:
             raise ModelError(
-                "vllm is not installed: pip install 'aar-cluster[vllm]', on a machine with a GPU"
+                "vllm is not installed here: pip install 'aar-cluster[vllm]' on a machine with a GPU, or make an "
+                "environment with scripts/vllm_env.sh"
             ) from error
-        self._vllm = vllm
-        self._llm = vllm.LLM(model=str(model), **options)
+        self._refusals: tuple[type[Exception], ...] = (ValueError, client_error)
+        place = Path(folder)
+        self._tokenizer = load_tokenizer(place)
+        self._ends = _ends(weights.read_config(place), self._tokenizer)
+        self._llm = self._vllm.LLM(model=str(place), skip_tokenizer_init=True, **{"seed": 0, **options})
+
+    @classmethod
+    def of(cls, model: LabelModel, folder: Path, **options: Any) -> VllmGenerator:
+        """An engine with the present weights of `model`, which are written to `folder` first."""
+        model.save(folder)
+        return cls(folder, **{"dtype": "bfloat16" if model.in_half else "float32", **options})
 
     def generate(
         self, prompts: Sequence[str], n: int = 1, max_tokens: int = 64, temperature: float = 1.0, seed: int = 0
     ) -> list[list[str]]:
-        """See `Generator.generate`."""
-        settings = self._vllm.SamplingParams(
-            n=n if temperature > 0 else 1, temperature=temperature, max_tokens=max_tokens, seed=seed
-        )
-        written = [[output.text for output in answer.outputs] for answer in self._llm.generate(list(prompts), settings)]
-        return written if temperature > 0 else [texts * n for texts in written]
+        """See `Generator.generate`; ends at an end or begin token, which is left out."""
+        copies = n if temperature > 0 else 1
+        settings = [
+            self._vllm.SamplingParams(
+                n=copies,
+                temperature=temperature,
+                max_tokens=max_tokens,
+                seed=_stream(seed, number),
+                stop_token_ids=self._ends,
+                detokenize=False,
+            )
+            for number in range(len(prompts))
+        ]
+        answers = self._ask(_encode(self._tokenizer, prompts), settings)
+        rows = [list(output.token_ids) for answer in answers for output in answer.outputs]
+        decoded = _decode(self._tokenizer, rows, self._ends)
+        written = [decoded[at : at + copies] for at in range(0, len(decoded), copies)]
+        return written if temperature > 0 else [each * n for each in written]
 
     def score(self, prompts: Sequence[str], continuations: Sequence[str]) -> FloatArray:
         """See `Generator.score`."""
-        tokenizer = self._llm.get_tokenizer()
-        tails = [tokenizer.encode(text, add_special_tokens=False) for text in continuations]
-        rows = [{"prompt_token_ids": [*tokenizer.encode(p), *tail]} for p, tail in zip(prompts, tails, strict=True)]
-        settings = self._vllm.SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
+        heads = _encode(self._tokenizer, prompts)
+        tails = _encode(self._tokenizer, continuations, special=False)
+        settings = self._vllm.SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
+        rows = [[*head, *tail] for head, tail in zip(heads, tails, strict=True)]
         out = []
-        for answer, tail in zip(self._llm.generate(rows, settings), tails, strict=True):
+        for answer, tail in zip(self._ask(rows, settings), tails, strict=True):
             behind = answer.prompt_logprobs[len(answer.prompt_logprobs) - len(tail) :]
             out.append(sum(entry[token].logprob for entry, token in zip(behind, tail, strict=True)))
         return np.array(out, dtype=np.float32)
+
+    def choose(self, rows: Sequence[Sequence[int]], tokens: Sequence[int]) -> FloatArray:
+        """See `Generator.choose`."""
+        wanted = list(tokens)
+        settings = self._vllm.SamplingParams(
+            max_tokens=1, temperature=0.0, logprobs=len(wanted), logprob_token_ids=wanted, detokenize=False
+        )
+        answers = self._ask([list(map(int, row)) for row in rows], settings)
+        found = [answer.outputs[0].logprobs[0] for answer in answers]
+        return np.array([[entry[token].logprob for token in tokens] for entry in found], dtype=np.float32)
+
+    def _ask(self, rows: list[list[int]], settings: Any) -> Any:
+        prompts = [{"prompt_token_ids": row} for row in rows]
+        try:
+            return self._llm.generate(prompts, settings, use_tqdm=False)
+        except self._refusals as error:  # a prompt that is empty, or longer than the engine's context
+            raise ModelError(f"vllm refuses a prompt: {error}") from error
+
+    def close(self) -> None:
+        """End the engine and free its memory."""
+        self._llm.llm_engine.engine_core.shutdown()
+
+
+@contextmanager
+def bulk_generator(model: LabelModel, engine: Engine = "transformers") -> Iterator[Generator]:
+    """A generator with the present weights of `model` for one large piece of writing; `VllmGenerator` says what pays.
+
+    With `vllm` the weights pass through a temporary folder. On a GPU the engine takes 0.9 of the memory that is free.
+    """
+    if engine == "transformers":
+        yield TransformersGenerator(model.lm, model.tokenizer)
+        return
+    options: dict[str, Any] = {}
+    if model.device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(model.device)
+        options["gpu_memory_utilization"] = 0.9 * free / total
+    with tempfile.TemporaryDirectory() as folder:
+        writer = VllmGenerator.of(model, Path(folder), **options)
+        try:
+            yield writer
+        finally:
+            writer.close()
+
+
+def label_log_probs(generator: Generator, model: LabelModel, items: ItemSet, *, prior: bool = False) -> FloatArray:
+    """log P (n, 2) of the two label tokens as the next token, among the whole vocabulary; texts as `model` makes them.
+
+    `prior` asks the zero-shot question: `sigmoid(margin - median(margin))` of the rows' differences is then what
+    `LabelModel.zero_shot` gives. `generator` must hold the language model of `model`, whose own weights are not used.
+    """
+    names = model.fmt.answers(prior=prior)
+    ids = [texts.single_token(model.tokenizer, name) for name in names]
+    return generator.choose([row.tolist() for row in model.tokenize(items, prior=prior)], ids)
 
 
 def left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -156,3 +255,29 @@ def left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, 
 def _by_length(rows: Sequence[Sequence[int]]) -> list[list[int]]:
     order = sorted(range(len(rows)), key=lambda i: (len(rows[i]), i))
     return [order[at : at + BATCH] for at in range(0, len(order), BATCH)]
+
+
+def _encode(tokenizer: Any, given: Sequence[str], *, special: bool = True) -> list[list[int]]:
+    encoded = tokenizer.backend_tokenizer.encode_batch(list(given), add_special_tokens=special)
+    return [list(row.ids) for row in encoded]
+
+
+def _decode(tokenizer: Any, rows: Sequence[Sequence[int]], ends: Sequence[int]) -> list[str]:
+    """The text of each row up to its first end."""
+    cut = []
+    for row in rows:
+        end = next((at for at, token in enumerate(row) if token in ends), len(row))
+        cut.append(list(row[:end]))
+    return [str(text) for text in tokenizer.backend_tokenizer.decode_batch(cut)]
+
+
+def _ends(config: Any, tokenizer: Any) -> list[int]:
+    """Tokens that end a text: those that end or begin one, by the model's configuration or by the tokenizer."""
+    given = [config.eos_token_id, config.bos_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id]
+    flat = [end for ends in given for end in (ends if isinstance(ends, list) else [ends])]
+    return sorted({int(end) for end in flat if isinstance(end, int)})
+
+
+def _stream(seed: int, number: int) -> int:
+    """A seed of its own for prompt `number`: with one seed for all, vLLM would draw the same numbers for each."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])

@@ -22,6 +22,7 @@ from torch import nn
 
 from gpu_pool.weak_to_strong.blocks.steps import Stepper
 from gpu_pool.weak_to_strong.blocks.targets import hard
+from gpu_pool.weak_to_strong.generation import Engine, bulk_generator
 from gpu_pool.weak_to_strong.items import ItemSet
 from gpu_pool.weak_to_strong.models import FloatArray, LabelModel, softmax
 from gpu_pool.weak_to_strong.run import MethodRun
@@ -35,7 +36,8 @@ ASK = "\nCritique:"
 class CriticConfig:
     """`samples` critiques an item of at most `tokens` tokens at `temperature`; epochs of critic and judge.
 
-    The defaults suit the generated domains, whose models write no arguments; a real critic writes longer at 1.0.
+    The defaults suit the generated domains, whose models write no arguments; a real critic writes longer at 1.0, and
+    `engine` "vllm" is for it.
     """
 
     samples: int = 2
@@ -44,6 +46,7 @@ class CriticConfig:
     epochs: int = 1
     judge_epochs: int = 4
     rounds: int = 1
+    engine: Engine = "transformers"
 
 
 def critique_labels(run: MethodRun, config: CriticConfig | None = None) -> FloatArray:
@@ -72,8 +75,8 @@ def critique_prompts(run: MethodRun) -> list[str]:
 def write_critiques(run: MethodRun, critic: LabelModel, config: CriticConfig, seed: int) -> list[list[str]]:
     """`samples` critiques of each item."""
     run.check_deadline()
-    writer = run.generator(critic)
-    return writer.generate(critique_prompts(run), config.samples, config.tokens, config.temperature, seed)
+    with bulk_generator(critic, config.engine) as writer:
+        return writer.generate(critique_prompts(run), config.samples, config.tokens, config.temperature, seed)
 
 
 def with_critiques(items: ItemSet, critiques: Sequence[str]) -> ItemSet:

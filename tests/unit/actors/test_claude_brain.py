@@ -207,7 +207,7 @@ def test_a_result_of_ten_megabytes_arrives_with_head_and_tail(tmp_path: Path) ->
     offices = Offices(tmp_path, dict(CAPS))
     huge = "head" + "x" * (10 << 20) + "tail"
 
-    async def fetch(sha: str) -> dict[str, str]:
+    async def fetch(reader: str, sha: str) -> dict[str, str]:
         return {"method.py": huge, **{f"f{n}": huge for n in range(3)}}
 
     offices.fetch_code = fetch  # type: ignore[method-assign]

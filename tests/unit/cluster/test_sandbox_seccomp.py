@@ -113,3 +113,29 @@ print(ctypes.CFUNCTYPE(ctypes.c_long)(ctypes.addressof(ctypes.c_char.from_buffer
 ])  # fmt: skip
 def test_the_filter_cannot_be_passed_through_another_abi(code: str, status: int) -> None:
     assert run(python_spec(FOREIGN, code))[0] == status
+
+
+LISTING = """
+import socket
+tries = {"route": (16, 3, 0), "netfilter": (16, 3, 12), "audit": (16, 3, 9), "packet": (17, 3, 0), "vsock": (40, 1, 0),
+         "alg": (38, 5, 0), "rds": (21, 5, 0)}
+for name, words in tries.items():
+    try:
+        socket.socket(*words).close()
+        print(name)
+    except PermissionError:
+        pass
+try:
+    socket.socketpair(16, 3, 0)
+    print("pair")
+except OSError:
+    pass
+print(len(socket.if_nameindex()))
+"""
+
+
+@needs_sandbox
+def test_interfaces_may_be_listed_by_route_netlink_alone_and_only_when_asked() -> None:
+    spec = python_spec(LISTING)
+    assert run(dataclasses.replace(spec, interfaces=True)) == (0, "route\n1\n", "")
+    assert "route" not in run(spec)[1].split("\n")

@@ -1,0 +1,1 @@
+"""The campaign's own model server: has it started, hands out its address, counts who asked."""

@@ -1,0 +1,216 @@
+"""The desk of the campaign's model server. The one who calls models asks it, before each call, where to call.
+
+Promises:
+- The first ask starts a server as a lease of kind `serve`; all researchers share it. It stops by itself when nobody
+  used it for `serve.idle_minutes` or when its lease is over; the next ask starts another.
+- At most one server at a time: leases have the keys `serve/1`, `serve/2`, ..., and the next one is asked for only
+  after the last has ended. A desk that is made anew finds the running server by the same keys.
+- GPU time is paid by `campaign/serving`, so by the campaign and by no researcher: what a call costs cannot be known
+  before the server stops, and a researcher's cap must hold before each call. Who asked how often is counted.
+- A server that failed is not started again at once: asks are refused with the reason for `rest_s` seconds, longer with
+  each failure in a row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from cluster.config import CampaignConfig
+from cluster.errors import RefusedError
+from cluster.money import Caps
+from gpu_pool.leases import Job, LeaseRequest, LeaseResult, Step
+from gpu_pool.serving.state import Phase, ServerState
+
+ACCOUNT = "campaign/serving"
+STEP = "serve"
+_GIB = 1 << 30
+_LONGEST_REST = 10
+"""A rest is at most this many times `rest_s`."""
+
+
+class SchedulerApi(Protocol):
+    """What the desk asks of the scheduler."""
+
+    async def open_account(self, key: str, account: str, parent: str | None, caps: dict[str, Any]) -> Any:
+        """Open an account once."""
+
+    async def submit(self, request: dict[str, Any]) -> dict[str, Any]:
+        """`{request_id}`, the same for the same key. Raises `RefusedError`."""
+
+    async def wait(self, request_id: str, timeout_s: float) -> dict[str, Any] | None:
+        """The lease's result, `None` when it has not ended."""
+
+    async def cancel(self, key: str) -> Any:
+        """End the request with this key."""
+
+    async def status(self) -> dict[str, Any]:
+        """Its `running` leases with `request_id`, `lease_id` and `slot`."""
+
+
+class SlotApi(Protocol):
+    """What the desk asks of a slot."""
+
+    async def serving(self, lease_id: str) -> dict[str, Any] | None:
+        """The state of the server of a lease."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where to call: the Messages API under `base_url`, the token as a bearer (`auth_token` of the vendor's SDK)."""
+
+    base_url: str
+    token: str
+    model: str
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.base_url}, {self.model})"
+
+
+@dataclass(slots=True)
+class _Lease:
+    key: str
+    request_id: str
+    place: tuple[str, str] | None = None
+    """Slot and lease id, when it runs."""
+    state: ServerState | None = None
+    seen: float = 0.0
+    """When `state` was asked for, monotonic seconds."""
+
+
+class ServeDesk:
+    """Use from one event loop."""
+
+    def __init__(
+        self,
+        config: CampaignConfig,
+        scheduler: SchedulerApi,
+        slot: Callable[[str], SlotApi],
+        poll_s: float = 0.5,
+        rest_s: float = 30.0,
+    ) -> None:
+        """`slot(name)` reaches a slot; `poll_s`: how often a starting server is looked at, seconds."""
+        self._config, self._scheduler, self._slot = config, scheduler, slot
+        self._poll_s, self._rest_s = poll_s, rest_s
+        self._turn = asyncio.Lock()
+        self._lease: _Lease | None = None
+        self._number = 0
+        self._failures = 0
+        self._rest_until = 0.0
+        self._fault = ""
+        self._asks: Counter[str] = Counter()
+
+    async def endpoint(self, researcher: str, patience_s: float | None = None) -> Endpoint:
+        """The server's endpoint, once it is ready; counts one ask of `researcher`.
+
+        Raises `RefusedError`: "unavailable" when it failed or is not ready after `patience_s` seconds (default:
+        `serve.start_seconds`), and what the scheduler refuses a lease for ("over_budget", ...).
+        """
+        self._asks[researcher] += 1
+        patience = self._config.serve.start_seconds if patience_s is None else patience_s
+        deadline = time.monotonic() + patience
+        while True:
+            async with self._turn:
+                state = await self._look()
+            if state is not None and state.phase is Phase.READY:
+                return Endpoint(state.base_url, state.token, state.model)
+            if time.monotonic() > deadline:
+                stands = "waits for a free slot" if state is None else f"is {state.phase.value} ({state.fault})"
+                raise RefusedError("unavailable", f"the model server {stands} after {patience:g} s")
+            await asyncio.sleep(self._poll_s)
+
+    async def _look(self) -> ServerState | None:
+        """The server's state, after starting a lease when there is none; `None` while it waits for a slot."""
+        if self._lease is None:
+            if time.monotonic() < self._rest_until:
+                raise RefusedError("unavailable", f"the model server failed and rests: {self._fault}")
+            self._lease = await self._begin()
+        lease = self._lease
+        if lease.state is not None and time.monotonic() - lease.seen < self._poll_s:
+            return lease.state
+        lease.state = await self._ask_slot(lease)
+        lease.seen = time.monotonic()
+        if lease.state is None or lease.state.phase is Phase.ENDED:
+            result = await self._scheduler.wait(lease.request_id, 0)
+            if result is not None:
+                self._ended(LeaseResult.from_dict(result))
+            lease.state = None
+        return lease.state
+
+    async def _begin(self) -> _Lease:
+        """The lease that runs, or a new one: the first key whose request has not ended."""
+        await self._scheduler.open_account("open/serving", ACCOUNT, "campaign", Caps().to_dict())
+        while True:
+            self._number += 1
+            request = serve_request(self._config, self._number)
+            try:
+                request_id = (await self._scheduler.submit(request.to_dict()))["request_id"]
+            except RefusedError:
+                self._number -= 1
+                raise
+            if await self._scheduler.wait(request_id, 0) is None:
+                return _Lease(request.key, request_id)
+
+    async def _ask_slot(self, lease: _Lease) -> ServerState | None:
+        if lease.place is None:
+            for row in (await self._scheduler.status())["running"]:
+                if row["request_id"] == lease.request_id:
+                    lease.place = (row["slot"], row["lease_id"])
+        if lease.place is None:
+            return None
+        slot, lease_id = lease.place
+        data = await self._slot(slot).serving(lease_id)
+        if data is None:
+            lease.place = None  # ended, or lost and given to another slot
+            return None
+        return ServerState.from_dict(data)
+
+    def _ended(self, result: LeaseResult) -> None:
+        self._lease = None
+        broken = [step.error for step in result.steps if step.status in ("error", "crashed")]
+        if result.status == "lost":
+            broken.append("its slot was lost")
+        if not broken:
+            self._failures = 0
+            return
+        self._failures += 1
+        self._fault = broken[0]
+        self._rest_until = time.monotonic() + self._rest_s * min(self._failures, _LONGEST_REST)
+        raise RefusedError("unavailable", f"the model server failed: {self._fault}", {"fault": self._fault})
+
+    async def close(self) -> None:
+        """End the server, if there is one."""
+        if self._lease is not None:
+            await self._scheduler.cancel(self._lease.key)
+
+    def status(self) -> dict[str, Any]:
+        """`{phase, base_url, leases, asks}` for people; no token."""
+        state = self._lease.state if self._lease is not None else None
+        absent = "none" if self._lease is None else "waiting"
+        return {
+            "phase": absent if state is None else state.phase.value,
+            "base_url": None if state is None else state.base_url,
+            "fault": self._fault,
+            "leases": self._number,
+            "asks": dict(self._asks),
+        }
+
+
+def serve_request(config: CampaignConfig, number: int) -> LeaseRequest:
+    """The request of the campaign's `number`th server."""
+    serve, seconds = config.serve, config.serve.lease_minutes * 60
+    return LeaseRequest(
+        key=f"serve/{number}",
+        account=ACCOUNT,
+        kind="serve",
+        gpus=serve.gpus,
+        seconds=seconds,
+        job=Job((Step(STEP, "serve", {}, {}, {}, seconds),)),
+        label=f"serve {config.brain.model}",
+        # What one lease of foreign code may have; the slot gives a server what the section `serve` says.
+        memory_bytes=int(config.pool.memory_gb * _GIB),
+    )

@@ -1,0 +1,268 @@
+"""The desk of the model server on a real scheduler, a real slot and a small HTTP server in vLLM's place."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.gateway.gateway import Gateway
+from actors.gateway.keys import check_brain
+from actors.scheduler.admission import parse_amounts, parse_caps, parse_request
+from actors.scheduler.audit import audit
+from actors.scheduler.scheduler import Scheduler
+from actors.serving.desk import ACCOUNT, ServeDesk, serve_request
+from actors.serving.transport import Served
+from cluster.config import CampaignConfig, ConfigError, load_config
+from cluster.errors import RefusedError
+from cluster.money import Caps, gpu_cost
+from cluster.store import Store, open_readonly
+from gpu_pool.leases import Lease
+from gpu_pool.serving.command import ServerSpec
+from gpu_pool.serving.restarts import RestartPolicy
+from gpu_pool.serving.server import ModelServer, Timing
+from gpu_pool.slot import Slot, SlotSpec
+from tests.unit.actors.scheduler_fakes import PRICE, Office, furnish
+from tests.unit.gpu_pool.fake_vllm import make_fake_vllm
+
+QUICK = Timing(look_s=0.02, check_s=0.2, patience_s=2)
+ALICE, BOB = "01-a", "02-b"
+
+
+class Shell:
+    """The scheduler as its actor shows it: plain data."""
+
+    def __init__(self, plain: Scheduler) -> None:
+        self._plain = plain
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._plain, name)
+
+    async def open_account(self, key: str, account: str, parent: str | None, caps: dict[str, Any]) -> Any:
+        return await self._plain.open_account(key, account, parent, parse_caps(caps))
+
+    async def submit(self, request: dict[str, Any]) -> dict[str, Any]:
+        return {"request_id": await self._plain.submit(parse_request(request))}
+
+    async def wait(self, request_id: str, timeout_s: float) -> dict[str, Any] | None:
+        result = await self._plain.wait(request_id, timeout_s)
+        return None if result is None else result.to_dict()
+
+    async def reserve(self, key: str, account: str, amounts: dict[str, int], note: str, holder: str) -> None:
+        await self._plain.reserve(key, account, parse_amounts(amounts), note, holder)
+
+    async def settle(self, key: str, actual: dict[str, int], note: str) -> dict[str, Any]:
+        return await self._plain.settle(key, parse_amounts(actual), note)
+
+
+class SlotShell:
+    """A slot as its actor shows it."""
+
+    def __init__(self, config: CampaignConfig, root: Path) -> None:
+        spec = SlotSpec("slot-0", 4, 1 << 30, "never", root, root, 64001, (), "logical", "A", "probe")
+
+        def make(lease: Lease) -> ModelServer:
+            server = ServerSpec(config.serve, "tiny", "127.0.0.1", root / "home", 0, (), lease.threads, False)
+            return ModelServer(server, Path(lease.directory), QUICK, RestartPolicy(most=1, pause_s=0.05))
+
+        self.slot = Slot(spec, make_server=make)
+
+    async def run(self, lease: dict[str, Any]) -> dict[str, Any]:
+        return (await self.slot.run(Lease.from_dict(lease))).to_dict()
+
+    async def cancel(self, lease_id: str) -> None:
+        await self.slot.cancel(lease_id)
+
+    async def serving(self, lease_id: str) -> dict[str, Any] | None:
+        state = self.slot.serving(lease_id)
+        return None if state is None else state.to_dict()
+
+
+@dataclass
+class World:
+    desk: ServeDesk
+    scheduler: Scheduler
+    slot: SlotShell
+    config: CampaignConfig
+    database: Path
+
+    def another_desk(self) -> ServeDesk:
+        return ServeDesk(self.config, Shell(self.scheduler), lambda _: self.slot, poll_s=0.02, rest_s=0.3)
+
+    def leases(self) -> list[tuple[str, str, int, int, int]]:
+        rows = self.scheduler.store.query("SELECT * FROM leases WHERE kind = 'serve' ORDER BY sequence")
+        return [(r["key"], r["state"], r["gpu_ms"], r["usd"], r["ended_us"] or 0) for r in rows]
+
+    async def ended(self, count: int) -> None:
+        for _ in range(1000):
+            if sum(1 for row in self.leases() if row[1] != "running") >= count:
+                return
+            await asyncio.sleep(0.02)
+        raise AssertionError(self.leases())
+
+
+@contextlib.asynccontextmanager
+async def world(root: Path, *arguments: str, usd: int = 100_000_000, **serve: Any) -> AsyncIterator[World]:
+    (root / "model").mkdir()
+    (root / "model" / "config.json").write_text("{}")
+    values = {"model": str(root / "model"), "python": str(make_fake_vllm(root)), "arguments": list(arguments), **serve}
+    overrides = tuple(f"serve.{name}={value}" for name, value in values.items())
+    config = load_config("quickstart", overrides=("brain.kind=local", "brain.model=tiny", *overrides))
+    slot = SlotShell(config, root)
+    office = Office(root / "scheduler.db", {"slot-0": slot})  # type: ignore[dict-item]
+    async with office as scheduler:
+        await furnish(scheduler, office.slots, usd=usd)
+        made = World(None, scheduler, slot, config, root / "scheduler.db")  # type: ignore[arg-type]
+        made.desk = made.another_desk()
+        try:
+            yield made
+        finally:
+            await slot.slot.close()
+
+
+def test_two_researchers_share_one_server_which_the_campaign_pays_by_the_gpu_hour(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with world(tmp_path) as w:
+            first, second = await asyncio.gather(w.desk.endpoint(ALICE), w.desk.endpoint(BOB))
+            assert first == second == await w.desk.endpoint(ALICE)
+            assert w.desk.status()["asks"] == {ALICE: 2, BOB: 1}
+            assert first.token not in str(w.desk.status())
+            worst = w.scheduler.ledger.balance(ACCOUNT)["reserved"]
+            assert worst["gpu_ms"] == int(w.config.serve.lease_minutes * 60_000)
+            await asyncio.sleep(0.5)
+            await w.desk.close()
+            await w.ended(1)
+            ((key, state, gpu_ms, usd, _),) = w.leases()
+            assert (key, state) == ("serve/1", "cancelled")
+            assert gpu_ms >= 500
+            assert usd == gpu_cost(gpu_ms, PRICE)
+            spent = w.scheduler.ledger.balance(ACCOUNT)["spent"]
+            assert (spent["usd"], spent["gpu_ms"]) == (usd, gpu_ms)
+            assert w.scheduler.ledger.balance("campaign")["spent"]["usd"] == usd
+            assert w.scheduler.ledger.balance(f"campaign/researcher/{ALICE}")["spent"]["usd"] == 0
+        database = open_readonly(w.database)
+        assert audit(database) == []
+        database.close()
+
+    asyncio.run(play())
+
+
+def test_an_idle_server_stops_paying_and_the_next_ask_starts_another(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with world(tmp_path, idle_minutes=0.5 / 60) as w:
+            first = await w.desk.endpoint(ALICE)
+            await w.ended(1)
+            assert w.leases()[0][:2] == ("serve/1", "done")
+            assert w.scheduler.ledger.balance(ACCOUNT)["reserved"]["usd"] == 0
+            second = await w.desk.endpoint(ALICE)
+            assert second.token != first.token
+            assert [row[:2] for row in w.leases()] == [("serve/1", "done"), ("serve/2", "running")]
+
+    asyncio.run(play())
+
+
+def test_a_desk_that_is_made_anew_finds_the_server(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with world(tmp_path, idle_minutes=1) as w:
+            endpoint = await w.desk.endpoint(ALICE)
+            assert await w.another_desk().endpoint(BOB) == endpoint
+            assert len(w.leases()) == 1
+
+    asyncio.run(play())
+
+
+def test_a_broken_server_is_refused_with_its_reason_and_not_started_at_once_again(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with world(tmp_path, "--fake-die") as w:
+            with pytest.raises(RefusedError, match="no such model architecture") as refused:
+                await w.desk.endpoint(ALICE)
+            assert refused.value.reason == "unavailable"
+            with pytest.raises(RefusedError, match="rests"):
+                await w.desk.endpoint(BOB)
+            assert len(w.leases()) == 1
+            await asyncio.sleep(0.35)
+            with pytest.raises(RefusedError, match="no such model architecture"):
+                await w.desk.endpoint(BOB)
+            assert len(w.leases()) == 2
+
+    asyncio.run(play())
+
+
+def test_a_server_that_the_campaign_cannot_pay_for_is_refused(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with world(tmp_path, usd=1_000) as w:
+            with pytest.raises(RefusedError) as refused:
+                await w.desk.endpoint(ALICE)
+            assert refused.value.reason == "over_budget"
+            assert w.leases() == []
+
+    asyncio.run(play())
+
+
+def test_it_waits_for_a_slot_like_any_lease(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with world(tmp_path) as w:
+            other = w.another_desk()
+            await other.endpoint(BOB)
+            await w.scheduler.submit(serve_request(w.config, 2))
+            w.desk._number = 1  # as if the first were over: the second waits for the slot that the first holds
+            with pytest.raises(RefusedError, match="waits for a free slot"):
+                await w.desk.endpoint(ALICE, patience_s=0.2)
+            await other.close()
+            assert (await w.desk.endpoint(ALICE)).model == "tiny"
+
+    asyncio.run(play())
+
+
+def test_the_end_of_a_lease_ends_the_server_and_charges_no_more_than_was_reserved(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with world(tmp_path, lease_minutes=3 / 60) as w:
+            await w.desk.endpoint(ALICE)
+            await w.ended(1)
+            ((_, state, gpu_ms, usd, _),) = w.leases()
+            assert state == "done"
+            assert 2_900 <= gpu_ms <= 3_000
+            assert usd <= gpu_cost(3_000, PRICE)
+
+    asyncio.run(play())
+
+
+def test_the_gateway_reaches_the_server_streams_and_meters(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with world(tmp_path) as w:
+            payer = f"campaign/researcher/{ALICE}"
+            await w.scheduler.open_account("t", f"{payer}/tokens", payer, Caps())
+            transport = Served(w.config, w.desk)
+            gateway = Gateway(Store(tmp_path / "gateway.db"), w.config, Shell(w.scheduler), transport)
+            body = {"model": "tiny", "max_tokens": 20, "messages": [{"role": "user", "content": "hello"}]}
+            got = await gateway.call(f"{ALICE}/0/model/0", ALICE, body)
+            assert got["message"]["content"][0]["text"] == "tiny says hello"
+            assert got["charged"] == 0
+            assert w.desk.status()["asks"] == {ALICE: 1}
+            await gateway.close()
+            await w.ended(1)
+
+    asyncio.run(play())
+
+
+def test_what_could_not_serve_is_refused_before_the_start(tmp_path: Path) -> None:
+    def local(*overrides: str) -> CampaignConfig:
+        return load_config("quickstart", overrides=("brain.kind=local", "brain.model=tiny", *overrides))
+
+    (tmp_path / "config.json").write_text("{}")
+    there = f"serve.model={tmp_path}"
+    for config, words in (
+        (local(), r"brain\.base_url .* or serve\.model"),
+        (local("serve.model=/nowhere"), r"serve\.model: '/nowhere'"),
+        (local(there, "serve.python=/nowhere"), r"serve\.python"),
+        (local(there, "serve.lease_minutes=40000"), r"serve\.lease_minutes"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            check_brain(config)
+    check_brain(local(there, "serve.lease_minutes=5"))
+    check_brain(local("brain.base_url=http://127.0.0.1:8000"))
