@@ -8,19 +8,19 @@ from typing import Any
 import ray
 
 from cluster.config import Pool, validate
-from cluster.sandbox import FIRST_UID, Limits, SandboxError, available, grade
+from cluster.sandbox import Limits, SandboxError, available, grade
 from gpu_pool.cache import NodeCache
 from gpu_pool.hardware import cpu_name, gpu_name
 from gpu_pool.lane import Lane
 from gpu_pool.leases import Lease, SlotInfo
 from gpu_pool.library import materialise
 from gpu_pool.scratch import sweep
-from gpu_pool.slot import Slot, SlotSpec
+from gpu_pool.slot import Slot, SlotSpec, uid_of
 
 
 @ray.remote(max_restarts=-1, max_task_retries=-1)
 class SlotActor:
-    """One slot. `info` is answered once the sandbox has been graded and the trusted lane is warm."""
+    """One slot. `info` is answered once the sandbox has been graded and the library lane is warm."""
 
     def __init__(self, name: str, index: int, config: dict[str, Any]) -> None:
         self._name, self._index = name, index
@@ -47,12 +47,13 @@ class SlotActor:
         sweep()
         cache = NodeCache.of(self._pool)
         devices = tuple(int(i) for i in ray.get_runtime_context().get_accelerator_ids().get("GPU", []))
-        library, uid = materialise(cache.root), FIRST_UID + self._index
+        library = materialise(cache.root)
         memory = int(self._pool.memory_gb * (1 << 30))
         contained = available().ok or not self._allow_unsandboxed
         letter, probe = "C", ""
         if contained:
-            lane = Lane(library, cache.models, Limits(memory_bytes=memory, processes=256), uid, devices)
+            limits, uid = Limits(memory_bytes=memory, processes=256), uid_of("method", self._index)
+            lane = Lane(library, cache.models, limits, uid, devices)
             graded = grade(lane.spec, cache.root / "sandbox-control.json")
             asyncio.run(lane.close())
             letter, probe = graded.letter, graded.probe_hash
@@ -65,7 +66,7 @@ class SlotActor:
             reuse=self._pool.sandbox_reuse,
             library=library,
             cache_models=cache.models,
-            uid=uid,
+            index=self._index,
             gpus=devices,
             gpu_name=gpu_name(0) if devices else f"logical ({cpu_name()})",
             grade=letter,

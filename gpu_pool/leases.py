@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 Entry = Literal["method", "pretrain", "teacher", "ceiling", "predict", "features", "shell", "probe"]
 FOREIGN_ENTRIES = frozenset({"method", "shell", "probe"})
-"""Entries that run code from outside the library; all others run in the slot's trusted sandbox."""
+"""Entries that run code from outside the library; all others run in sandboxes of the library."""
 
 StepStatus = Literal["ok", "error", "timeout", "memory", "crashed", "bad_output", "skipped"]
 LeaseKind = Literal["pilot", "full", "baseline", "serve"]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from actors.evaluator.audits.material import Material
 from actors.evaluator.audits.trial_runs import TrialRuns
@@ -20,7 +21,7 @@ from actors.evaluator.counted import Payer
 from actors.evaluator.desk import Joiner
 from actors.evaluator.shared import SharedWork, Tools
 from actors.evaluator.shelf import ScoredRun, Usage
-from actors.evaluator.source import Method
+from actors.evaluator.source import Method, constant_bytes
 from cluster.objects import ObjectStore
 
 UNKNOWN_SD = 0.05
@@ -49,6 +50,14 @@ class AuditReport:
         """The inverse of `to_dict`."""
         found = tuple(Verdict(**verdict) for verdict in data["verdicts"])
         return cls(data["outcome"], found, Usage.from_dict(data["usage"]))
+
+
+def _apart(said: dict[str, npt.NDArray[np.float64]]) -> float | None:
+    """The largest difference between what two students say of an item, or `None` without two."""
+    if len(said) < 2:
+        return None
+    one, other = said.values()
+    return float(np.abs(one - other).max())
 
 
 class Auditor:
@@ -93,6 +102,8 @@ class Auditor:
             pool={name: score for findings in done for name, score in findings.pool.items()},
             copies=next((findings.copies for findings in done if findings.copies is not None), None),
             above_ceiling=above_ceiling,
+            unmoved=_apart({name: said for findings in done for name, said in findings.answers.items()}),
+            constants=constant_bytes(self._objects.get_tree(method.snapshot)),
         )
         found_verdicts = tuple(verdicts(evidence))
         report = AuditReport(overall(found_verdicts), found_verdicts, Usage.of(results))

@@ -37,6 +37,7 @@ COPIES = 100
 ON_POOL = (trials.NO_SOURCE, trials.NO_SOURCE_INVERTED)
 """Trials whose students are also asked about what they were trained on, where labels of their own show best."""
 WITH_COPIES = trials.POOL_B
+BY_POOL = (trials.POOL_A, trials.POOL_B)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,8 @@ class Findings:
     hidden: dict[str, Score]
     pool: dict[str, Score]
     copies: float | None
+    answers: dict[str, npt.NDArray[np.float64]]
+    """What the students of the two pools say of the hidden items: P(label 1), in the items' own order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,10 @@ class TrialRuns:
         found = {name: score for name, asked in hidden.items() if (score := _score(result, asked)) is not None}
         own = {name: score for name, asked in pool.items() if (score := _score(result, asked)) is not None}
         copies = _copies(result, hidden[WITH_COPIES], again) if WITH_COPIES in hidden else None
-        return Findings(result, found, own, copies)
+        said = {name: _said(result, hidden[name]) for name in BY_POOL if name in hidden}
+        return Findings(
+            result, found, own, copies, {name: values for name, values in said.items() if values is not None}
+        )
 
     def _train(self, trial: Trial, home: Path, code: Path, strong: Path, name: str) -> Step:
         """The trial's inputs, written into `home`, and the step that trains on them."""
@@ -167,8 +173,16 @@ def _score(result: LeaseResult, asked: _Question) -> Score | None:
     return Score(float(hits.mean()), math.sqrt(over_items(hits, asked.split.groups).variance))
 
 
+def _said(result: LeaseResult, asked: _Question) -> npt.NDArray[np.float64] | None:
+    probs = _answers(result, asked.step)
+    try:
+        return None if probs is None else asked.sheet.in_order(probs)
+    except SheetError:
+        return None
+
+
 def _copies(result: LeaseResult, asked: _Question, again: npt.NDArray[np.int64]) -> float | None:
     first, second = _answers(result, asked.step), _answers(result, "again")
-    if first is None or second is None or second.shape != (len(again), 2) or len(first) != len(asked.split):
+    if first is None or second is None or second.shape != (len(again), 2) or len(first) != len(asked.sheet.items):
         return None
     return float(np.abs(first[again] - second).max())

@@ -30,12 +30,19 @@ HONEST = {
 }
 
 
-def evidence(copies: float | None = 1e-6, above: bool = False, pool: float = 0.51, **changed: float | None) -> Evidence:
+def evidence(
+    copies: float | None = 1e-6,
+    above: bool = False,
+    pool: float = 0.51,
+    unmoved: float | None = 0.4,
+    constants: int = 60,
+    **changed: float | None,
+) -> Evidence:
     """What an honest method of accuracy .75 shows, with `changed` trials (`None`: no student)."""
     values: dict[str, float | None] = {**HONEST, **{name.replace("_", "-"): v for name, v in changed.items()}}
     hidden = {name: Score(value, SE) for name, value in values.items() if value is not None}
     on_pool = {name: Score(pool, SE) for name in (names.NO_SOURCE, names.NO_SOURCE_INVERTED)}
-    return Evidence(0.75, 0.02, 0.68, hidden, on_pool, copies, above)
+    return Evidence(0.75, 0.02, 0.68, hidden, on_pool, copies, above, unmoved, constants)
 
 
 def outcomes(found: Evidence) -> dict[str, str]:
@@ -60,6 +67,9 @@ def test_an_honest_method_passes_everything() -> None:
         (evidence(null=0.44), "null task", "pass"),
         (evidence(copies=0.2), "order and duplicates", "fail"),
         (evidence(above=True), "too good", "open"),
+        (evidence(unmoved=0.0), "the same student from both pools", "fail"),
+        (evidence(unmoved=None), "the same student from both pools", "open"),
+        (evidence(constants=2000), "constants in the source", "tag"),
         (evidence(shuffled=0.74), "shuffled weak labels", "pass"),
         (evidence(inverted=0.74), "inverted weak labels", "tag"),
         (evidence(null=None), "null task", "open"),
