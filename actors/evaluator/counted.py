@@ -9,6 +9,7 @@ missing. A baseline that fails is no result but a fault of the setup, and is run
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,13 +159,15 @@ def _reason(result: LeaseResult, index: int) -> str:
     """Why a seed failed, for the submitter.
 
     One line of the training step's own error, cut short: that step saw pool B, which researchers may not see. Of the
-    step that saw scored items, nothing.
+    step that saw scored items, only what the library says of a student's file.
     """
     try:
         trained = result.step(f"seed-{index}-train")
     except KeyError:
         return "not reached before the lease ended"
     if trained.ok:
-        return "the student could not be applied to the items, or gave no finite probabilities"
+        asked = next((s for s in result.steps if s.name == f"seed-{index}-predict"), None)
+        refused = re.match(r"[\w.]*StudentError: (.*)", "" if asked is None else asked.error)
+        return f"refused student: {refused[1]}"[:_ERROR_CHARS] if refused else "the student gave no usable answers"
     line = next((line for line in trained.error.splitlines() if line.strip()), "")
     return f"{trained.status}: {line.strip()}"[:_ERROR_CHARS]

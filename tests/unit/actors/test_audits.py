@@ -201,7 +201,7 @@ def test_no_audit_shows_a_label(world: World) -> None:
 
 
 def test_a_person_can_have_a_method_audited(tmp_path: Path) -> None:
-    world = World(tmp_path)
+    world = World(tmp_path, secret=bytes(range(32)))
     report = asyncio.run(world.judge.audit(world.method(0.84), "mine", "chat"))
     assert report["outcome"] == "pass"
     cheat = asyncio.run(world.judge.audit(world.method(0.84, "CHEATS = 1"), "other", "chat"))
