@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,20 +47,15 @@ def writing(save: str, extra: str = "") -> str:
 
 
 def test_no_call_of_the_evaluator_takes_predictions_labels_or_a_split() -> None:
-    methods = {
-        name: [
-            parameter
-            for parameter in inspect.signature(getattr(EvaluatorActor.__ray_metadata__.modified_class, name)).parameters
-            if parameter != "_ray_trace_ctx"
-        ]
-        for name in EvaluatorActor.__ray_metadata__.method_meta.methods
-        if not name.startswith("_")
-    }
+    actor: Any = EvaluatorActor
+    plain = actor.__ray_metadata__.modified_class
+    names = [name for name in actor.__ray_metadata__.method_meta.methods if not name.startswith("_")]
+    signatures = {name: inspect.signature(getattr(plain, name)).parameters for name in names}
+    methods = {name: [p for p in taken if p != "_ray_trace_ctx"] for name, taken in signatures.items()}
     assert methods["submit"] == ["self", "key", "researcher", "snapshot", "name", "tier"]
     taken = {parameter for parameters in methods.values() for parameter in parameters}
-    assert taken <= {
-        "self", "run_dir", "config", "key", "researcher", "snapshot", "name", "tier", "domain", "record_id", "record_ids",
-    }  # fmt: skip
+    about_methods = {"key", "researcher", "snapshot", "name", "tier", "domain"}
+    assert taken <= about_methods | {"self", "run_dir", "config", "record_id", "record_ids"}
 
 
 def test_a_single_flip_a_subset_or_another_split_cannot_be_asked_for(theatre: Theatre) -> None:
@@ -71,8 +67,9 @@ def test_a_single_flip_a_subset_or_another_split_cannot_be_asked_for(theatre: Th
     with pytest.raises(RefusedError, match="no tree"):
         theatre.do(judge.submit("flip", "03-s", predictions, "n", "dev"))
     for extra in ({"predictions": [1]}, {"split": "train_unlabel"}, {"items": [0]}, {"seeds": [42]}):
+        call: Any = judge.submit
         with pytest.raises(TypeError):
-            judge.submit("k", "03-s", snapshot, "n", "dev", **extra)  # type: ignore[arg-type]
+            call("k", "03-s", snapshot, "n", "dev", **extra)
 
 
 # ---- seeds, re-rolls, budgets
@@ -136,7 +133,7 @@ def test_replies_to_a_good_and_a_bad_student_differ_in_their_figures_only(theatr
 
 
 def test_no_method_finds_truth_scored_texts_or_the_secret_in_a_counted_run(theatre: Theatre) -> None:
-    """It reads every file that it can reach. What it must not find is told to it in cipher, so that it holds none of it.
+    """It reads every file that it can reach. What it must not find is told to it in cipher.
 
     The control: a text of the pools, which are its inputs, is found.
     """
@@ -237,8 +234,8 @@ def test_patched_libraries_change_nothing_outside_the_methods_own_process(theatr
     )
     patched = lease(theatre, PATCHES + body, "patched")
     assert [step.status for step in (*honest.steps, *patched.steps)] == ["ok"] * 4
-    answers = [load_file(result.step("predict").outputs["probs.safetensors"])["probs"] for result in (honest, patched)]
-    assert np.array_equal(*answers)
+    one, other = (load_file(r.step("predict").outputs["probs.safetensors"])["probs"] for r in (honest, patched))
+    assert np.array_equal(one, other)
 
 
 def test_training_inference_and_truth_have_three_uids(theatre: Theatre) -> None:

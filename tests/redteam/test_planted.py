@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,7 +46,7 @@ def hardly_pretrained(name: str) -> Domain:
 
 
 @pytest.fixture(scope="module")
-def reports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dict[str, Any]]]:
+def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """Audit reports by method."""
     root = tmp_path_factory.mktemp("planted")
     stage = Stage(root / "runs" / "planted", settings(root / "cache"), hardly_pretrained, slots=2)
@@ -67,7 +65,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dict
         finally:
             await stage.close()
 
-    yield asyncio.run(play())
+    return asyncio.run(play())
 
 
 def outcomes(report: dict[str, Any]) -> dict[str, str]:
