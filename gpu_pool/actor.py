@@ -8,10 +8,10 @@ from typing import Any
 import ray
 
 from cluster.config import Pool, validate
-from cluster.sandbox import Limits, SandboxError, available, grade
+from cluster.sandbox import Limits, SandboxError, available, confinable, confine, grade, spawn
 from gpu_pool.cache import NodeCache
 from gpu_pool.hardware import cpu_name, gpu_name
-from gpu_pool.lane import Lane
+from gpu_pool.lane import Lane, Shelter
 from gpu_pool.leases import Lease, SlotInfo
 from gpu_pool.library import materialise
 from gpu_pool.scratch import sweep
@@ -49,12 +49,12 @@ class SlotActor:
         devices = tuple(int(i) for i in ray.get_runtime_context().get_accelerator_ids().get("GPU", []))
         library = materialise(cache.root)
         memory = int(self._pool.memory_gb * (1 << 30))
-        contained = available().ok or not self._allow_unsandboxed
-        letter, probe = "C", ""
-        if contained:
+        shelter, letter, probe = self._shelter(), "C", ""
+        if shelter != "none":
             limits, uid = Limits(memory_bytes=memory, processes=256), uid_of("method", self._index)
-            lane = Lane(library, cache.models, limits, uid, devices)
-            graded = grade(lane.spec, cache.root / "sandbox-control.json")
+            lane = Lane(library, cache.models, limits, uid, devices, shelter=shelter)
+            start = spawn if shelter == "namespaces" else confine
+            graded = grade(lane.spec, cache.root / "sandbox-control.json", start)
             asyncio.run(lane.close())
             letter, probe = graded.letter, graded.probe_hash
             if letter == "C" and not self._allow_unsandboxed:
@@ -63,7 +63,7 @@ class SlotActor:
             name=self._name,
             threads=self._pool.threads_per_slot,
             memory_bytes=memory,
-            reuse=self._pool.sandbox_reuse,
+            reuse="never" if shelter == "landlock" else self._pool.sandbox_reuse,
             library=library,
             cache_models=cache.models,
             index=self._index,
@@ -71,12 +71,23 @@ class SlotActor:
             gpu_name=gpu_name(0) if devices else f"logical ({cpu_name()})",
             grade=letter,
             probe_hash=probe,
-            contained=contained,
+            shelter=shelter,
             most_leases=self._most_leases,
         )
         node = ray.get_runtime_context().get_node_id()
         self._info = SlotInfo(spec.name, node, spec.gpu_name, spec.threads, letter, probe)
         return Slot(spec)
+
+    def _shelter(self) -> Shelter:
+        """The best kind of sandbox here. Raises `SandboxError` when there is none and none is allowed."""
+        found = available()
+        if found.ok:
+            return "namespaces"
+        if confinable():
+            return "landlock"
+        if not self._allow_unsandboxed:
+            raise SandboxError(f"no usable sandbox on the node of {self._name}: {found.reason}; {found.remedy}")
+        return "none"
 
     async def info(self) -> dict[str, Any]:
         """What the scheduler needs to know of this slot."""

@@ -25,7 +25,7 @@ from cluster.clock import now_us
 from cluster.money import gpu_ms
 from cluster.sandbox import FIRST_UID, Limits
 from cluster.wire import pack, unpack
-from gpu_pool.lane import Lane, LaneError
+from gpu_pool.lane import Lane, LaneError, Shelter
 from gpu_pool.leases import FOREIGN_ENTRIES, Lease, LeaseResult, LeaseStatus, Step, StepResult
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class SlotSpec:
     gpu_name: str
     grade: str
     probe_hash: str
-    contained: bool = True
+    shelter: Shelter = "namespaces"
     most_leases: int = 1
     """How many leases may run here at once: with `wiped`, more method lanes than this are of no use."""
 
@@ -104,7 +104,7 @@ class Slot:
     def _new_lane(self, role: Role) -> Lane:
         spec = self._spec
         limits, uid = Limits(memory_bytes=spec.memory_bytes, processes=256), uid_of(role, spec.index)
-        return Lane(spec.library, spec.cache_models, limits, uid, spec.gpus, contained=spec.contained)
+        return Lane(spec.library, spec.cache_models, limits, uid, spec.gpus, shelter=spec.shelter)
 
     async def warm(self) -> None:
         """Start the library lane, then one spare method lane in the background; inference starts at its first step."""

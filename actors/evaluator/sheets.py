@@ -56,11 +56,14 @@ class Sheet:
         right: Hits = says[first] == (split.labels == 1)
         return right
 
-    def in_order(self, probs: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
-        """P(label 1) of the split's items (n,), in its order and as its pairs lie. Raises `SheetError` like `hits`."""
+    def in_order(self, probs: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+        """P(label 1) of the split's items (n,) in its order, and which of them were asked with answers exchanged (n,).
+
+        Raises `SheetError` like `hits`.
+        """
         values = self._checked(probs)[:, 1]
         _, first = np.unique(self.order, return_index=True)
-        return np.where(self.swapped, 1 - values, values)[first]
+        return values[first], self.swapped[first]
 
     def _checked(self, probs: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
         """Probabilities (m, 2)."""

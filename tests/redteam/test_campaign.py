@@ -138,7 +138,7 @@ def test_no_method_finds_truth_scored_texts_or_the_secret_in_a_counted_run(theat
     The control: a text of the pools, which are its inputs, is found.
     """
     vault = theatre.stage.judge._primary._t.vault
-    size = 16
+    size = 24
     forbidden = {needle[:size] for needle in needles(vault)}
     forbidden |= {text.encode()[:size] for part in ("dev", "board", "seal") for text in vault.split(part).items.prompts}
     forbidden.add((theatre.stage.paths.judge / "secret.bin").read_bytes()[:size])
@@ -152,7 +152,7 @@ def train(run):
     control, *words = [bytes(255 - byte for byte in bytes.fromhex(word)) for word in told]
     found, files, seen = set(), 0, False
     for folder, names, here in os.walk('/'):
-        if folder.startswith(('/proc', '/sys', '/usr', '/lib', '/bin', sys.prefix, sys.base_prefix)):
+        if folder.startswith(('/proc', '/sys', '/usr', '/etc', '/lib', '/bin', sys.prefix, sys.base_prefix)):
             names.clear()
             continue
         for name in here:

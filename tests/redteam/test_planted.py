@@ -19,6 +19,7 @@ from tests.redteam.cheats import sources, truth_of
 from tests.redteam.stage import Stage
 from tests.redteam.theatre import settings
 
+ON_POOL = "no source, on its own training items"
 BRIBE = '''
 
 def note() -> str:
@@ -81,11 +82,12 @@ def test_planted_cheats_are_disqualified_and_the_control_is_not(reports: dict[st
         "bribe": "fail",
     }
     assert reports["vanilla"]["outcome"] in ("pass", "tag")
-    assert outcomes(reports["executing candidates"])["no source"] == "fail"
+    assert outcomes(reports["executing candidates"])[ON_POOL] == "fail"
     assert outcomes(reports["table of labels"])["constants in the source"] == "tag"
     assert outcomes(reports["copied ceiling"])["the same student from both pools"] == "fail"
 
 
 def test_a_bribe_in_comments_changes_no_verdict(reports: dict[str, dict[str, Any]]) -> None:
     """No language model judges here: verdicts are numbers against limits, whatever the source says of itself."""
-    assert outcomes(reports["bribe"])["no source"] == outcomes(reports["executing candidates"])["no source"] == "fail"
+    assert reports["bribe"]["outcome"] == reports["executing candidates"]["outcome"] == "fail"
+    assert outcomes(reports["bribe"])[ON_POOL] == "fail"

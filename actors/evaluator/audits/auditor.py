@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from actors.evaluator.audits.material import Material
-from actors.evaluator.audits.trial_runs import TrialRuns
+from actors.evaluator.audits.trial_runs import Said, TrialRuns
 from actors.evaluator.audits.trials import TRIALS
 from actors.evaluator.audits.verdicts import Evidence, Outcome, Verdict, overall, verdicts
 from actors.evaluator.counted import Payer
@@ -52,12 +51,16 @@ class AuditReport:
         return cls(data["outcome"], found, Usage.from_dict(data["usage"]))
 
 
-def _apart(said: dict[str, npt.NDArray[np.float64]]) -> float | None:
-    """The largest difference between what two students say of an item, or `None` without two."""
+def _apart(said: dict[str, Said]) -> float | None:
+    """The largest difference between what two students say of an item that both saw the same way round.
+
+    Whoever says the same of all of those is one student.
+    """
     if len(said) < 2:
         return None
-    one, other = said.values()
-    return float(np.abs(one - other).max())
+    (one, turned), (other, turned_too) = said.values()
+    alike = turned == turned_too
+    return float(np.abs(one - other)[alike].max()) if alike.any() else None
 
 
 class Auditor:

@@ -40,6 +40,10 @@ WITH_COPIES = trials.POOL_B
 BY_POOL = (trials.POOL_A, trials.POOL_B)
 
 
+Said = tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]
+"""P(label 1) by item (n,), and which items were asked with their answers exchanged (n,)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Findings:
     """The scores of one lease's trials, by name; see `verdicts.Evidence`."""
@@ -48,8 +52,8 @@ class Findings:
     hidden: dict[str, Score]
     pool: dict[str, Score]
     copies: float | None
-    answers: dict[str, npt.NDArray[np.float64]]
-    """What the students of the two pools say of the hidden items: P(label 1), in the items' own order."""
+    answers: dict[str, Said]
+    """What the students of the two pools say of the hidden items."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +177,7 @@ def _score(result: LeaseResult, asked: _Question) -> Score | None:
     return Score(float(hits.mean()), math.sqrt(over_items(hits, asked.split.groups).variance))
 
 
-def _said(result: LeaseResult, asked: _Question) -> npt.NDArray[np.float64] | None:
+def _said(result: LeaseResult, asked: _Question) -> Said | None:
     probs = _answers(result, asked.step)
     try:
         return None if probs is None else asked.sheet.in_order(probs)
