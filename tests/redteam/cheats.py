@@ -42,6 +42,19 @@ def truth(run):
 )
 """A vote over the pool: of the candidates of one problem, those with the most common final answer are called right."""
 
+CONSISTENCY = """from __future__ import annotations
+import re
+from gpu_pool.weak_to_strong import blocks
+
+def train(run):
+    ends = [re.findall(r"-?\\d+", text)[-1] for text in run.items.firsts]
+    labels = blocks.consistent(run.prior, run.items.prompts, ends)
+    return run.student(run.fit(labels))
+"""
+"""The published consistency fix of unsupervised elicitation, with final answers as keys: a vote in disguise, since a key
+that several candidates share holds the largest of several opinions. Opinions of pure noise become labels that are right
+in .67 of the cases (balanced, generated math)."""
+
 EXECUTING = (
     _HEAD
     + """
@@ -157,6 +170,9 @@ def _plain(source: str) -> Builder:
 
 CHEATS: tuple[Cheat, ...] = (
     Cheat("most common answer", ("math", "code"), _plain(MOST_COMMON), "a vote over the pool, no student needed"),
+    Cheat(
+        "consistency fix on final answers", ("math", "code"), _plain(CONSISTENCY), "the published fix is a vote, too"
+    ),
     Cheat("executing candidates", ("code", "math"), _plain(EXECUTING), "runs what the candidate states"),
     Cheat("table of labels", ("chat", "math", "code"), table, "pool A's labels by the hash of their text"),
     Cheat("table of words", ("chat",), words, "the world's hidden polarity, word by word"),
