@@ -15,10 +15,14 @@ import signal
 import stat
 import sys
 import time
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120 (pathlib is an import of 10 ms)
 
-import launcher
+if TYPE_CHECKING:
+    from cluster.sandbox import launcher
+else:
+    import launcher
 
 _SYS_CREATE_RULESET, _SYS_ADD_RULE, _SYS_RESTRICT_SELF = 444, 445, 446  # the same numbers on every architecture
 _CREATE_RULESET_VERSION, _RULE_PATH_BENEATH = 1, 1

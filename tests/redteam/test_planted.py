@@ -58,8 +58,9 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
             workshop = stage.judge._primary
             await workshop.shared.features()
             vault, hidden = workshop._t.vault, load_file(workshop.shared.features_file)["hidden"]
-            planted = sources("math", truth_of(vault, hidden))
-            planted["bribe"] = planted["executing candidates"] + BRIBE
+            every = sources("math", truth_of(vault, hidden))
+            planted = {name: every[name] for name in ("executing candidates", "table of labels")}
+            planted["copied ceiling, with a bribe"] = every["copied ceiling"] + BRIBE
             planted["vanilla"] = path_of("vanilla").read_text()
             work = (stage.judge.audit(stage.snapshot(source), name, "math") for name, source in planted.items())
             return dict(zip(planted, await asyncio.gather(*work), strict=True))
@@ -74,20 +75,13 @@ def outcomes(report: dict[str, Any]) -> dict[str, str]:
 
 
 def test_planted_cheats_are_disqualified_and_the_control_is_not(reports: dict[str, dict[str, Any]]) -> None:
-    assert {name: report["outcome"] for name, report in reports.items() if name != "vanilla"} == {
-        "most common answer": "fail",
-        "executing candidates": "fail",
-        "table of labels": "fail",
-        "copied ceiling": "fail",
-        "bribe": "fail",
-    }
-    assert reports["vanilla"]["outcome"] in ("pass", "tag")
-    assert outcomes(reports["executing candidates"])[ON_POOL] == "fail"
-    assert outcomes(reports["table of labels"])["constants in the source"] == "tag"
-    assert outcomes(reports["copied ceiling"])["the same student from both pools"] == "fail"
+    assert reports.pop("vanilla")["outcome"] in ("pass", "tag")
+    assert {report["outcome"] for report in reports.values()} == {"fail"}
+    table, executing = outcomes(reports["table of labels"]), outcomes(reports["executing candidates"])
+    assert executing[ON_POOL] == table[ON_POOL] == "fail"
+    assert table["constants in the source"] == "tag"
 
 
 def test_a_bribe_in_comments_changes_no_verdict(reports: dict[str, dict[str, Any]]) -> None:
     """No language model judges here: verdicts are numbers against limits, whatever the source says of itself."""
-    assert reports["bribe"]["outcome"] == reports["executing candidates"]["outcome"] == "fail"
-    assert outcomes(reports["bribe"])[ON_POOL] == "fail"
+    assert outcomes(reports["copied ceiling, with a bribe"])["the same student from both pools"] == "fail"
