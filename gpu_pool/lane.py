@@ -118,6 +118,8 @@ class Lane:
         self._limits, self._uid, self._gpus = limits, uid, gpus
         self._shelter = shelter
         self._scratch = Scratch()
+        if shelter == "landlock":
+            self._scratch.hand_to(uid)
         self._in, self._out = self._scratch.folder("in"), self._scratch.folder("out")
         self._box: Sandboxed | Uncontained | None = None
         self._frames: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
@@ -145,7 +147,6 @@ class Lane:
         if self._shelter == "namespaces":
             return spawn(self.spec())
         if self._shelter == "landlock":
-            self._scratch.hand_to(self._uid)
             return confine(self.spec())
         code = _CODE.format(str(self._library), False)
         return Uncontained((sys.executable, "-I", "-B", "-c", code), ENVIRONMENT)

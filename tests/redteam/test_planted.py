@@ -59,7 +59,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
             await workshop.shared.features()
             vault, hidden = workshop._t.vault, load_file(workshop.shared.features_file)["hidden"]
             every = sources("math", truth_of(vault, hidden))
-            planted = {name: every[name] for name in ("executing candidates", "table of labels")}
+            planted = {name: every[name] for name in ("most common answer", "executing candidates", "table of labels")}
             planted["copied ceiling, with a bribe"] = every["copied ceiling"] + BRIBE
             planted["vanilla"] = path_of("vanilla").read_text()
             work = (stage.judge.audit(stage.snapshot(source), name, "math") for name, source in planted.items())
@@ -80,6 +80,7 @@ def test_planted_cheats_are_disqualified_and_the_control_is_not(reports: dict[st
     table, executing = outcomes(reports["table of labels"]), outcomes(reports["executing candidates"])
     assert executing[ON_POOL] == table[ON_POOL] == "fail"
     assert table["constants in the source"] == "tag"
+    assert executing["inverted weak labels"] == "tag", "it is right whatever its teacher says"
 
 
 def test_a_bribe_in_comments_changes_no_verdict(reports: dict[str, dict[str, Any]]) -> None:
