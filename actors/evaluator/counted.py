@@ -9,6 +9,7 @@ missing. A baseline that fails is no result but a fault of the setup, and is run
 from __future__ import annotations
 
 import asyncio
+import builtins
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,8 +25,9 @@ from actors.evaluator.statistics.variance import Hits
 from actors.evaluator.tiers import Tier, training_seed
 from cluster.objects import ObjectStore
 from gpu_pool.leases import Job, LeaseKind, LeaseResult, Step
+from gpu_pool.weak_to_strong.errors import MethodError
 
-_ERROR_CHARS = 200
+NO_STUDENT = "refused: its file is no student (form, names, shapes, types or values that the base model does not have)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,18 +158,26 @@ def write_code(objects: ObjectStore, method: Method, folder: Path) -> None:
 
 
 def _reason(result: LeaseResult, index: int) -> str:
-    """Why a seed failed, for the submitter.
+    """Why a seed failed, for the submitter: how its training ended, and the kind of error if Python names it.
 
-    One line of the training step's own error, cut short: that step saw pool B, which researchers may not see. Of the
-    step that saw scored items, only what the library says of a student's file.
+    No word of the method's own: it has seen pool B, which researchers may not see. A pilot shows the whole error. Of
+    the step that saw scored items, only whether the library took the student's file for one.
     """
     try:
         trained = result.step(f"seed-{index}-train")
     except KeyError:
         return "not reached before the lease ended"
     if trained.ok:
-        asked = next((s for s in result.steps if s.name == f"seed-{index}-predict"), None)
-        refused = re.match(r"[\w.]*StudentError: (.*)", "" if asked is None else asked.error)
-        return f"refused student: {refused[1]}"[:_ERROR_CHARS] if refused else "the student gave no usable answers"
-    line = next((line for line in trained.error.splitlines() if line.strip()), "")
-    return f"{trained.status}: {line.strip()}"[:_ERROR_CHARS]
+        asked = next((step.error for step in result.steps if step.name == f"seed-{index}-predict"), "")
+        refused = re.match(r"[\w.]*\bStudentError:", asked)
+        return (
+            NO_STUDENT if refused else "the student could not be applied to the items, or gave no finite probabilities"
+        )
+    if trained.status == "bad_output":
+        return f"bad_output: {trained.error}"  # the slot's words: what stands in the place of the student's file
+    kind = trained.error.strip().split(":", 1)[0]
+    known = getattr(builtins, kind, None) if kind.isidentifier() else None
+    named = isinstance(known, type) and issubclass(known, Exception)
+    if kind.rpartition(".")[2] == MethodError.__name__:
+        return f"{trained.status}: method.py or what it returned is no method's (see a pilot's error)"
+    return f"{trained.status}: {kind}" if named else trained.status

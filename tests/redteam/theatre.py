@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cluster.config import CampaignConfig, load_config
+from cluster.wire import unpack
+from gpu_pool.leases import LeaseResult
 from gpu_pool.weak_to_strong.domains import Domain
 from tests.redteam.stage import Stage
 from tests.unit.weak_to_strong.conftest import tiny_domain
@@ -36,7 +38,7 @@ def settings(cache: Path) -> CampaignConfig:
             "scoring.board_seeds=2",
             "scoring.dev_limit=60",
             "scoring.board_limit=8",
-            "runs.seed_seconds=30",
+            "runs.seed_seconds=120",
         ),
     )
 
@@ -64,6 +66,14 @@ class Theatre:
         """The answer to a snapshot."""
         key = key or f"{who}/{tier}/{snapshot}"
         return self.do(self.stage.judge.submit(key, who, snapshot, "a method", tier))
+
+    def said(self, answer: dict[str, Any]) -> str:
+        """The first line of what a method said when its training failed: in its lease, not in the answer."""
+        record = self.stage.judge.record(answer["record_id"])
+        assert record is not None
+        path = self.stage.paths.leases / record["lease_ids"][0] / "result.msgpack"
+        result = LeaseResult.from_dict(unpack(path.read_bytes(), 16 << 20))
+        return next(step.error.splitlines()[0] for step in result.steps if step.error)
 
     def answers_left(self, who: str) -> int:
         """What is left of a researcher's answers."""

@@ -143,7 +143,7 @@ def test_identical_submissions_at_the_same_time_join(world: World) -> None:
 def test_a_failed_seed_counts_as_its_teacher_and_is_named(world: World) -> None:
     answer = submit(world, world.method(0.9, "FAIL = (1,)"))
     assert answer["failed_seeds"] == 1
-    assert answer["error"] == "error: RuntimeError: planned"
+    assert answer["error"] == "error: RuntimeError"
     record = world.judge.record(answer["record_id"])
     weak = next(r for r in world.judge.records() if (r["method"], r["tier"]) == ("weak", "dev"))
     assert record is not None
