@@ -83,8 +83,8 @@ def play_catalogue(attacks: Sequence[Attack]) -> list[Row]:
 
 def _verdict(attack: Attack, collector: Collector) -> Row:
     ended = {play: collector.outcomes.get(play, ["missing"]) for play in attack.plays}
-    bad = [play for play, outcomes in ended.items() if any(o in ("failed", "missing") for o in outcomes)]
-    skipped = [play for play, outcomes in ended.items() if "skipped" in outcomes]
+    bad = [play for play, outcomes in ended.items() if "failed" in outcomes]
+    skipped = [play for play, outcomes in ended.items() if {"skipped", "missing"} & set(outcomes)]
     word: Word = "blocked" if attack.answer == "prevented" else "caught"
     if bad or skipped:
         word = "missed" if bad else "not played"
@@ -169,13 +169,16 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--domains", default=",".join(DOMAIN_NAMES), help="where cheats and controls are audited")
     parser.add_argument("--controls", default="all", help="all, sample, none, or names of methods with commas between")
+    parser.add_argument("--rows", help="rows of the catalogue with commas between; none: all")
     parser.add_argument("--attacks-only", action="store_true", help="the catalogue alone, no audits")
     parser.add_argument("--audits-only", action="store_true", help="cheats and controls alone")
     parser.add_argument("--slots", type=int, default=os.cpu_count() or 1, help="leases at the same time")
     parser.add_argument("--seeds", type=int, default=3, help="counted runs of a method before its audit")
     parser.add_argument("--runs-dir", type=Path, help="keep the evaluators' state here and go on from it")
     args = parser.parse_args(argv)
-    rows: list[Row] = [] if args.audits_only else play_catalogue(ATTACKS)
+    wanted = None if args.rows is None else set(args.rows.split(","))
+    attacks = [attack for attack in ATTACKS if wanted is None or attack.row in wanted]
+    rows: list[Row] = [] if args.audits_only else play_catalogue(attacks)
     with tempfile.TemporaryDirectory(prefix="aar-redteam-") as scratch:
         for domain in () if args.attacks_only else args.domains.split(","):
             run = (args.runs_dir or Path(scratch)) / f"redteam-{domain}"
