@@ -17,11 +17,10 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120 (pathlib is an import of 10 ms)
-
-if TYPE_CHECKING:
+if TYPE_CHECKING or __name__ != "__main__":
     from cluster.sandbox import launcher
-else:
+else:  # as a program it has its own directory alone
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120 (pathlib: 10 ms)
     import launcher
 
 _SYS_CREATE_RULESET, _SYS_ADD_RULE, _SYS_RESTRICT_SELF = 444, 445, 446  # the same numbers on every architecture
@@ -32,7 +31,7 @@ _FILE_RIGHTS = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV
 _NET = 3
 _SCOPED_SOCKET, _SCOPED_SIGNAL = 1, 2
 _PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_CHILD_SUBREAPER, _SECCOMP_MODE_FILTER = 1, 22, 36, 2
-_LEAST_ABI = 6
+LEAST_ABI = 6
 """From this version on (Linux 6.12) signals to processes outside are stopped, too."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -170,8 +169,8 @@ def main() -> int:
     with os.fdopen(plan_fd, "rb") as file:
         plan = launcher.read_plan(file.read())
     try:
-        if landlock_abi() < _LEAST_ABI:
-            raise launcher.LaunchError(f"this kernel offers Landlock {landlock_abi()}, {_LEAST_ABI} is needed")
+        if landlock_abi() < LEAST_ABI:
+            raise launcher.LaunchError(f"this kernel offers Landlock {landlock_abi()}, {LEAST_ABI} is needed")
         info = launcher.place_descriptors([int(fd) for fd in plan["fds"]], info)
         launcher.enter_groups(plan["enter"])
         launcher.check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "subreaper")

@@ -22,7 +22,7 @@ from typing import IO
 
 from cluster.sandbox import seccomp
 from cluster.sandbox.command import address_limit, environment
-from cluster.sandbox.confine import landlock_abi
+from cluster.sandbox.confine import LEAST_ABI, landlock_abi
 from cluster.sandbox.errors import SandboxError, SpecError
 from cluster.sandbox.gpu import gpu_devices
 from cluster.sandbox.launcher import Plan
@@ -30,7 +30,6 @@ from cluster.sandbox.limits import Group
 from cluster.sandbox.process import PIPE, Sandboxed, start
 from cluster.sandbox.spec import SandboxSpec
 
-LEAST_ABI = 6
 _PROGRAM = Path(__file__).with_name("confine.py")
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc/ld.so.cache", "/etc/alternatives")
 _KERNEL = ("/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/self", "/proc/sys/vm/overcommit_memory")
