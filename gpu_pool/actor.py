@@ -8,20 +8,20 @@ from typing import Any
 import ray
 
 from cluster.config import CampaignConfig, Pool, validate
-from cluster.sandbox import FIRST_UID, Limits, SandboxError, available, grade
+from cluster.sandbox import Limits, SandboxError, available, confinable, confine, grade, spawn
 from gpu_pool.cache import NodeCache
 from gpu_pool.hardware import cpu_name, gpu_name
-from gpu_pool.lane import OUT_BYTES_SLACK, Lane
+from gpu_pool.lane import OUT_BYTES_SLACK, Lane, Shelter
 from gpu_pool.leases import Lease, SlotInfo
 from gpu_pool.library import materialise
 from gpu_pool.scratch import sweep
 from gpu_pool.serving.maker import server_maker
-from gpu_pool.slot import Slot, SlotSpec
+from gpu_pool.slot import Slot, SlotSpec, uid_of
 
 
 @ray.remote(max_restarts=-1, max_task_retries=-1)
 class SlotActor:
-    """One slot. `info` is answered once the sandbox has been graded and the trusted lane is warm."""
+    """One slot. `info` is answered once the sandbox has been graded and the library lane is warm."""
 
     def __init__(self, name: str, index: int, config: dict[str, Any]) -> None:
         self._name, self._index = name, index
@@ -50,13 +50,14 @@ class SlotActor:
         sweep()
         cache = NodeCache.of(self._pool)
         devices = tuple(int(i) for i in ray.get_runtime_context().get_accelerator_ids().get("GPU", []))
-        library, uid = materialise(cache.root), FIRST_UID + self._index
+        library = materialise(cache.root)
         memory = int(self._pool.memory_gb * (1 << 30))
-        contained = available().ok or not self._allow_unsandboxed
-        letter, probe = "C", ""
-        if contained:
-            lane = Lane(library, cache.models, Limits(memory_bytes=memory, processes=256), uid, devices)
-            graded = grade(lane.spec, cache.root / "sandbox-control.json")
+        shelter, letter, probe = self._shelter(), "C", ""
+        if shelter != "none":
+            limits, uid = Limits(memory_bytes=memory, processes=256), uid_of("method", self._index)
+            lane = Lane(library, cache.models, limits, uid, devices, shelter=shelter)
+            start = spawn if shelter == "namespaces" else confine
+            graded = grade(lane.spec, cache.root / "sandbox-control.json", start)
             asyncio.run(lane.close())
             letter, probe = graded.letter, graded.probe_hash
             if letter == "C" and not self._allow_unsandboxed:
@@ -65,15 +66,15 @@ class SlotActor:
             name=self._name,
             threads=self._pool.threads_per_slot,
             memory_bytes=memory,
-            reuse=self._pool.sandbox_reuse,
+            reuse="never" if shelter == "landlock" else self._pool.sandbox_reuse,
             library=library,
             cache_models=cache.models,
-            uid=uid,
+            index=self._index,
             gpus=devices,
             gpu_name=gpu_name(0) if devices else f"logical ({cpu_name()})",
             grade=letter,
             probe_hash=probe,
-            contained=contained,
+            shelter=shelter,
             file_bytes=max(int(self._pool.file_gb * (1 << 30)), self._student_bytes + OUT_BYTES_SLACK),
             most_leases=self._most_leases,
         )
@@ -82,8 +83,21 @@ class SlotActor:
         if self._config.serve.model is None:
             return Slot(spec)
         host = str(ray.util.get_node_ip_address()) if self._config.serve.address == "node" else "127.0.0.1"  # type: ignore[no-untyped-call]
-        home = cache.root / "serve" / self._name
-        return Slot(spec, make_server=server_maker(self._config, host, home, uid, devices, contained))
+        if shelter == "landlock":
+            raise SandboxError(f"{self._name}: a model server needs a sandbox with namespaces; give brain.base_url")
+        home, uid = cache.root / "serve" / self._name, uid_of("server", self._index)
+        return Slot(spec, make_server=server_maker(self._config, host, home, uid, devices, shelter == "namespaces"))
+
+    def _shelter(self) -> Shelter:
+        """The best kind of sandbox here. Raises `SandboxError` when there is none and none is allowed."""
+        found = available()
+        if found.ok:
+            return "namespaces"
+        if confinable():
+            return "landlock"
+        if not self._allow_unsandboxed:
+            raise SandboxError(f"no usable sandbox on the node of {self._name}: {found.reason}; {found.remedy}")
+        return "none"
 
     async def info(self) -> dict[str, Any]:
         """What the scheduler needs to know of this slot."""

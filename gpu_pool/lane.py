@@ -17,10 +17,20 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from cluster.errors import AarError
-from cluster.sandbox import Bind, Limits, ReadbackError, Sandboxed, SandboxSpec, python_binds, readback_to, spawn
+from cluster.sandbox import (
+    Bind,
+    Limits,
+    ReadbackError,
+    Sandboxed,
+    SandboxSpec,
+    confine,
+    python_binds,
+    readback_to,
+    spawn,
+)
 from cluster.wire import FrameReader, WireError, frame
 from gpu_pool.leases import Step, StepResult, StepStatus
 from gpu_pool.scratch import Scratch
@@ -42,6 +52,7 @@ ENVIRONMENT = {
 }
 _ABORT: dict[str, Any] = {}
 Progress = Callable[[dict[str, Any]], None]
+Shelter = Literal["namespaces", "landlock", "none"]
 
 
 def _fileno(stream: IO[bytes] | None) -> int:
@@ -96,16 +107,19 @@ class Lane:
         uid: int,
         gpus: tuple[int, ...] = (),
         *,
-        contained: bool = True,
+        shelter: Shelter = "namespaces",
     ) -> None:
         """`library` is seen as /aar, `cache_models` as /cache; `uid` is the sandbox's own when the slot runs as root.
 
-        With `contained=False` there is no sandbox at all: only where the user allowed it, and never graded above C.
+        With the shelter `landlock` all lies where it lies on the host, and what one step leaves running lives until the
+        lane is closed. With `none` there is no sandbox at all: only where the user allowed it, never graded above C.
         """
         self._library, self._cache_models = library, cache_models
         self._limits, self._uid, self._gpus = limits, uid, gpus
-        self._contained = contained
+        self._shelter = shelter
         self._scratch = Scratch()
+        if shelter == "landlock":
+            self._scratch.hand_to(uid)
         self._in, self._out = self._scratch.folder("in"), self._scratch.folder("out")
         self._box: Sandboxed | Uncontained | None = None
         self._frames: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
@@ -115,16 +129,14 @@ class Lane:
 
     def spec(self, argv: tuple[str, ...] | None = None) -> SandboxSpec:
         """The sandbox of this lane, running its zygote or, to be probed, `argv`."""
-        binds = (
-            *python_binds(),
-            Bind(str(self._library), "/aar"),
-            Bind(str(self._cache_models), CACHE_INSIDE),
-            Bind(str(self._in), "/in"),
-        )
+        places = {"/aar": self._library, CACHE_INSIDE: self._cache_models, "/in": self._in}
+        moved = self._shelter == "namespaces"
+        interpreter = python_binds() if moved else tuple(Bind(bind.host, bind.host) for bind in python_binds())
+        code = _CODE.format("/aar" if moved else str(self._library), moved)
         return SandboxSpec(
-            argv=argv or (sys.executable, "-I", "-B", "-c", _CODE.format("/aar", True)),
-            ro_binds=binds,
-            rw_binds=(Bind(str(self._out), "/out"),),
+            argv=argv or (sys.executable, "-I", "-B", "-c", code),
+            ro_binds=(*interpreter, *(Bind(str(host), at if moved else str(host)) for at, host in places.items())),
+            rw_binds=(Bind(str(self._out), "/out" if moved else str(self._out)),),
             env=ENVIRONMENT,
             uid=self._uid,
             limits=self._limits,
@@ -132,8 +144,10 @@ class Lane:
         )
 
     def _spawn(self) -> Sandboxed | Uncontained:
-        if self._contained:
+        if self._shelter == "namespaces":
             return spawn(self.spec())
+        if self._shelter == "landlock":
+            return confine(self.spec())
         code = _CODE.format(str(self._library), False)
         return Uncontained((sys.executable, "-I", "-B", "-c", code), ENVIRONMENT)
 
@@ -195,12 +209,13 @@ class Lane:
         began = time.monotonic()
         into.mkdir(parents=True, exist_ok=True)
         self._log.take()
+        moved = self._shelter == "namespaces"
         try:
             # In a thread, here and below: gigabytes may be copied, and other lanes' heartbeats must be heard meanwhile.
-            await asyncio.to_thread(self._stage, inputs)
+            await asyncio.to_thread(self._stage, inputs, CACHE_INSIDE if moved else str(self._cache_models))
         except StagingError as problem:
             return StepResult(step.name, "error", str(problem), 0.0, None, {}, "")
-        places = ("/in", "/out") if self._contained else (str(self._in), str(self._out))
+        places = ("/in", "/out") if moved else (str(self._in), str(self._out))
         order = {"op": "step", "entry": step.entry, "params": step.params, "threads": threads}
         order["device"] = "cuda" if self._gpus else "cpu"
         order |= {"in": places[0], "out": places[1]}
@@ -218,9 +233,9 @@ class Lane:
         took = time.monotonic() - began
         return StepResult(step.name, status, error, took, first_ms, outputs, str(log_path), metrics)
 
-    def _stage(self, inputs: dict[str, Path]) -> None:
+    def _stage(self, inputs: dict[str, Path], cache: str) -> None:
         clear_directory(self._in)
-        stage(inputs, self._in, self._cache_models, CACHE_INSIDE if self._contained else str(self._cache_models))
+        stage(inputs, self._in, self._cache_models, cache)
 
     def _collect(self, step: Step, into: Path) -> dict[str, str]:
         outputs = {}

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 Entry = Literal["method", "pretrain", "teacher", "ceiling", "predict", "features", "initial", "shell", "probe", "serve"]
 FOREIGN_ENTRIES = frozenset({"method", "shell", "probe"})
-"""Entries that run code from outside the library; all others but `serve` run in the slot's trusted sandbox.
+"""Entries that run code from outside the library; all others but `serve` run in sandboxes of the library.
 
 `serve` is a model server in a sandbox of its own; the slot's configuration says which, the step says nothing."""
 

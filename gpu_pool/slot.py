@@ -3,7 +3,8 @@
 Promises:
 - `run` is idempotent by lease id: a finished lease is answered from its directory, a running one is joined. The result
   is on disk before it is answered.
-- Foreign code runs only in a method lane; library code runs in the trusted lane, where no foreign code ever ran.
+- Three kinds of lanes, each with a uid of its own. Foreign code runs only in a method lane; what it made is read only
+  in the inference lane, which gets students and items; truth goes to the library lane alone, where neither ever was.
 - With `sandbox_reuse = never` a lane that ran foreign code is killed at the end of its lease; a spare is kept warm.
 - A lease uses at most what was reserved: its steps end at its end, and the reported GPU time is capped by it. The time
   of a `serve` step counts from its first start, even when the slot itself was started anew since.
@@ -17,15 +18,15 @@ import logging
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from cluster.clock import now_us
 from cluster.money import gpu_ms
-from cluster.sandbox import Limits
+from cluster.sandbox import FIRST_UID, Limits
 from cluster.wire import pack, unpack
-from gpu_pool.lane import Lane, LaneError
+from gpu_pool.lane import Lane, LaneError, Shelter
 from gpu_pool.leases import FOREIGN_ENTRIES, Lease, LeaseResult, LeaseStatus, Step, StepResult
 from gpu_pool.serving.server import ModelServer
 from gpu_pool.serving.state import ServerState
@@ -34,6 +35,22 @@ from gpu_pool.serving.step import first_start, serve_step
 log = logging.getLogger(__name__)
 
 LANE_START_ATTEMPTS = 3
+Role = Literal["method", "inference", "library"]
+TrustedRole = Literal["inference", "library"]
+_UIDS_PER_ROLE = 200
+_ROLE_UIDS = {"method": 0, "inference": _UIDS_PER_ROLE, "library": 2 * _UIDS_PER_ROLE, "server": 3 * _UIDS_PER_ROLE}
+
+
+def uid_of(role: Role | Literal["server"], index: int) -> int:
+    """The uid of the sandboxes of one role in the slot of that index, taken on where the slot runs as root."""
+    return FIRST_UID + _ROLE_UIDS[role] + index % _UIDS_PER_ROLE
+
+
+def role_of(step: Step) -> Role:
+    """Where a step runs."""
+    if step.entry in FOREIGN_ENTRIES:
+        return "method"
+    return "inference" if step.entry == "predict" else "library"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +63,12 @@ class SlotSpec:
     reuse: Literal["never", "wiped"]
     library: Path
     cache_models: Path
-    uid: int
+    index: int
     gpus: tuple[int, ...]
     gpu_name: str
     grade: str
     probe_hash: str
-    contained: bool = True
+    shelter: Shelter = "namespaces"
     file_bytes: int = 512 << 20
     """The largest file that a step may write."""
     most_leases: int = 1
@@ -70,16 +87,24 @@ class _Running:
     cancelled: bool = False
 
 
+@dataclass(slots=True)
+class _Trusted:
+    """The one lane of a role that runs library code, and whose turn it is."""
+
+    lane: Lane | None = None
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
 class Slot:
     """Runs leases; several at once when they are fractions."""
 
     def __init__(
         self,
         spec: SlotSpec,
-        make_lane: Callable[[bool], Lane] | None = None,
+        make_lane: Callable[[Role], Lane] | None = None,
         make_server: Callable[[Lease], ModelServer] | None = None,
     ) -> None:
-        """`make_lane(trusted)` builds a lane that is not started; tests give their own.
+        """`make_lane(role)` builds a lane that is not started; tests give their own.
 
         `make_server(lease)` builds the model server of a lease; without it `serve` steps fail.
         """
@@ -87,21 +112,21 @@ class Slot:
         self._make_server = make_server
         self._make = make_lane or self._new_lane
         self._running: dict[str, _Running] = {}
-        self._trusted: Lane | None = None
-        self._trusted_turn = asyncio.Lock()
+        self._trusted: dict[TrustedRole, _Trusted] = {"inference": _Trusted(), "library": _Trusted()}
         self._spares: list[Lane] = []
         self._lent = 0
         self._warming: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[LeaseResult]] = set()
 
-    def _new_lane(self, trusted: bool) -> Lane:
+    def _new_lane(self, role: Role) -> Lane:
         spec = self._spec
         limits = Limits(memory_bytes=spec.memory_bytes, processes=256, file_bytes=spec.file_bytes)
-        return Lane(spec.library, spec.cache_models, limits, spec.uid, spec.gpus, contained=spec.contained)
+        uid = uid_of(role, spec.index)
+        return Lane(spec.library, spec.cache_models, limits, uid, spec.gpus, shelter=spec.shelter)
 
     async def warm(self) -> None:
-        """Start the trusted lane, then one spare method lane in the background."""
-        await self._trusted_lane()
+        """Start the library lane, then one spare method lane in the background; inference starts at its first step."""
+        await self._trusted_lane("library")
         self._warm_spare()
 
     async def run(self, lease: Lease) -> LeaseResult:
@@ -176,18 +201,17 @@ class Slot:
                     started = first_start(directory)
                     done[step.name] = await self._serve(step, running, started)
                     continue
-                foreign = step.entry in FOREIGN_ENTRIES
-                if foreign and (method_lane is None or not method_lane.alive):
+                role = role_of(step)
+                if role == "method" and (method_lane is None or not method_lane.alive):
                     await self._give_back(method_lane)
                     method_lane = None
                     method_lane = await self._take_method_lane()
-                if not foreign:
-                    await self._trusted_lane()
+                if role != "method":
+                    await self._trusted_lane(role)
                 started = started or now_us()
                 running.note = step.name
-                result, waited = await self._run_step(
-                    step, lease, done, method_lane if foreign else None, started, running
-                )
+                lane = method_lane if role == "method" else None
+                result, waited = await self._run_step(step, lease, done, lane, started, running)
                 started += waited
                 if result is None:
                     status = "expired"
@@ -233,11 +257,12 @@ class Slot:
         """
         asked = now_us()
         async with contextlib.AsyncExitStack() as stack:
-            if lane is None:
-                await stack.enter_async_context(self._trusted_turn)
-                lane = await self._trusted_lane(locked=True)
-            else:
-                lane.dirty = True
+            role = role_of(step)
+            if lane is None and role != "method":
+                await stack.enter_async_context(self._trusted[role].turn)
+                lane = await self._trusted_lane(role, locked=True)
+            assert lane is not None, "a method step comes with its lane"
+            lane.dirty = lane.dirty or role == "method"
             waited = now_us() - asked
             left = lease.request.seconds - (now_us() - began - waited) / 1e6
             if left <= 0 or running.cancelled:
@@ -269,20 +294,21 @@ class Slot:
         finally:
             running.abort = None
 
-    async def _trusted_lane(self, locked: bool = False) -> Lane:
+    async def _trusted_lane(self, role: TrustedRole, locked: bool = False) -> Lane:
+        held = self._trusted[role]
         async with contextlib.AsyncExitStack() as stack:
             if not locked:
-                await stack.enter_async_context(self._trusted_turn)
-            if self._trusted is not None and not self._trusted.alive:
-                await self._trusted.close()
-                self._trusted = None
-            if self._trusted is None:
-                self._trusted = await self._start_lane(trusted=True)
-            return self._trusted
+                await stack.enter_async_context(held.turn)
+            if held.lane is not None and not held.lane.alive:
+                await held.lane.close()
+                held.lane = None
+            if held.lane is None:
+                held.lane = await self._start_lane(role)
+            return held.lane
 
-    async def _start_lane(self, trusted: bool) -> Lane:
+    async def _start_lane(self, role: Role) -> Lane:
         for attempt in range(1, LANE_START_ATTEMPTS + 1):
-            lane = self._make(trusted)
+            lane = self._make(role)
             try:
                 await lane.start()
                 return lane
@@ -304,7 +330,7 @@ class Slot:
                 self._warm_spare()
                 return lane
             await lane.close()
-        lane = await self._start_lane(trusted=False)
+        lane = await self._start_lane("method")
         self._lent += 1
         return lane
 
@@ -327,7 +353,7 @@ class Slot:
             self._warming.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     async def _add_spare(self) -> None:
-        self._spares.append(await self._start_lane(trusted=False))
+        self._spares.append(await self._start_lane("method"))
 
     def status(self) -> dict[str, Any]:
         """Name, device, running leases with their current step, number of warm spares."""
@@ -349,7 +375,8 @@ class Slot:
         if self._warming is not None:
             self._warming.cancel()
         await asyncio.gather(*self._tasks, *filter(None, [self._warming]), return_exceptions=True)
-        for lane in [*self._spares, *([self._trusted] if self._trusted else [])]:
+        trusted = [held.lane for held in self._trusted.values() if held.lane is not None]
+        for lane in [*self._spares, *trusted]:
             await lane.close()
 
 

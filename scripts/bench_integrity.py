@@ -33,7 +33,6 @@ from cluster.config import CampaignConfig, load_config
 from cluster.journal import Journal
 from cluster.names import RunPaths
 from cluster.objects import ObjectStore
-from cluster.sandbox import FIRST_UID
 from cluster.store import Store
 from gpu_pool.cache import NodeCache
 from gpu_pool.leases import Lease, LeaseRequest, Step
@@ -108,7 +107,7 @@ def make_slot(config: CampaignConfig, reuse: Literal["wiped", "never"]) -> Slot:
         reuse=reuse,
         library=materialise(cache.root),
         cache_models=cache.models,
-        uid=FIRST_UID + 40,
+        index=40,
         gpus=(),
         gpu_name="logical",
         grade="C",

@@ -29,7 +29,7 @@ from cluster.authentication import set_authentication
 from cluster.config import CampaignConfig, ConfigError, dump_config, load_config
 from cluster.errors import AarError
 from cluster.names import RunPaths
-from cluster.sandbox import available
+from cluster.sandbox import available, confinable
 from gpu_pool.weak_to_strong.methods import BASELINES
 
 LIVE_EVERY_S = 2.0
@@ -122,7 +122,7 @@ def check_machine(config: CampaignConfig, runs_dir: Path) -> None:
             f"expected at least {config.pool.min_free_disk_gb:g}"
         )
     sandbox = available()
-    if not sandbox.ok and not config.allow_unsandboxed:
+    if not sandbox.ok and not confinable() and not config.allow_unsandboxed:
         raise ConfigError(
             f"no usable sandbox: {sandbox.reason}\n{sandbox.remedy}\n"
             "(--allow-unsandboxed runs without one; every record is then marked unverified)"

@@ -6,6 +6,7 @@ evaluator stopped at, `carry_out` goes on from there and does nothing twice.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from actors.evaluator.answers import board_answer, dev_answer
@@ -70,6 +71,16 @@ class Clerk:
             self._submissions.refuse(submission, error)
             raise
         return self._answer(submission, run)
+
+    async def fine(self, key: str, researcher: str, refusal: RefusedError) -> None:
+        """Journal a submission that is no method, and take the answer that it asked for, if one is left."""
+        self._submissions.reject(key, researcher, refusal)
+        account = f"campaign/researcher/{researcher}/evaluations"
+        with contextlib.suppress(RefusedError):
+            note = f"refused submission: {refusal.reason}"
+            await self._scheduler.spend(
+                f"evaluator/refused/{researcher}/{key}", account, Amounts(answers=1).to_dict(), note
+            )
 
     async def _charge(self, account: str, submission: Submission) -> None:
         """Take one answer from the account, unless the runs behind it could not be paid for anyway."""

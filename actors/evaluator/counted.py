@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ from actors.evaluator.statistics.variance import Hits
 from actors.evaluator.tiers import Tier, training_seed
 from cluster.objects import ObjectStore
 from gpu_pool.leases import Job, LeaseKind, LeaseResult, Step
+from gpu_pool.weak_to_strong.errors import MethodError
+
+NO_STUDENT = "refused: its file is no student (form, names, shapes, types or values that the base model does not have)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,15 +161,23 @@ def _reason(result: LeaseResult, index: int) -> str:
     """Why a seed failed, for the submitter: how its training ended, and the kind of error if Python names it.
 
     No word of the method's own: it has seen pool B, which researchers may not see. A pilot shows the whole error. Of
-    the step that saw scored items, nothing.
+    the step that saw scored items, only whether the library took the student's file for one.
     """
     try:
         trained = result.step(f"seed-{index}-train")
     except KeyError:
         return "not reached before the lease ended"
     if trained.ok:
-        return "the student could not be applied to the items, or gave no finite probabilities"
+        asked = next((step.error for step in result.steps if step.name == f"seed-{index}-predict"), "")
+        refused = re.match(r"[\w.]*\bStudentError:", asked)
+        return (
+            NO_STUDENT if refused else "the student could not be applied to the items, or gave no finite probabilities"
+        )
+    if trained.status == "bad_output":
+        return f"bad_output: {trained.error}"  # the slot's words: what stands in the place of the student's file
     kind = trained.error.strip().split(":", 1)[0]
     known = getattr(builtins, kind, None) if kind.isidentifier() else None
     named = isinstance(known, type) and issubclass(known, Exception)
+    if kind.rpartition(".")[2] == MethodError.__name__:
+        return f"{trained.status}: method.py or what it returned is no method's (see a pilot's error)"
     return f"{trained.status}: {kind}" if named else trained.status

@@ -205,13 +205,16 @@ def keep_output(step: StepResult, target: Path) -> None:
 
 
 def read_array(step: StepResult, file: str, name: str) -> npt.NDArray[Any]:
-    """One array that a step wrote. Raises `WorkError` when the step failed or the file is not usable."""
+    """The one array `name` that a step wrote. Raises `WorkError` when the step failed or the file is anything else."""
     if not step.ok or file not in step.outputs:
         raise WorkError(f"{step.name}: {step.status}: {step.error[-_ERROR_CHARS:]}")
     try:
-        return load(Path(step.outputs[file]).read_bytes())[name]
+        found = load(Path(step.outputs[file]).read_bytes())
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise WorkError(f"{step.name}: {file} is not usable: {type(error).__name__}") from error
+    if set(found) != {name}:
+        raise WorkError(f"{step.name}: {file} holds {sorted(found)[:3]}, expected {name} alone")
+    return found[name]
 
 
 def _fault(result: LeaseResult, strict: bool) -> str:

@@ -17,6 +17,7 @@ from gpu_pool.weak_to_strong.domains import FinetuneSpec
 from gpu_pool.weak_to_strong.folders import WEIGHTS
 
 PROBS_BYTES = 8 << 20
+MEMBERS = "members.safetensors"
 MODEL_BYTES = 64 << 20
 DEADLINE_SHARE = 0.9
 OWN_PATIENCE = 4.0
@@ -123,3 +124,8 @@ def predict_step(name: str, trained: str, model: Path, items: Path, sizes: Sizes
         "items.arrow": str(items),
     }
     return Step(name, "predict", inputs, {}, {"probs.safetensors": PROBS_BYTES}, sizes.predict_seconds)
+
+
+def with_members(step: Step) -> Step:
+    """The step, asked for what each member of an ensemble says as well, where the student is one."""
+    return replace(step, outputs={**step.outputs, MEMBERS: PROBS_BYTES}, optional=(MEMBERS,))

@@ -209,15 +209,20 @@ class Judge:
         Answers are of one size and given at fixed times, so that neither tells how a run went.
 
         Raises `RefusedError`: bad_tier, unknown_snapshot, too_large, bad_method, closed (finalists are frozen),
-        tier_exhausted, over_budget, and whatever else the scheduler refuses with. Nothing is charged by a refusal of
-        this module; one answer is, from the moment that the scheduler takes it, whatever becomes of the run.
+        tier_exhausted, over_budget, and whatever else the scheduler refuses with. One answer is charged for what is no
+        method (too_large, bad_method), and from the moment that the scheduler takes a run, whatever becomes of it.
         """
         if tier not in ("dev", "board"):
             raise RefusedError("bad_tier", f"tier {tier!r} takes no submissions; expected dev or board")
         earlier = self._submissions.by_key(key)
         if earlier is not None and earlier.state == "refused":
             raise earlier.refusal()
-        method = read_method(self._objects, snapshot, name, TASK_VERSION)
+        try:
+            method = read_method(self._objects, snapshot, name, TASK_VERSION)
+        except RefusedError as refusal:
+            if refusal.reason != "unknown_snapshot":
+                await self._clerk.fine(key, researcher, refusal)
+            raise
         chosen = cast(Tier, tier)
         known = self._submissions.of_code(chosen, self._primary.domain, method.code_hash)
         if known is not None and known.state == "answered":

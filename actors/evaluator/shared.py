@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from actors.evaluator.desk import Desk, Joiner, Order, keep_output, read_array, save_arrays, save_items
-from actors.evaluator.jobs import Sizes, features_step, predict_step, protocol, truth_step
+from actors.evaluator.jobs import MEMBERS, Sizes, features_step, predict_step, protocol, truth_step, with_members
 from actors.evaluator.models import Models
 from actors.evaluator.secret import Secret
 from actors.evaluator.sheets import Sheet, make_sheet
@@ -138,15 +138,18 @@ class SharedWork:
                 train = truth_step(f"teacher-{n}-train", "teacher", inputs, params, sizes)
                 steps += [
                     train,
-                    predict_step(f"teacher-{n}-pool", train.name, model, self.items_file, sizes),
+                    with_members(predict_step(f"teacher-{n}-pool", train.name, model, self.items_file, sizes)),
                     predict_step(f"teacher-{n}-sheet", train.name, model, folder / f"sheet-{n}.arrow", sizes),
                 ]
             order = self.order(label, BASELINES_ACCOUNT, sizes.lease_seconds(len(numbers)), tuple(steps))
             result = await self._t.desk.run(order)
         rows = []
         for n, sheet in sheets.items():
-            probs = read_array(result.step(f"teacher-{n}-pool"), "probs.safetensors", "probs").astype(np.float32)
-            save_arrays({"probs": probs}, self.weak_file(n))
+            pool = result.step(f"teacher-{n}-pool")
+            labels = {"probs": read_array(pool, "probs.safetensors", "probs").astype(np.float32)}
+            if MEMBERS in pool.outputs:
+                labels["members"] = read_array(pool, MEMBERS, "members").astype(np.float32)
+            save_arrays(labels, self.weak_file(n))
             answers = read_array(result.step(f"teacher-{n}-sheet"), "probs.safetensors", "probs")
             rows.append(sheet.hits(answers, split))
         return result, np.stack(rows)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -40,8 +41,28 @@ def read_method(objects: ObjectStore, snapshot: str, name: str, task_version: st
             raise RefusedError("too_large", message, {"bytes": total, "limit": MAX_BYTES})
         files = objects.get_tree(snapshot)
     except (ObjectError, WireError) as error:
+        if _stored(objects, snapshot):
+            raise RefusedError("bad_method", f"snapshot {snapshot[:16]} is no tree of files: {error}") from error
         raise RefusedError("unknown_snapshot", f"no snapshot {snapshot[:16]}: push the code first") from error
+    for path, data in files.items():
+        _check_text(path, data)
     return Method(snapshot, code_hash(files, task_version), _clean(name))
+
+
+def _stored(objects: ObjectStore, snapshot: str) -> bool:
+    try:
+        return objects.has(snapshot)
+    except ObjectError:
+        return False
+
+
+def _check_text(path: str, data: bytes) -> None:
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RefusedError("bad_method", f"{path}: not a text file: {error.reason}", {"file": path}) from error
+    if "\0" in text:
+        raise RefusedError("bad_method", f"{path}: not a text file: it holds a NUL", {"file": path})
 
 
 def code_hash(files: Mapping[str, bytes], task_version: str) -> str:
@@ -57,6 +78,19 @@ def code_hash(files: Mapping[str, bytes], task_version: str) -> str:
             _check_train(tree)
         parts.append([path, hashlib.sha256(data).hexdigest() if tree is None else _dump(path, tree)])
     return hashlib.sha256(pack([task_version, parts])).hexdigest()
+
+
+def constant_bytes(files: Mapping[str, bytes]) -> int:
+    """How much information the literals of a method hold, docstrings apart: their bytes after compression."""
+    found: list[str] = []
+    for path, data in sorted(files.items()):
+        if not path.endswith(".py"):
+            found.append(repr(data))
+            continue
+        tree = _parse(path, data)
+        _drop_docstrings(tree)
+        found += [repr(node.value) for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    return len(zlib.compress("\n".join(found).encode("utf-8", "surrogatepass"), 9))
 
 
 def _parse(path: str, data: bytes) -> ast.Module:
@@ -78,10 +112,14 @@ def _check_train(tree: ast.Module) -> None:
     raise RefusedError("bad_method", "method.py has no function `train` at its top level: def train(run) -> Student")
 
 
-def _dump(path: str, tree: ast.Module) -> str:
+def _drop_docstrings(tree: ast.Module) -> None:
     for node in ast.walk(tree):
         if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:]
+
+
+def _dump(path: str, tree: ast.Module) -> str:
+    _drop_docstrings(tree)
     try:
         return hashlib.sha256(ast.dump(tree, annotate_fields=False).encode("utf-8", "surrogatepass")).hexdigest()
     except RecursionError as error:

@@ -107,6 +107,13 @@ class Submissions:
             self._journal.append("submission", {**self._event(number.lastrowid or 0), "used": used + 1, "limit": limit})
             return self._get(number.lastrowid or 0)
 
+    def reject(self, key: str, researcher: str, refusal: RefusedError) -> None:
+        """Journal what was submitted and is no method, once per caller and key."""
+        event = {"key": key, "researcher": researcher, "reason": refusal.reason, "message": refusal.message}
+        self._store.once(
+            f"rejected/{researcher}/{key}", lambda _: self._journal.append("submission_rejected", event).seq
+        )
+
     def charged(self, submission: Submission) -> None:
         """Note that the account has paid for it."""
         with self._store.transaction() as db:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from cluster.sandbox.availability import Availability, available, bwrap_version, install_command
+from cluster.sandbox.confined import Confined, confinable, confine
 from cluster.sandbox.errors import ReadbackError, SandboxError, SpecError
 from cluster.sandbox.gpu import gpu_minors
 from cluster.sandbox.grade import Grade, SpecFactory, grade, probe_hash
@@ -23,6 +24,7 @@ __all__ = [
     "PIPE",
     "Availability",
     "Bind",
+    "Confined",
     "Grade",
     "Limits",
     "ReadbackError",
@@ -33,6 +35,8 @@ __all__ = [
     "SpecFactory",
     "available",
     "bwrap_version",
+    "confinable",
+    "confine",
     "deny_exec",
     "gpu_minors",
     "grade",

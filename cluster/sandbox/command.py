@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cluster.sandbox.gpu import gpu_args, gpu_env
 from cluster.sandbox.launcher import Plan
-from cluster.sandbox.spec import MIB, SandboxSpec
+from cluster.sandbox.spec import MIB, Limits, SandboxSpec
 
 INSIDE_PATH = "/usr/local/bin:/usr/bin:/bin"
 _DEFAULT_ENV = {
@@ -19,6 +19,16 @@ _DEFAULT_ENV = {
 _STAGES = ("/mnt", "/media", "/srv", "/var/tmp")
 _ADDRESS_HEADROOM = 1024 * MIB
 """Address space that Python with torch maps without touching it (measured: 0.5 to 0.8 GiB)."""
+
+
+def environment(spec: SandboxSpec) -> dict[str, str]:
+    """The neutral defaults of the environment; what the spec names itself goes before them."""
+    return {**_DEFAULT_ENV, **gpu_env(spec.gpus)}
+
+
+def address_limit(limits: Limits) -> int:
+    """The limit of address space where no control group bounds memory, in bytes."""
+    return limits.memory_bytes + _ADDRESS_HEADROOM
 
 
 def _system_args() -> list[str]:
@@ -49,7 +59,7 @@ def bwrap_args(spec: SandboxSpec) -> tuple[list[str], list[tuple[str, int, bool]
     The launcher may bind a source to another place first and then replaces the argument.
     """
     args = _namespace_args(spec.uid)
-    for key, value in {**_DEFAULT_ENV, **gpu_env(spec.gpus), **spec.env}.items():
+    for key, value in {**environment(spec), **spec.env}.items():
         args += ["--setenv", key, value]
     args += _system_args()
     args += ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"]
@@ -84,7 +94,7 @@ def build_plan(spec: SandboxSpec, *, bwrap: str, seccomp: bytes, enter: tuple[st
     limits = spec.limits
     rlimits = {"CORE": 0, "FSIZE": limits.file_bytes, "NOFILE": limits.open_files}
     if not memory and not spec.gpus:
-        rlimits["AS"] = limits.memory_bytes + _ADDRESS_HEADROOM
+        rlimits["AS"] = address_limit(limits)
     return {
         "bwrap": [bwrap],
         "parent": [str(os.getpid())],  # whose end is the sandbox's end

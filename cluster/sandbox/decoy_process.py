@@ -30,6 +30,14 @@ def _serve(listener: socket.socket, secret: bytes) -> None:
             client.sendall(secret)
 
 
+def _own_address() -> str:
+    """The address under which other machines know this one; loopback where there is no other."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # a datagram socket sends nothing to connect
+        return str(probe.getsockname()[0])
+    return "127.0.0.1"
+
+
 def _become(uid: int) -> None:
     """Take the sandbox's uid and stay as open to inspection as an ordinary process."""
     if os.geteuid() == 0:
@@ -50,7 +58,7 @@ def main() -> None:
         os._exit(0)
     memory = ctypes.create_string_buffer(secret)
     (folder / "sockets").mkdir()
-    addresses: list[Any] = [str(folder / "unix"), str(folder / "sockets/plasma_store"), f"\0{marker}", ("127.0.0.1", 0)]
+    addresses: list[Any] = [str(folder / "unix"), str(folder / "sockets/plasma_store"), f"\0{marker}", ("0.0.0.0", 0)]
     listeners = []
     for address in addresses:
         listener = socket.socket(socket.AF_INET if isinstance(address, tuple) else socket.AF_UNIX)
@@ -63,6 +71,7 @@ def main() -> None:
     answer = {
         "pid": os.getpid(), "victim": victim, "address": ctypes.addressof(memory), "file": str(folder / "secret"),
         "unix": addresses[0], "ray": addresses[1], "abstract": addresses[2], "port": listeners[-1].getsockname()[1],
+        "address_of_host": _own_address(),
     }  # fmt: skip
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()

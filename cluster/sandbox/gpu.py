@@ -21,10 +21,17 @@ def gpu_args(minors: tuple[int, ...]) -> list[str]:
     """
     if not minors:
         return []
+    needed, maybe = gpu_devices(minors)
     args = ["--ro-bind", "/sys", "/sys"]
-    for device in ("/dev/nvidiactl", "/dev/nvidia-uvm", *(f"/dev/nvidia{minor}" for minor in minors)):
-        args += ["--dev-bind", device, device]
-    return [*args, "--dev-bind-try", "/dev/nvidia-uvm-tools", "/dev/nvidia-uvm-tools"]
+    for word, devices in (("--dev-bind", needed), ("--dev-bind-try", maybe)):
+        args += [part for device in devices for part in (word, device, device)]
+    return args
+
+
+def gpu_devices(minors: tuple[int, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The device files that CUDA needs for these devices, and those that only some drivers have."""
+    own = tuple(f"/dev/nvidia{minor}" for minor in minors)
+    return (("/dev/nvidiactl", "/dev/nvidia-uvm", *own), ("/dev/nvidia-uvm-tools",)) if minors else ((), ())
 
 
 def gpu_env(minors: tuple[int, ...]) -> dict[str, str]:

@@ -35,6 +35,8 @@ from cluster.sandbox.spec import MIB, Limits, SandboxSpec
 
 SpecFactory = Callable[[tuple[str, ...]], SandboxSpec]
 """Makes the caller's real spec around the given argv; the interpreter of this environment must be visible in it."""
+Start = Callable[[SandboxSpec], Sandboxed]
+"""Starts a sandbox: `process.spawn`, or `confined.confine`."""
 
 _LIMITS = Limits(memory_bytes=192 * MIB, processes=64, file_bytes=4 * MIB, open_files=256)
 _DISK = 8 * MIB
@@ -135,9 +137,9 @@ def _dies(alive: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
-def _try_escapes(spec: SandboxSpec, description: Mapping[str, Any]) -> dict[str, bool]:
+def _try_escapes(spec: SandboxSpec, description: Mapping[str, Any], start: Start) -> dict[str, bool]:
     """Rows (True: held) of the escapes from a sandbox. Raises `SandboxError` when the probe gives no answer."""
-    with spawn(spec) as sandbox:
+    with start(spec) as sandbox:
         uid = _host_uid(sandbox)
         try:
             out, err = sandbox.communicate(_line(description, "escapes"), _SECONDS)
@@ -166,12 +168,12 @@ def _control(description: Mapping[str, Any]) -> dict[str, bool]:
     return rows
 
 
-def _try_limits(spec: SandboxSpec) -> dict[str, bool]:
+def _try_limits(spec: SandboxSpec, start: Start) -> dict[str, bool]:
     """Rows (True: the limit held) of processes, disk and memory."""
     over = spec.limits.memory_bytes * 6 // 5
     request = {"folders": ["/tmp", "/dev/shm", "/dev", "/"], "file_bytes": _LIMITS.file_bytes // 2,
                "disk_bytes": 2 * _DISK, "memory_bytes": over}  # fmt: skip
-    with spawn(spec) as sandbox:
+    with start(spec) as sandbox:
         try:
             out, _ = sandbox.communicate(_line(request, "limits"), _SECONDS)
         except subprocess.TimeoutExpired as error:
@@ -230,8 +232,10 @@ def _letter(rows: Mapping[str, bool], control: Mapping[str, bool]) -> tuple[Lite
     return ("B", f"weak limits: {', '.join(weak)}") if weak else ("A", "")
 
 
-def grade(spec_factory: SpecFactory, cache: Path | None = None) -> Grade:
+def grade(spec_factory: SpecFactory, cache: Path | None = None, start: Start = spawn) -> Grade:
     """Probe the sandbox that `spec_factory` describes. Takes about a second; never raises for what it finds.
+
+    What `start` is other than `spawn` has no namespaces, and is a B at most.
 
     `cache` keeps the control's rows (they hold for one boot, user, interpreter and probe), so that only the first call
     runs it. A sandbox that cannot be started, or a probe without an answer, is a C.
@@ -241,12 +245,14 @@ def grade(spec_factory: SpecFactory, cache: Path | None = None) -> Grade:
     try:
         spec = _small(spec_factory(_command()))
         with decoys(spec.uid) as description:
-            rows = _try_escapes(spec, description)
+            rows = _try_escapes(spec, description, start)
             if control is None:
                 control = _control(description)
                 _keep_control(cache, control)
-        rows |= _try_limits(spec)
+        rows |= _try_limits(spec, start)
         letter, reason = _letter(rows, control)
+        if letter == "A" and start is not spawn:
+            letter, reason = "B", "no namespaces"
     except (SandboxError, OSError, subprocess.SubprocessError) as error:
         letter, reason = "C", str(error)
     return Grade(letter, rows, reason, probe_hash(), bwrap_version(), platform.release(), control or {})

@@ -47,14 +47,15 @@ def read_plan(data: bytes) -> Plan:
     return plan
 
 
-def _check(result: int, step: str) -> None:
+def check(result: int, step: str) -> None:
+    """Raise `LaunchError` for a C call that failed."""
     if result < 0:
         raise LaunchError(f"{step}: {os.strerror(ctypes.get_errno())}")
 
 
 def _mount(source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
     encoded = [None if text is None else text.encode() for text in (source, target, kind, data)]
-    _check(_libc.mount(encoded[0], encoded[1], encoded[2], ctypes.c_ulong(flags), encoded[3]), f"mount on {target}")
+    check(_libc.mount(encoded[0], encoded[1], encoded[2], ctypes.c_ulong(flags), encoded[3]), f"mount on {target}")
 
 
 def _open_source(path: str, writable: bool, uid: int | None) -> int:
@@ -107,7 +108,8 @@ def _stage(readable: list[str], writable: list[str], uid: int | None, stages: li
     return places
 
 
-def _enter_groups(paths: list[str]) -> None:
+def enter_groups(paths: list[str]) -> None:
+    """Join control groups by their `cgroup.procs` files."""
     for path in paths:
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
@@ -117,7 +119,8 @@ def _enter_groups(paths: list[str]) -> None:
             raise LaunchError(f"cannot join {path}: {error.strerror}") from error
 
 
-def _limit(rlimits: list[str]) -> None:
+def limit(rlimits: list[str]) -> None:
+    """Set rlimits (name, value, name, ...), none above its hard limit."""
     for name, text in zip(rlimits[::2], rlimits[1::2], strict=True):
         value = int(text)
         which = getattr(resource, f"RLIMIT_{name}")
@@ -126,7 +129,7 @@ def _limit(rlimits: list[str]) -> None:
         resource.setrlimit(which, (value, value))
 
 
-def _drop(uid: int | None, parent: int) -> None:
+def drop(uid: int | None, parent: int) -> None:
     """Own session keyring, no groups, the sandbox's uid, no new privileges, and an end together with the parent."""
     keyctl = _SYS_KEYCTL.get(os.uname().machine)
     if keyctl is not None:  # a kernel without keys has nothing to leave behind
@@ -135,8 +138,8 @@ def _drop(uid: int | None, parent: int) -> None:
         os.setgroups([])
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
-    _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
-    _check(_libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0), "parent death signal")
+    check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+    check(_libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0), "parent death signal")
     if os.getppid() != parent:
         raise LaunchError("the parent died before the sandbox started")
 
@@ -149,7 +152,7 @@ def _memory_file(content: bytes) -> int:
     return descriptor
 
 
-def _place_descriptors(wanted: list[int], info: int) -> int:
+def place_descriptors(wanted: list[int], info: int) -> int:
     """Move `wanted[i]` to descriptor 3 + i and return where `info` is now."""
     base = 3 + len(wanted)
     moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, max(base, 16)) for fd in [*wanted, info]]
@@ -165,7 +168,7 @@ def launch(plan: Plan, info: int) -> None:
     """Become bwrap. Returns never; raises `LaunchError` or `OSError`."""
     os.umask(0o022)
     uid = int(plan["uid"][0]) if plan["uid"] else None
-    _enter_groups(plan["enter"])
+    enter_groups(plan["enter"])
     args = list(plan["args"])
     places = _stage(plan["readable"], plan["writable"], uid, plan["stages"])
     for place, index in zip(places, plan["source_args"], strict=True):
@@ -173,8 +176,8 @@ def launch(plan: Plan, info: int) -> None:
     seccomp = _memory_file(bytes.fromhex(plan["seccomp"][0]))
     args += ["--seccomp", str(seccomp), "--info-fd", str(info)]
     words = _memory_file(b"".join(os.fsencode(word) + b"\0" for word in args))
-    _limit(plan["rlimits"])
-    _drop(uid, int(plan["parent"][0]))
+    limit(plan["rlimits"])
+    drop(uid, int(plan["parent"][0]))
     # the arguments go by descriptor: the command line of pid 1 is readable inside the sandbox and would name host paths
     os.execve(plan["bwrap"][0], ["bwrap", "--args", str(words), "--", *plan["command"]], {})
 
@@ -184,7 +187,7 @@ def main() -> int:
     plan_fd, info = int(sys.argv[1]), int(sys.argv[2])
     with os.fdopen(plan_fd, "rb") as file:
         plan = read_plan(file.read())
-    info = _place_descriptors([int(fd) for fd in plan["fds"]], info)
+    info = place_descriptors([int(fd) for fd in plan["fds"]], info)
     try:
         launch(plan, info)
     except (LaunchError, OSError) as error:

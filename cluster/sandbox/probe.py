@@ -17,6 +17,7 @@ import os
 import platform
 import signal
 import socket
+import stat
 import sys
 import time
 from collections.abc import Callable
@@ -32,7 +33,8 @@ _SYS = {
     "pidfd_getfd": 438,
 }
 _PTRACE_SEIZE, _PTRACE_DETACH = 0x4206, 17
-_CLONE_NEWUSER = 0x10000000
+_CLONE_NEWUSER, _CLONE_NEWNS = 0x10000000, 0x00020000
+_MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 32, 4096, 16384, 1 << 18
 _AF_VSOCK, _AF_NETLINK = 40, 16
 _TIOCSTI = 0x5412
 _KEYCTL_SEARCH, _KEYCTL_READ, _SESSION = 10, 11, -3
@@ -143,6 +145,30 @@ def _new_user_namespace() -> bool:
     return int(_libc.unshare(_CLONE_NEWUSER)) == 0
 
 
+def _mounts() -> bool:
+    """A mount of its own over /tmp; the control is given a mount namespace first, so that nobody else sees it."""
+    if int(_libc.unshare(_CLONE_NEWNS)) == 0:
+        _libc.mount(None, b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None)
+        return int(_libc.mount(b"none", b"/tmp", b"tmpfs", ctypes.c_ulong(0), None)) == 0
+    return int(_libc.mount(b"none", b"/usr", None, ctypes.c_ulong(_MS_REMOUNT | _MS_BIND), None)) == 0
+
+
+def _opens_device(decoys: dict[str, Any]) -> bool:
+    """A device file of the host's first disk, made and opened; nothing is read."""
+    with open("/proc/partitions", encoding="ascii") as file:  # noqa: PTH123
+        major, minor = file.read().split("\n")[2].split()[:2]
+    for folder in ("/tmp", os.environ.get("TMPDIR", "/tmp")):
+        path = f"{folder}/{decoys['marker']}"
+        with contextlib.suppress(OSError):
+            os.mknod(path, stat.S_IFBLK | 0o600, os.makedev(int(major), int(minor)))
+            try:
+                os.close(os.open(path, os.O_RDONLY))
+                return True
+            finally:
+                os.unlink(path)  # noqa: PTH108
+    return False
+
+
 def _makes_socket(family: int) -> bool:
     socket.socket(family, socket.SOCK_RAW if family == _AF_NETLINK else socket.SOCK_STREAM).close()
     return True
@@ -225,10 +251,13 @@ def escape_rows(decoys: dict[str, Any]) -> dict[str, Callable[[], bool]]:
         "signal": lambda: _kill_victim(decoys),
         "processes_visible": lambda: _sees_process(decoys),
         "session_key": lambda: _key(decoys),
-        "host_etc": lambda: os.path.exists("/etc/passwd"),  # noqa: PTH110
+        "host_etc": lambda: _file("/etc/passwd", "root"),
         "sysctl_write": lambda: _opens_for_writing("/proc/sys/kernel/core_pattern"),
         "system_write": lambda: _creates(f"/usr/{decoys['marker']}"),
         "venv_write": lambda: _creates(f"{decoys['venv']}/{decoys['marker']}.pth"),
+        "mount": lambda: _in_child(_mounts),
+        "block_device": lambda: _opens_device(decoys),
+        "tcp_host": lambda: _connect(socket.AF_INET, (decoys["address_of_host"], decoys["port"]), secret),
         "nested_userns": lambda: _in_child(_new_user_namespace),
         "vsock": lambda: _makes_socket(_AF_VSOCK),
         "netlink": lambda: _makes_socket(_AF_NETLINK),

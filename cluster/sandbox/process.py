@@ -34,7 +34,7 @@ from cluster.sandbox.watch import MemoryWatch
 
 PIPE = subprocess.PIPE
 DEVNULL = subprocess.DEVNULL
-_LAUNCHER = str(Path(__file__).with_name("launcher.py"))
+_LAUNCHER = Path(__file__).with_name("launcher.py")
 _START_SECONDS = 20.0
 _END_SECONDS = 20.0
 _spawner: tuple[int, ThreadPoolExecutor] | None = None
@@ -80,7 +80,11 @@ class Sandboxed:
         finally:
             os.close(info)
         if not group.limits("memory"):
-            self._watch = MemoryWatch(self.init_pid, spec.limits.memory_bytes, self._kill_init)
+            self._watch = MemoryWatch(self._root_pid(), spec.limits.memory_bytes, self._kill_init)
+
+    def _root_pid(self) -> int:
+        """The process below which all others of the sandbox are."""
+        return self.init_pid
 
     @property
     def pid(self) -> int:
@@ -119,9 +123,13 @@ class Sandboxed:
         Raises `SandboxError` when a process survives (one that hangs in the kernel).
         """
         self._kill_init()
-        self._popen.kill()
+        self._end_monitor()
         self._popen.wait()
         self._end()
+
+    def _end_monitor(self) -> None:
+        """Make sure that the process which was started ends."""
+        self._popen.kill()
 
     def peak_memory(self) -> int | None:
         """Highest memory of the whole sandbox so far in bytes; with a control group its page cache counts, too."""
@@ -209,13 +217,16 @@ def _open_init(pid: int, monitor: int) -> int | None:
     return descriptor
 
 
-def _start(plan: Plan, info: int, pass_fds: tuple[int, ...], streams: tuple[Any, Any, Any]) -> subprocess.Popen[bytes]:
+def start(
+    plan: Plan, info: int, pass_fds: tuple[int, ...], streams: tuple[Any, Any, Any], program: Path = _LAUNCHER
+) -> subprocess.Popen[bytes]:
+    """Start a launcher with its plan, from the thread that forks."""
     plan_fd = os.memfd_create("plan", os.MFD_CLOEXEC)
     try:
         with os.fdopen(os.dup(plan_fd), "wb") as file:
             file.write(command.encode_plan(plan))
         os.lseek(plan_fd, 0, os.SEEK_SET)
-        argv = [sys.executable, "-I", "-S", "-B", _LAUNCHER, str(plan_fd), str(info)]
+        argv = [sys.executable, "-I", "-S", "-B", str(program), str(plan_fd), str(info)]
         return _forking_thread().submit(
             subprocess.Popen, argv, stdin=streams[0], stdout=streams[1], stderr=streams[2], env={}, cwd="/",
             pass_fds=(plan_fd, info, *pass_fds), start_new_session=True, bufsize=0,
@@ -241,7 +252,7 @@ def spawn(spec: SandboxSpec, stdin: int | IO[bytes] | None = PIPE, stdout: int |
     try:
         plan = command.build_plan(spec, bwrap=bwrap, seccomp=filter_, enter=group.enter, memory=group.limits("memory"),
                                   pids=group.limits("pids"))  # fmt: skip
-        popen = _start(plan, write_end, spec.pass_fds, (stdin, stdout, stderr))
+        popen = start(plan, write_end, spec.pass_fds, (stdin, stdout, stderr))
     except (OSError, RuntimeError, SandboxError) as error:  # RuntimeError: the interpreter is shutting down
         os.close(read_end)
         group.remove()

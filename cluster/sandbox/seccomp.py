@@ -66,7 +66,7 @@ def _deny(lib: ModuleType, filter_: Any, name: str, *args: Any, error: int = err
         filter_.add_rule(lib.ERRNO(error), number, *args)
 
 
-def _build(lib: ModuleType, no_exec: bool, interfaces: bool) -> Any:
+def _build(lib: ModuleType, no_exec: bool, interfaces: bool, no_socket: bool) -> Any:
     filter_ = lib.SyscallFilter(lib.ALLOW)
     for name in _DENIED:
         _deny(lib, filter_, name)
@@ -82,6 +82,8 @@ def _build(lib: ModuleType, no_exec: bool, interfaces: bool) -> Any:
         _deny(lib, filter_, "ioctl", lib.Arg(1, lib.MASKED_EQ, 0xFFFFFFFF, request))
     if no_exec:
         _deny_exec(lib, filter_)
+    if no_socket:
+        _deny(lib, filter_, "socket")
     return filter_
 
 
@@ -98,18 +100,19 @@ def _deny_exec(lib: ModuleType, filter_: Any) -> None:
 
 
 @functools.cache
-def program(no_exec: bool = False, interfaces: bool = False) -> bytes:
+def program(no_exec: bool = False, interfaces: bool = False, no_socket: bool = False) -> bytes:
     """The filter as BPF instructions of 8 bytes each for the native architecture; other ABIs are refused whole.
 
     With `interfaces` the network interfaces may be listed (route netlink, of the sandbox's own empty network).
 
     With `no_exec` also execve and execveat fail, which no sandbox can start under: it is for tests and for callers that
-    load it later. Raises `SandboxError` when libseccomp is missing.
+    load it later. With `no_socket` no socket can be made (a socketpair can), for where there is no network namespace.
+    Raises `SandboxError` when libseccomp is missing.
     """
     lib = _pyseccomp()
     descriptor = os.memfd_create("seccomp", os.MFD_CLOEXEC)
     with os.fdopen(descriptor, "w+b") as file:
-        _build(lib, no_exec, interfaces).export_bpf(file)
+        _build(lib, no_exec, interfaces, no_socket).export_bpf(file)
         file.seek(0)
         return file.read()
 

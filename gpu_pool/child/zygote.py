@@ -4,8 +4,8 @@ Runs inside a bubblewrap sandbox. Frames come on the descriptor that was stdin a
 both are closed in a child before any foreign code runs, and this process is not dumpable, so that a child of the same
 uid can neither read its memory nor its descriptors.
 
-Where no sandbox can be had and the user allowed it, the same process runs uncontained: then only the step's own process
-group is ended, nothing is wiped, and every result is marked unverified by its grade.
+Where no namespaces can be had, the same process runs uncontained by them: then only the step's own process group is
+ended and nothing is wiped, and the grade of its results says so.
 
 Promises (contained):
 - One step at a time. When `done` is sent, no other process of this PID namespace is alive and `/tmp`, `/ws` and

@@ -7,8 +7,8 @@
     method    reads code/method.py and its modules, items.arrow, weak.safetensors (`probs` (n, 2), `members` (n, k) when
               there are several teachers), strong/, and when there features.safetensors, prior.safetensors; writes
               student.safetensors
-    predict   reads student.safetensors, model/, items.arrow; writes probs.safetensors (`probs` float32 (n, 2), and of
-              an ensemble of k `members` float32 (n, k))
+    predict   reads student.safetensors, model/, items.arrow; writes probs.safetensors (`probs` float32 (n, 2)), and of
+              an ensemble of k members.safetensors (`members` float32 (n, k))
     features  reads model/, items.arrow; writes features.safetensors (`hidden` float32 (n, layers + 1, d)) and
               prior.safetensors (`prior` float32 (n,))
     initial   reads model/config.json; writes model.safetensors, fresh weights of that architecture
@@ -89,10 +89,9 @@ def predict(in_dir: Path, out_dir: Path, params: dict[str, Any], log: Log) -> Me
     model = LabelModel.load(in_dir / "model", items.kind, device=place.device)
     student = Student.load(in_dir / "student.safetensors", model)
     opinions = student.opinions(items)
-    answers = {"probs": student.pool(opinions)}
+    save_file({"probs": student.pool(opinions)}, out_dir / "probs.safetensors")
     if opinions.shape[1] > 1:
-        answers["members"] = opinions.astype(np.float32)
-    save_file(answers, out_dir / "probs.safetensors")
+        save_file({"members": opinions.astype(np.float32)}, out_dir / "members.safetensors")
     log("predicted", items=len(items))
     return {"items": float(len(items)), "seconds": time.monotonic() - start}
 

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from actors.evaluator.audits.material import Material
-from actors.evaluator.audits.trial_runs import TrialRuns, canary_score
+from actors.evaluator.audits.trial_runs import Said, TrialRuns, canary_score
 from actors.evaluator.audits.trials import TRIALS
 from actors.evaluator.audits.verdicts import Evidence, Outcome, Verdict, overall, verdicts
 from actors.evaluator.counted import Payer
 from actors.evaluator.desk import Joiner
 from actors.evaluator.shared import SharedWork, Tools
 from actors.evaluator.shelf import ScoredRun, Usage
-from actors.evaluator.source import Method
+from actors.evaluator.source import Method, constant_bytes
 from cluster.objects import ObjectStore
 
 UNKNOWN_SD = 0.05
@@ -49,6 +49,18 @@ class AuditReport:
         """The inverse of `to_dict`."""
         found = tuple(Verdict(**verdict) for verdict in data["verdicts"])
         return cls(data["outcome"], found, Usage.from_dict(data["usage"]))
+
+
+def _apart(said: dict[str, Said]) -> float | None:
+    """The largest difference between what two students say of an item that both saw the same way round.
+
+    Whoever says the same of all of those is one student.
+    """
+    if len(said) < 2:
+        return None
+    (one, turned), (other, turned_too) = said.values()
+    alike = turned == turned_too
+    return float(np.abs(one - other)[alike].max()) if alike.any() else None
 
 
 class Auditor:
@@ -94,6 +106,8 @@ class Auditor:
             canaries=canary_score([rows for findings in done for rows in findings.dev], self._t.vault),
             copies=next((findings.copies for findings in done if findings.copies is not None), None),
             above_ceiling=above_ceiling,
+            unmoved=_apart({name: said for findings in done for name, said in findings.answers.items()}),
+            constants=constant_bytes(self._objects.get_tree(method.snapshot)),
         )
         found_verdicts = tuple(verdicts(evidence))
         report = AuditReport(overall(found_verdicts), found_verdicts, Usage.of(results))

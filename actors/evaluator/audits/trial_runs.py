@@ -38,8 +38,11 @@ COPIES = 100
 ON_POOL = (trials.NO_SOURCE, trials.NO_SOURCE_INVERTED)
 """Trials whose students are also asked about what they were trained on, where labels of their own show best."""
 WITH_COPIES = trials.POOL_B
-ON_DEV = (trials.POOL_A, trials.POOL_B)
+ON_DEV = BY_POOL = (trials.POOL_A, trials.POOL_B)
 """Trials that lack nothing but half of the items; their students are also asked about DEV, for its canaries."""
+
+Said = tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]
+"""P(label 1) by item (n,), and which items were asked with their answers exchanged (n,)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,8 @@ class Findings:
     pool: dict[str, Score]
     dev: list[Hits]
     copies: float | None
+    answers: dict[str, Said]
+    """What the students of the two pools say of the hidden items."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +103,10 @@ class TrialRuns:
         found = {name: score for name, asked in hidden.items() if (score := _score(result, asked)) is not None}
         own = {name: score for name, asked in pool.items() if (score := _score(result, asked)) is not None}
         copies = _copies(result, hidden[WITH_COPIES], again) if WITH_COPIES in hidden else None
-        return Findings(result, found, own, [rows for q in dev if (rows := _hits(result, q)) is not None], copies)
+        said = {name: _said(result, hidden[name]) for name in BY_POOL if name in hidden}
+        answers = {name: values for name, values in said.items() if values is not None}
+        rows = [hits for question in dev if (hits := _hits(result, question)) is not None]
+        return Findings(result, found, own, rows, copies, answers)
 
     def _train(self, trial: Trial, home: Path, code: Path, strong: Path, name: str) -> Step:
         """The trial's inputs, written into `home`, and the step that trains on them."""
@@ -191,8 +199,16 @@ def canary_score(rows: Sequence[Hits], vault: Vault) -> Score | None:
     return Score(float(wrong[canaries].mean() - wrong[~canaries].mean()), math.sqrt(sum(p.variance for p in parts)))
 
 
+def _said(result: LeaseResult, asked: _Question) -> Said | None:
+    probs = _answers(result, asked.step)
+    try:
+        return None if probs is None else asked.sheet.in_order(probs)
+    except SheetError:
+        return None
+
+
 def _copies(result: LeaseResult, asked: _Question, again: npt.NDArray[np.int64]) -> float | None:
     first, second = _answers(result, asked.step), _answers(result, "again")
-    if first is None or second is None or second.shape != (len(again), 2) or len(first) != len(asked.split):
+    if first is None or second is None or second.shape != (len(again), 2) or len(first) != len(asked.sheet.items):
         return None
     return float(np.abs(first[again] - second).max())

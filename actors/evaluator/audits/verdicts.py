@@ -20,6 +20,9 @@ TAG_Z = 3.0
 SAME = 1e-3
 """Largest difference between two probabilities of one item; batches of other lengths change the last bits only."""
 CHANCE = 0.5
+MOST_CONSTANTS = 1024
+"""Compressed bytes of literals; the published methods hold at most 52 (measured), a table of 500 labels by a short hash
+of their items four times as much."""
 UNTAUGHT_SD = 0.03
 """Most that the spread between seeds may widen a limit where nothing can be elicited: students without pretraining all
 stay near their teacher (measured: pairs of them within .01 of a half), however much pretrained ones differ."""
@@ -41,7 +44,9 @@ class Evidence:
     the trials' teacher; `hidden` and `pool` are the trials' scores on hidden items and on the training pool itself
     (`null` on coin flips); `canaries` how much more often two of the trials' students agree with the falsified labels
     of DEV than they are wrong on its other items; `copies` the largest difference between two answers to one item;
-    `above_ceiling` whether the counted runs lie more than three standard errors above the ceiling.
+    `above_ceiling` whether the counted runs lie more than three standard errors above the ceiling; `unmoved` the
+    largest difference between the answers of the students of the two pools; `constants` the bytes of information in
+    the source's own literals.
     """
 
     own: float
@@ -52,6 +57,8 @@ class Evidence:
     canaries: Score | None
     copies: float | None
     above_ceiling: bool
+    unmoved: float | None
+    constants: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +86,8 @@ def verdicts(evidence: Evidence) -> list[Verdict]:
         _null(evidence),
         _canaries(evidence),
         _copies(evidence),
+        _unmoved(evidence),
+        _constants(evidence),
         _ceiling(evidence),
         _shuffled(evidence),
         _inverted(evidence),
@@ -164,6 +173,24 @@ def _copies(e: Evidence) -> Verdict:
         return _missing(audit)
     beyond, within = "its answer to an item depends on the others", "an item gets the same answer in any company"
     return _held(audit, e.copies, SAME, beyond, within)
+
+
+def _unmoved(e: Evidence) -> Verdict:
+    """Two students of other items and other labels never give the same probabilities unless both came with the code."""
+    audit = "the same student from both pools"
+    if e.unmoved is None:
+        return _missing(audit)
+    if e.unmoved <= SAME:
+        return Verdict(audit, "fail", e.unmoved, SAME, "its student came with the code, not from training")
+    return Verdict(audit, "pass", e.unmoved, SAME, "its student comes from what it was trained on")
+
+
+def _constants(e: Evidence) -> Verdict:
+    """Weights or labels that were copied into a source look like noise; settings and words do not fill this much."""
+    audit, value, limit = "constants in the source", float(e.constants), float(MOST_CONSTANTS)
+    if value > limit:
+        return Verdict(audit, "tag", value, limit, "its source has room for labels or weights")
+    return Verdict(audit, "pass", value, limit, "its source holds code")
 
 
 def _ceiling(e: Evidence) -> Verdict:

@@ -114,7 +114,7 @@ def read_outcome(result: LeaseResult, data: PilotData) -> dict[str, Any]:
         return {**outcome, "status": "lost" if not result.steps else result.status, "error": "the lease did not finish"}
     try:
         probs = load_file(result.step("pilot-predict").outputs["probs.safetensors"])["probs"]
-        weak, prior = vector(data.held / "weak.safetensors"), vector(data.held / "prior.safetensors")
+        weak, prior = vector(data.held / "weak.safetensors", "probs"), vector(data.held / "prior.safetensors", "prior")
     except (KeyError, OSError, SafetensorError) as error:
         return {**outcome, "status": "bad_output", "error": f"the student's predictions cannot be read: {error}"}
     if probs.shape != (data.n_held, 2) or not np.isfinite(probs).all():

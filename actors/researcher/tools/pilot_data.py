@@ -82,9 +82,9 @@ def prepare(public: Path, private: Path, items: int, seed: int) -> PilotData:
     return data
 
 
-def vector(path: Path) -> FloatArray:
-    """P(label 1) per item, (n,): the file's only tensor, or its second column. Raises `SafetensorError`, `OSError`."""
-    values = np.asarray(next(iter(load_file(path).values())), dtype=np.float32)
+def vector(path: Path, name: str) -> FloatArray:
+    """P(label 1) per item, (n,): tensor `name` or its second column. Raises `SafetensorError`, `OSError`, `KeyError`."""
+    values = np.asarray(load_file(path)[name], dtype=np.float32)
     return values[:, 1] if values.ndim == 2 else values
 
 

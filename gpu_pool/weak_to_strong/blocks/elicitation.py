@@ -68,6 +68,8 @@ def answer_keys(run: MethodRun) -> list[str] | None:
     Recognised: "answer is", "answer:", "final answer", "result:", "####", a box. A choice without one is its own key.
     The totals of the generated math task are not: a key that several candidates share is chosen more often whatever
     the model thinks, so that the fix would leak the most common answer into labels that should be the model's own.
+    On real items with final answers the published fix does just that, and the evaluator's audit disqualifies what uses
+    it there ("no source"): there it is a published baseline to compare with, not a method to enter.
     """
     found = [_FINAL.findall(choice) for choice in run.items.firsts]
     if sum(1 for hits in found if hits) * 2 < len(found):

@@ -40,6 +40,8 @@ def evidence(
     above: bool = False,
     pool: float = 0.51,
     canaries: float | None = 0.03,
+    unmoved: float | None = 0.4,
+    constants: int = 60,
     **changed: float | None,
 ) -> Evidence:
     """What an honest method of accuracy .75 shows, with `changed` trials (`None`: no student)."""
@@ -47,7 +49,7 @@ def evidence(
     hidden = {name: Score(value, SE) for name, value in values.items() if value is not None}
     on_pool = {name: Score(pool, SE) for name in (names.NO_SOURCE, names.NO_SOURCE_INVERTED)}
     false = None if canaries is None else Score(canaries, 0.05)
-    return Evidence(0.75, 0.02, 0.68, hidden, on_pool, false, copies, above)
+    return Evidence(0.75, 0.02, 0.68, hidden, on_pool, false, copies, above, unmoved, constants)
 
 
 def outcomes(found: Evidence) -> dict[str, str]:
@@ -75,6 +77,9 @@ def test_an_honest_method_passes_everything() -> None:
         (evidence(canaries=None), "canary labels", "open"),
         (evidence(copies=0.2), "order and duplicates", "fail"),
         (evidence(above=True), "too good", "open"),
+        (evidence(unmoved=0.0), "the same student from both pools", "fail"),
+        (evidence(unmoved=None), "the same student from both pools", "open"),
+        (evidence(constants=2000), "constants in the source", "tag"),
         (evidence(shuffled=0.74), "shuffled weak labels", "pass"),
         (evidence(inverted=0.74), "inverted weak labels", "tag"),
         (evidence(null=None), "null task", "open"),
@@ -252,7 +257,7 @@ def test_no_audit_shows_a_label(world: World) -> None:
 
 
 def test_a_person_can_have_a_method_audited(tmp_path: Path) -> None:
-    world = World(tmp_path)
+    world = World(tmp_path, secret=bytes(range(32)))
     report = asyncio.run(world.judge.audit(world.method(0.84), "mine", "chat"))
     assert report["outcome"] == "pass"
     cheat = asyncio.run(world.judge.audit(world.method(0.84, "CHEATS = 1"), "other", "chat"))

@@ -21,6 +21,7 @@ from actors.gateway.recorder import take_apart
 from actors.gateway.request import check
 from actors.gateway.retry import AttemptFailedError, Failure
 from cluster.config import ConfigError
+from cluster.remote import Remote
 from cluster.store import Store
 from tests.fake_messages import FakeMessages, Reply, replies
 from tests.unit.actors.gateway_world import MEMORY, TEAM, Desk, campaign, cost, no_sleep, request
@@ -150,7 +151,9 @@ def test_twenty_cached_turns_cost_what_the_endpoint_counted(root: Path, caplog: 
     with FakeMessages(lambda _, n: replies.text(f"answer {n} " + "y" * 300), keys={SECRET}) as fake:
         config = campaign(f"brain.base_url={fake.url}", f"brain.key_file={path}")
         desk = Desk(root / "scheduler.db", usd=50, each=50)
-        gateway = Gateway(Store(root / "gateway.db"), config, desk, make_transport(config, root), sleep=no_sleep)
+        gateway = Gateway(
+            Store(root / "gateway.db"), config, desk, make_transport(config, root, Remote("nobody")), sleep=no_sleep
+        )
 
         async def study() -> list[dict[str, Any]]:
             turns: list[dict[str, Any]] = []

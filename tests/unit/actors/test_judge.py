@@ -196,10 +196,8 @@ def test_a_student_that_answers_nan_or_a_method_that_always_fails_scores_as_no_g
     assert world.judge.finalists() == []
 
 
-def test_bad_snapshots_tiers_and_empty_accounts_are_refused_and_cost_nothing(world: World) -> None:
-    bad = world.objects.put_tree({"method.py": b"def train(run:\n"})
+def test_bad_tiers_unknown_snapshots_and_empty_accounts_are_refused_and_cost_nothing(world: World) -> None:
     for snapshot, tier, reason in (
-        (bad, "dev", "bad_method"),
         ("0" * 64, "dev", "unknown_snapshot"),
         (world.method(0.8), "seal", "bad_tier"),
         (world.method(0.8), "test", "bad_tier"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from actors.evaluator.secret import Secret, SecretError
-from actors.evaluator.sheets import SheetError, make_sheet
+from actors.evaluator.sheets import TWICE, SheetError, make_sheet
 from actors.evaluator.truth import SPLITS, TruthError, Vault, split_sizes
 from gpu_pool.weak_to_strong.items import ItemSet
 from tests.unit.actors.evaluator_world import small_domain
@@ -120,24 +120,24 @@ def test_a_perfect_student_hits_every_item_whatever_the_order_and_the_swaps(name
 def test_hits_are_in_the_order_of_the_split() -> None:
     split = vault().split("dev")
     sheet = make_sheet(SECRET, split, "x")
-    probs = np.full((len(split), 2), 0.5, np.float32)
+    probs = np.full((len(sheet.items), 2), 0.5, np.float32)
     right_at = 17
-    position = int(np.flatnonzero(sheet.order == right_at)[0])
+    positions = np.flatnonzero(sheet.order == right_at)
     for answer in (0, 1):
-        probs[position] = (0.9, 0.1) if answer == 0 else (0.1, 0.9)
-        wanted = answer == int(split.labels[right_at]) ^ int(sheet.swapped[position])
+        probs[positions] = (0.9, 0.1) if answer == 0 else (0.1, 0.9)
+        wanted = answer == int(split.labels[right_at]) ^ int(sheet.swapped[positions[0]])
         assert bool(sheet.hits(probs, split)[right_at]) == wanted
 
 
-def test_answering_always_the_same_or_by_position_is_chance() -> None:
+def test_answering_always_the_same_is_chance() -> None:
     split = vault().split("seal")
     rates = []
     for seed in range(20):
         sheet = make_sheet(SECRET, split, "constant", seed)
-        first = np.tile(np.array([[0.9, 0.1]], np.float32), (len(split), 1))
-        ramp = np.stack([np.linspace(0, 1, len(split)), np.linspace(1, 0, len(split))], axis=1).astype(np.float32)
-        ties = np.full((len(split), 2), 0.5, np.float32)
-        rates.append([sheet.hits(p, split).mean() for p in (first, ramp, ties)])
+        count = len(sheet.items)
+        first = np.tile(np.array([[0.9, 0.1]], np.float32), (count, 1))
+        ties = np.full((count, 2), 0.5, np.float32)
+        rates.append([sheet.hits(p, split).mean() for p in (first, ties)])
     assert np.abs(np.mean(rates, axis=0) - 0.5).max() < 0.02
 
 
@@ -151,15 +151,26 @@ def test_each_sheet_has_its_own_order_ids_and_swaps_and_can_be_rebuilt() -> None
     assert 0.35 < one.swapped.mean() < 0.65
 
 
+def test_some_items_are_asked_twice_and_answering_by_position_is_caught_by_them() -> None:
+    split = vault().split("seal")
+    sheet = make_sheet(SECRET, split, "position")
+    count = len(sheet.items)
+    assert count == len(split) + TWICE
+    assert len(set(sheet.order.tolist())) == len(split)
+    ramp = np.stack([np.linspace(0, 1, count), np.linspace(1, 0, count)], axis=1).astype(np.float32)
+    with pytest.raises(SheetError, match="asked twice"):
+        sheet.hits(ramp, split)
+
+
 @pytest.mark.parametrize(
     "probs",
     [
         np.full((3, 2), 0.5, np.float32),
-        np.full((150, 2), np.nan, np.float32),
-        np.full((150, 2), 2.0, np.float32),
-        np.full((150, 2), -1.0, np.float32),
-        np.ones((150, 2), np.int64),
-        np.ones((150,), np.float32),
+        np.full((170, 2), np.nan, np.float32),
+        np.full((170, 2), 2.0, np.float32),
+        np.full((170, 2), -1.0, np.float32),
+        np.ones((170, 2), np.int64),
+        np.ones((170,), np.float32),
     ],
 )
 def test_what_is_no_probability_is_refused(probs: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> None:

@@ -2,64 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
 
 import pytest
 
-from cluster.sandbox import Limits
-from gpu_pool.lane import LOG_BYTES, Lane
-from gpu_pool.leases import Step, StepResult
-from gpu_pool.library import materialise
+from gpu_pool.lane import LOG_BYTES
 from gpu_pool.scratch import Scratch, sweep
+from tests.unit.gpu_pool.lane_bench import Bench
 
-T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[3]
-
-
-class Bench:
-    """One event loop and one lane that is replaced when a test killed it."""
-
-    def __init__(self, root: Path) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.root = root
-        self.models = root / "models"
-        self.models.mkdir()
-        self.library = materialise(root / "cache")
-        self.lane: Lane | None = None
-
-    def do(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        return self.loop.run_until_complete(coroutine)
-
-    async def ready(self) -> Lane:
-        if self.lane is None or not self.lane.alive:
-            if self.lane is not None:
-                await self.lane.close()
-            self.lane = Lane(self.library, self.models, Limits(memory_bytes=1 << 30, processes=128), 64001)
-            await self.lane.start()
-        return self.lane
-
-    def run(self, source: str, seconds: float = 20, outputs: dict[str, int] | None = None) -> StepResult:
-        code = self.root / "code"
-        code.mkdir(exist_ok=True)
-        (code / "method.py").write_text(source)
-
-        async def go() -> StepResult:
-            lane = await self.ready()
-            step = Step("s", "method", {"code": str(code)}, {"seed": 1}, outputs or {}, seconds)
-            return await lane.run(step, {"code": code}, seconds, 1, self.root / "out", lambda _: None)
-
-        return self.do(go())
-
-    def close(self) -> None:
-        if self.lane is not None:
-            self.do(self.lane.close())
-        self.loop.close()
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 
 from gpu_pool.lane import Lane, LaneError
 from gpu_pool.leases import Job, Lease, LeaseRequest, LeaseResult, Step, StepResult, StepStatus
-from gpu_pool.slot import Slot, SlotSpec
+from gpu_pool.slot import Role, Slot, SlotSpec, uid_of
 
 
 class FakeLane(Lane):
@@ -20,8 +20,8 @@ class FakeLane(Lane):
 
     made: list[FakeLane]
 
-    def __init__(self, trusted: bool, behave: Callable[[Step], StepStatus], delay: float = 0.0) -> None:
-        self.trusted, self.behave, self.delay = trusted, behave, delay
+    def __init__(self, role: Role, behave: Callable[[Step], StepStatus], delay: float = 0.0) -> None:
+        self.role, self.behave, self.delay = role, behave, delay
         self.ran: list[str] = []
         self.dirty = False
         self.up = False
@@ -62,11 +62,11 @@ def make_slot(
 ) -> tuple[Slot, list[FakeLane]]:
     lanes: list[FakeLane] = []
 
-    def make(trusted: bool) -> Lane:
-        lanes.append(FakeLane(trusted, behave, delay))
+    def make(role: Role) -> Lane:
+        lanes.append(FakeLane(role, behave, delay))
         return lanes[-1]
 
-    spec = SlotSpec("slot-0", 1, 1 << 30, reuse, tmp, tmp, 64001, (), "logical", "A", "probe")
+    spec = SlotSpec("slot-0", 1, 1 << 30, reuse, tmp, tmp, 0, (), "logical", "A", "probe")
     return Slot(spec, make), lanes
 
 
@@ -83,12 +83,21 @@ PREDICT = Step(
 )
 
 
-def test_foreign_and_library_steps_never_share_a_lane(tmp_path: Path) -> None:
+def test_methods_students_and_truth_never_share_a_lane(tmp_path: Path) -> None:
     slot, lanes = make_slot(tmp_path)
-    result = asyncio.run(slot.run(lease(tmp_path, TRAIN, PREDICT)))
-    assert [step.status for step in result.steps] == ["ok", "ok"]
-    for lane in lanes:
-        assert ("train" not in lane.ran) if lane.trusted else ("predict" not in lane.ran)
+    teacher = Step("teacher", "teacher", {}, {}, {"student.safetensors": 10}, 5)
+    result = asyncio.run(slot.run(lease(tmp_path, TRAIN, PREDICT, teacher)))
+    assert [step.status for step in result.steps] == ["ok", "ok", "ok"]
+    assert {lane.role: lane.ran for lane in lanes if lane.ran} == {
+        "method": ["train"], "inference": ["predict"], "library": ["teacher"],
+    }  # fmt: skip
+
+
+def test_no_two_lanes_of_a_machine_have_a_uid_in_common() -> None:
+    roles: tuple[Role, ...] = ("method", "inference", "library")
+    uids = [uid_of(role, index) for role in roles for index in range(200)]
+    assert len(set(uids)) == len(uids)
+    assert max(uids) < 65001  # where the shell sandboxes of researchers begin
 
 
 def test_a_step_whose_input_is_missing_is_skipped_and_others_go_on(tmp_path: Path) -> None:
@@ -153,7 +162,7 @@ def test_a_crashed_lane_is_replaced_within_the_lease(tmp_path: Path) -> None:
     slot, lanes = make_slot(tmp_path, lambda step: "crashed" if step.name == "train" else "ok")
     result = asyncio.run(slot.run(lease(tmp_path, TRAIN, again, stop=False)))
     assert [step.status for step in result.steps] == ["crashed", "ok"]
-    assert all(not lane.trusted for lane in lanes if lane.ran)
+    assert all(lane.role == "method" for lane in lanes if lane.ran)
 
 
 def test_gpu_time_never_exceeds_the_reservation(tmp_path: Path) -> None:

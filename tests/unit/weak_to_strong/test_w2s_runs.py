@@ -129,8 +129,8 @@ def test_teacher_ceiling_and_predict_by_files(method_dir: Path, folder: Path, ch
     assert entrypoints.teacher(method_dir, out, PARAMS | {"members": 2}, quiet)["items"] == 40
     shutil.copy(out / "student.safetensors", method_dir / "student.safetensors")
     entrypoints.predict(method_dir, out, {}, quiet)
-    answers = load_file(out / "probs.safetensors")
-    probs, members = answers["probs"], answers["members"]
+    probs = load_file(out / "probs.safetensors")["probs"]
+    members = load_file(out / "members.safetensors")["members"]
     assert probs.shape == members.shape == (40, 2)
     assert probs.dtype == members.dtype == np.float32
     assert np.allclose(members.mean(axis=1), probs[:, 1], atol=1e-6)

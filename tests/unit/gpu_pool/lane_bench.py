@@ -1,0 +1,68 @@
+"""One lane for a module's tests: foreign code in a real sandbox, one step after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cluster.sandbox import Limits
+from gpu_pool.lane import Lane
+from gpu_pool.leases import Step, StepResult
+from gpu_pool.library import materialise
+
+T = TypeVar("T")
+
+
+class Bench:
+    """One event loop and one lane that is replaced when a test killed it."""
+
+    def __init__(self, root: Path) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.root = root
+        self.models = root / "models"
+        self.models.mkdir()
+        self.library = materialise(root / "cache")
+        self.lane: Lane | None = None
+
+    def do(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return self.loop.run_until_complete(coroutine)
+
+    async def ready(self) -> Lane:
+        if self.lane is None or not self.lane.alive:
+            if self.lane is not None:
+                await self.lane.close()
+            self.lane = Lane(self.library, self.models, Limits(memory_bytes=1 << 30, processes=128), 64001)
+            await self.lane.start()
+        return self.lane
+
+    def run(
+        self,
+        source: str,
+        seconds: float = 20,
+        outputs: dict[str, int] | None = None,
+        beside: dict[str, str] | None = None,
+        inputs: dict[str, Path] | None = None,
+    ) -> StepResult:
+        """Run `source` as method.py, with the files `beside` it and with more `inputs`."""
+        code = self.root / "code"
+        shutil.rmtree(code, ignore_errors=True)
+        code.mkdir()
+        for name, text in {"method.py": source, **(beside or {})}.items():
+            (code / name).write_text(text)
+        given = {"code": code, **(inputs or {})}
+
+        async def go() -> StepResult:
+            lane = await self.ready()
+            paths = {name: str(path) for name, path in given.items()}
+            step = Step("s", "method", paths, {"seed": 1}, outputs or {}, seconds)
+            return await lane.run(step, given, seconds, 1, self.root / "out", lambda _: None)
+
+        return self.do(go())
+
+    def close(self) -> None:
+        if self.lane is not None:
+            self.do(self.lane.close())
+        self.loop.close()
