@@ -83,7 +83,7 @@ def prepare(public: Path, private: Path, items: int, seed: int) -> PilotData:
 
 
 def vector(path: Path, name: str) -> FloatArray:
-    """P(label 1) per item, (n,): tensor `name` or its second column. Raises `SafetensorError`, `OSError`, `KeyError`."""
+    """P(label 1) per item, (n,): tensor `name` or its second column. Raises SafetensorError, OSError, KeyError."""
     values = np.asarray(load_file(path)[name], dtype=np.float32)
     return values[:, 1] if values.ndim == 2 else values
 
