@@ -187,7 +187,10 @@ class FakeScheduler:
             save_file({"prior": np.full(count, 0.5, np.float32)}, out / "prior.safetensors")
         elif step.entry == "predict":
             student = json.loads(inputs["student.safetensors"].read_text())
-            save_file({"probs": self._probs(student, inputs["items.arrow"])}, out / "probs.safetensors")
+            probs = self._probs(student, inputs["items.arrow"])
+            save_file({"probs": probs}, out / "probs.safetensors")
+            if "members.safetensors" in step.outputs:
+                save_file({"members": np.repeat(probs[:, 1:], 2, axis=1)}, out / "members.safetensors")
         elif step.entry == "method":
             return self._method(step, inputs, out, index)
         else:

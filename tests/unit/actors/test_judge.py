@@ -64,7 +64,8 @@ def test_prepare_scores_baselines_and_publishes_the_task(fresh: World) -> None:
     items = ItemSet.load(public / "items.arrow")
     assert task["n_items"] == len(items) == 40
     assert items == fresh.vaults()[0].split("pool_a").items
-    assert load_file(public / "weak.safetensors")["probs"].shape == (40, 2)
+    weak = load_file(public / "weak.safetensors")
+    assert weak["probs"].shape == weak["members"].shape == (40, 2)
     assert load_file(public / "features.safetensors")["hidden"].shape[0] == 40
     assert (Path(task["strong_model"]) / "model.safetensors").is_file()
     key = (fresh.paths.root / "evaluator.pub").read_text()
