@@ -1,17 +1,19 @@
 """The shipped worlds: sizes that were measured on one CPU core, and how to get one by name.
 
-`quick` is the quickstart's. Measured with world seed 0 on a busy machine, one thread: corpus about 1 s, strong
-pretraining 49 to 51 s of processor time, weak 9 to 12 s, a `vanilla` run 3.7 to 4.7 s. Accuracy, sd over teacher seeds:
+`quick` is the quickstart's. Measured with world seed 0, one thread: strong pretraining 36 s of processor time, weak 2
+s, a `vanilla` run 2 s (`python scripts/bench_methods.py`). Accuracy over ten seeds, sd over teacher seeds:
 
-             teacher         ceiling   vanilla PGR   own zero-shot   vanilla without pretraining
-    chat     .685 sd .028    .920      .43 sd .18    .48             PGR -.17       (7 seeds)
-    math     .680 sd .016    1.000     .14 sd .08    .97             PGR -.27       (10 seeds)
-    code     .763 sd .028    1.000     .16 sd .05    .59             PGR -.65       (9 seeds)
+             teacher         ceiling   vanilla PGR   `ue_zeroshot` PGR   vanilla without pretraining
+    chat     .636 sd .035    .922      .33           .23                 PGR -.10
+    math     .650 sd .034    1.000     .24           .66                 PGR -.20
+    code     .770 sd .024    1.000     .40           -.81                (six seeds; not measured without pretraining)
 
-The last column is the mean of the first three seeds. No other world seed has been measured.
+No other world seed has been measured. Teachers of three members and six epochs are steadier (sd .020 on math, .016 on
+code, over 16 seeds, at .63 and .76) and cost a third more.
 
-The share of graded documents is the steep dial of the zero-shot opinion: math with half as many (.006) has .56, and
-teacher and student then learn next to nothing. `standard` is larger and has not been measured with these texts.
+The share of graded documents is the steep dial of the zero-shot opinion, the share of swayed graders a gentle one (math:
+right on .97 with .012 graded and none swayed, on .89 with .02 graded and .4 of them swayed). `standard` is larger and
+has not been measured with these texts.
 """
 
 from __future__ import annotations
