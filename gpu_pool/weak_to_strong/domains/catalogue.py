@@ -1,7 +1,7 @@
 """The shipped worlds: sizes that were measured on one CPU core, and how to get one by name.
 
-`quick` is the quickstart's. Measured with world seed 0, one thread: strong pretraining 36 s of processor time, weak 2
-s, a `vanilla` run 2 s (`python scripts/bench_methods.py`). Accuracy over ten seeds, sd over teacher seeds:
+`quick` is the quickstart's. Measured with world seed 0, one thread: strong pretraining takes 36 s of processor time,
+weak 2 s, a `vanilla` run 2 s (`python scripts/bench_methods.py`). Accuracy over ten seeds, sd over teacher seeds:
 
              teacher         ceiling   vanilla PGR   `ue_zeroshot` PGR   vanilla without pretraining
     chat     .636 sd .035    .922      .33           .23                 PGR -.10
