@@ -11,7 +11,7 @@ weak 2 s, a `vanilla` run 2 s (`python scripts/bench_methods.py`). Accuracy over
 No other world seed has been measured. Teachers of three members and six epochs are steadier (sd .020 on math, .016 on
 code, over 16 seeds, at .63 and .76) and cost a third more.
 
-The share of graded documents is the steep dial of the zero-shot opinion, the share of swayed graders a gentle one (math:
+The share of graded documents is a steep dial of the zero-shot opinion, that of swayed graders a gentle one (math:
 right on .97 with .012 graded and none swayed, on .89 with .02 graded and .4 of them swayed). `standard` is larger and
 has not been measured with these texts.
 """
