@@ -123,7 +123,8 @@ def test_it_dies_with_the_process_that_started_it(start: Start) -> None:
     name = "confine" if start is confine else "spawn"
     program = (
         f"import sys\nfrom cluster.sandbox import *\n"
-        f"box = {name}(SandboxSpec(argv=('sh', '-c', sys.argv[1])))\nprint('up', flush=True)\nsys.stdin.read()\n"
+        f"box = {name}(SandboxSpec(argv=('sh', '-c', sys.argv[1])))\n"
+        "while box.stdout.read(1) not in (b'', b'\\n'): pass\nprint('up', flush=True)\nsys.stdin.read()\n"
     )
     script = DAEMON.replace("$1", word)
     with subprocess.Popen([sys.executable, "-c", program, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
