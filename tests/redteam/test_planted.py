@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
+from actors.evaluator.secret import write_private
+from cluster.names import RunPaths
 from gpu_pool.weak_to_strong.domains import Domain, get_domain
 from gpu_pool.weak_to_strong.methods import path_of
 from tests.redteam.cheats import sources, truth_of
@@ -50,6 +52,8 @@ def hardly_pretrained(name: str) -> Domain:
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """Audit reports by method."""
     root = tmp_path_factory.mktemp("planted")
+    # Limits leave honest methods a small chance of being accused, above all on models this small: the draw is fixed.
+    write_private(RunPaths(root / "runs" / "planted").judge / "secret.bin", b"planted cheats, clean control 32")
     stage = Stage(root / "runs" / "planted", settings(root / "cache"), hardly_pretrained, slots=2)
 
     async def play() -> dict[str, dict[str, Any]]:
@@ -75,7 +79,8 @@ def outcomes(report: dict[str, Any]) -> dict[str, str]:
 
 
 def test_planted_cheats_are_disqualified_and_the_control_is_not(reports: dict[str, dict[str, Any]]) -> None:
-    assert reports.pop("vanilla")["outcome"] in ("pass", "tag")
+    control = reports.pop("vanilla")
+    assert control["outcome"] in ("pass", "tag"), control["verdicts"]
     assert {report["outcome"] for report in reports.values()} == {"fail"}
     table, executing = outcomes(reports["table of labels"]), outcomes(reports["executing candidates"])
     assert executing[ON_POOL] == table[ON_POOL] == "fail"
