@@ -216,7 +216,12 @@ class Arena:
 
 def configuration(submissions: int, root: Path) -> CampaignConfig:
     """The quickstart's campaign with that many BOARD submissions, and DEV as shipped by default."""
-    changes = (f"scoring.board_limit={submissions}", f"scoring.dev_limit={DEV_LIMIT}", "task.domains=[chat]")
+    changes = (
+        f"scoring.board_limit={submissions}",
+        f"scoring.dev_limit={DEV_LIMIT}",
+        "task.domains=[chat]",
+        "scoring.reply_seconds=0",
+    )
     return load_config("quickstart", overrides=(*changes, f"pool.cache_dir={root / 'cache'}"))
 
 

@@ -102,6 +102,7 @@ def settings(domain: str, seeds: int) -> Any:
         overrides=(
             f"task.domains=[{domain}]",
             f"scoring.board_seeds={seeds}",
+            "scoring.reply_seconds=0",
             "runs.seed_seconds=240",
             "runs.pretrain_seconds=3600",
         ),

@@ -17,7 +17,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     bench.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def theatre(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Theatre]:
     """A prepared campaign on a tiny world: real judge, scheduler, slot and sandboxes."""
     theatre = Theatre(tmp_path_factory.mktemp("theatre"))

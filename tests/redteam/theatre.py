@@ -38,6 +38,7 @@ def settings(cache: Path) -> CampaignConfig:
             "scoring.board_seeds=2",
             "scoring.dev_limit=60",
             "scoring.board_limit=8",
+            "scoring.reply_seconds=0",
             "runs.seed_seconds=120",
         ),
     )
