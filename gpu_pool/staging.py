@@ -66,15 +66,21 @@ def stage(inputs: dict[str, Path], into: Path, cache_models: Path, cache_inside:
 
 
 def _bring(source: Path, target: Path) -> None:
-    world_readable = bool(source.stat().st_mode & stat.S_IROTH)
-    if world_readable:
+    if not link_or_copy(source, target, link=bool(source.stat().st_mode & stat.S_IROTH)):
+        target.chmod(0o644)
+
+
+def link_or_copy(source: Path, target: Path, *, link: bool) -> bool:
+    """Make `target` the file `source`, without its bytes where `link` allows it and the file system can; whether so."""
+    if link:
         try:
             os.link(source, target)
-            return
         except OSError:
-            pass  # another file system, or a file system without links: copy
+            pass  # another file system, one without links, or a file of another user
+        else:
+            return True
     shutil.copyfile(source, target)
-    target.chmod(0o644)
+    return False
 
 
 def directory_bytes(directory: Path, most_entries: int = 10_000) -> int:

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from actors.evaluator.file_domain import FileDomain
 from actors.evaluator.models import Which
 from actors.evaluator.shelf import Shelf, Usage
 from gpu_pool.cache import NodeCache
+from gpu_pool.staging import link_or_copy
 from gpu_pool.weak_to_strong.folders import PROMPT, content_digests, content_files, prompt_format, resolve
 from gpu_pool.weak_to_strong.formats import PUBLISHED_LENGTH, PUBLISHED_MODELS, PromptFormat
 
@@ -90,16 +89,8 @@ def install(folder: Path, fmt: PromptFormat, cache: NodeCache, *, lasting: bool)
         with cache.building(entry) as target:
             for path in content_files(folder):
                 if path.name != PROMPT:
-                    _bring(path.resolve(), target / path.name, lasting=lasting)
+                    real = path.resolve()
+                    open_to_all = real.stat().st_mode & 0o777 == _OPEN
+                    link_or_copy(real, target / path.name, link=lasting and open_to_all)
             fmt.save(target / PROMPT)
     return entry
-
-
-def _bring(path: Path, target: Path, *, lasting: bool) -> None:
-    if lasting and path.stat().st_mode & 0o777 == _OPEN:
-        try:
-            os.link(path, target)
-            return
-        except OSError:
-            pass  # another file system, or a file of another user: copy
-    shutil.copyfile(path, target)

@@ -30,7 +30,7 @@ def train_on_truth(
     waiting = list(range(len(configs)))
     for attempt in range(ATTEMPTS):
         for number in waiting:
-            models[number] = base.copy()
+            models[number] = base.copy(configs[number].trainable)
         jobs = [
             Job(models[n], tokens, labels, replace(configs[n], seed=configs[n].seed + 7919 * attempt)) for n in waiting
         ]

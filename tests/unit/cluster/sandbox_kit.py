@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
+import shutil
+import subprocess
 import sys
+import sysconfig
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,6 +42,30 @@ def run(spec: SandboxSpec, data: bytes | None = None) -> tuple[int, str, str]:
     with spawn(spec) as sandbox:
         out, err = sandbox.communicate(data, timeout=20)
         return sandbox.wait(), out.decode(), err.decode()
+
+
+def as_nobody(program: str, *words: str, timeout: float) -> dict[str, Any]:
+    """What a Python program prints, as JSON, when uid 65534 runs it; {folder} in `words` is a folder that it may write.
+
+    The interpreter is where a private mount puts it: nobody can reach root's own.
+    """
+    with tempfile.TemporaryDirectory(prefix="aar-nobody-", dir="/tmp") as name:
+        folder = Path(name)
+        shutil.copytree(Path(__file__).parents[3] / "cluster", folder / "cluster")
+        shutil.copy(Path(sysconfig.get_path("purelib")) / "pyseccomp.py", folder)
+        folder.chmod(0o777)
+        interpreter = Path(sys.executable).resolve().relative_to(Path(sys.base_prefix).resolve())
+        script = (
+            'base="$1"; shift; mount --bind "$base" /mnt && cd / && '
+            'exec setpriv --reuid 65534 --regid 65534 --clear-groups env -i "$@"'
+        )
+        own = [word.format(folder=folder) for word in words]
+        argv = [f"PYTHONPATH={folder}", "PATH=/usr/bin:/bin", f"/mnt/{interpreter}", "-B", "-c", program, *own]
+        done = subprocess.run(["unshare", "--mount", "sh", "-c", script, "sh", sys.base_prefix, *argv],
+                              capture_output=True, text=True, check=False, timeout=timeout)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
 
 
 def marker() -> str:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,7 +27,16 @@ from cluster.sandbox import (
     spawn,
 )
 from cluster.sandbox.decoys import processes_with
-from tests.unit.cluster.sandbox_kit import SMALL, eventually, marker, needs_root, needs_sandbox, read_line, shell_spec
+from tests.unit.cluster.sandbox_kit import (
+    SMALL,
+    as_nobody,
+    eventually,
+    marker,
+    needs_root,
+    needs_sandbox,
+    read_line,
+    shell_spec,
+)
 
 needs_landlock = pytest.mark.skipif(not confinable(), reason="Landlock 6 (Linux 6.12) is not there")
 KINDS = [pytest.param(spawn, marks=needs_sandbox), pytest.param(confine, marks=needs_landlock)]
@@ -194,25 +201,9 @@ print(json.dumps({"letter": found.letter, "reason": found.reason, "rows": dict(f
 
 
 @pytest.fixture(scope="module")
-def graded() -> Iterator[dict[str, Any]]:
-    """The grade that uid 65534 gives to it, with an interpreter that a private mount puts where nobody can reach it."""
-    folder = Path(tempfile.mkdtemp(prefix="aar-nobody-", dir="/tmp"))
-    try:
-        shutil.copytree(Path(__file__).parents[3] / "cluster", folder / "cluster")
-        shutil.copy(Path(sysconfig.get_path("purelib")) / "pyseccomp.py", folder)
-        folder.chmod(0o777)
-        interpreter = Path(sys.executable).resolve().relative_to(Path(sys.base_prefix).resolve())
-        script = (
-            'base="$1"; shift; mount --bind "$base" /mnt && cd / && '
-            'exec setpriv --reuid 65534 --regid 65534 --clear-groups env -i "$@"'
-        )
-        words = [f"PYTHONPATH={folder}", "PATH=/usr/bin:/bin", f"/mnt/{interpreter}", "-B", "-c", PROGRAM]
-        done = subprocess.run(["unshare", "--mount", "sh", "-c", script, "sh", sys.base_prefix, *words],
-                              capture_output=True, text=True, check=False, timeout=120)  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        yield json.loads(done.stdout)
-    finally:
-        shutil.rmtree(folder)
+def graded() -> dict[str, Any]:
+    """The grade that uid 65534 gives to it."""
+    return as_nobody(PROGRAM, timeout=120)
 
 
 @needs_landlock

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import subprocess
-import sys
-import sysconfig
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.unit.cluster.sandbox_kit import needs_root, needs_sandbox
+from tests.unit.cluster.sandbox_kit import as_nobody, needs_root, needs_sandbox
 
 pytestmark = [needs_sandbox, needs_root]
 
@@ -46,24 +38,9 @@ print(json.dumps({
 
 
 @pytest.fixture(scope="module")
-def answer() -> Iterator[dict[str, Any]]:
-    """What the program finds as uid 65534, with an interpreter that a private mount puts where nobody can reach it."""
-    folder = Path(tempfile.mkdtemp(prefix="aar-nobody-", dir="/tmp"))
-    try:
-        shutil.copytree(Path(__file__).parents[3] / "cluster", folder / "cluster")
-        shutil.copy(Path(sysconfig.get_path("purelib")) / "pyseccomp.py", folder)
-        folder.chmod(0o777)
-        interpreter = Path(sys.executable).resolve().relative_to(Path(sys.base_prefix).resolve())
-        script = 'mount --bind "$1" /mnt && cd / && exec setpriv --reuid 65534 --regid 65534 --clear-groups env -i "$@"'
-        words = [f"PYTHONPATH={folder}", "PATH=/usr/bin:/bin", f"/mnt/{interpreter}", "-B", "-c", PROGRAM,
-                 str(folder / "out")]  # fmt: skip
-        script = f'base="$1"; shift; {script.replace("$1", "$base", 1)}'
-        done = subprocess.run(["unshare", "--mount", "sh", "-c", script, "sh", sys.base_prefix, *words],
-                              capture_output=True, text=True, check=False, timeout=60)  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        yield json.loads(done.stdout)
-    finally:
-        shutil.rmtree(folder)
+def answer() -> dict[str, Any]:
+    """What the program finds as uid 65534."""
+    return as_nobody(PROGRAM, "{folder}/out", timeout=60)
 
 
 def test_a_user_who_is_not_root_gets_a_working_sandbox(answer: dict[str, Any]) -> None:
