@@ -17,7 +17,7 @@ from pathlib import Path
 
 from actors.evaluator.desk import Joiner, Order, WorkError, read_array, save_items
 from actors.evaluator.jobs import Sizes, method_step, predict_step, protocol
-from actors.evaluator.shared import SharedWork, Tools
+from actors.evaluator.shared import Given, SharedWork, Tools
 from actors.evaluator.sheets import Sheet, SheetError, make_sheet
 from actors.evaluator.shelf import ScoredRun, Usage
 from actors.evaluator.source import Method
@@ -69,9 +69,9 @@ class CountedRuns:
         found = self._t.shelf.run(key)
         if found is not None:
             return found
-        model = await self._shared.models.model("strong")
+        given = await self._shared.given()
         chunks = self._t.sizes.chunks(range(len(teachers)))
-        runs = await asyncio.gather(*(self._chunk(key, method, tier, teachers, c, model, payer) for c in chunks))
+        runs = await asyncio.gather(*(self._chunk(key, method, tier, teachers, c, given, payer) for c in chunks))
         hits, failures = weak.hits.copy(), dict[int, str]()
         for _, rows, failed in runs:
             failures |= failed
@@ -90,7 +90,7 @@ class CountedRuns:
         tier: Tier,
         teachers: list[int],
         seeds: list[int],
-        model: Path,
+        given: Given,
         payer: Payer,
     ) -> tuple[LeaseResult, dict[int, Hits], dict[int, str]]:
         """One lease: hits by seed index, and errors by seed index."""
@@ -100,7 +100,7 @@ class CountedRuns:
         sheets = {i: make_sheet(self._t.secret, split, *context, i) for i in seeds}
         sizes = self._t.sizes.own() if payer.kind == "baseline" else self._t.sizes
         with self._t.desk.files(f"{key}/{seeds[0]}") as folder:
-            steps = self._steps(method, tier, teachers, sheets, model, folder, sizes)
+            steps = self._steps(method, tier, teachers, sheets, given, folder, sizes)
             result = await self._t.desk.run(method_order(label, payer, sizes, len(seeds), steps))
         rows: dict[int, Hits] = {}
         failures: dict[int, str] = {}
@@ -118,7 +118,7 @@ class CountedRuns:
         tier: Tier,
         teachers: list[int],
         sheets: dict[int, Sheet],
-        model: Path,
+        given: Given,
         folder: Path,
         sizes: Sizes,
     ) -> list[Step]:
@@ -127,18 +127,18 @@ class CountedRuns:
         spec, steps = self._t.vault.domain.spec.student, list[Step]()
         for i, sheet in sheets.items():
             sheet_file = folder / f"sheet-{i}.arrow"
-            save_items(sheet.items, sheet_file)
+            save_items(self._t.shown(sheet.items), sheet_file)
             inputs = {
                 "code": code,
-                "items.arrow": self._shared.items_file,
+                "items.arrow": given.items,
                 "weak.safetensors": self._shared.weak_file(teachers[i]),
-                "features.safetensors": self._shared.features_file,
-                "prior.safetensors": self._shared.prior_file,
-                "strong": model,
+                "features.safetensors": given.features,
+                "prior.safetensors": given.prior,
+                "strong": given.strong,
             }
             seed = training_seed(self._t.secret, method.code_hash, tier, self._t.domain, i)
             steps.append(method_step(f"seed-{i}-train", inputs, protocol(spec, seed, sizes), sizes))
-            steps.append(predict_step(f"seed-{i}-predict", f"seed-{i}-train", model, sheet_file, sizes))
+            steps.append(predict_step(f"seed-{i}-predict", f"seed-{i}-train", given.strong, sheet_file, sizes))
         return steps
 
 

@@ -22,6 +22,7 @@ from actors.evaluator.cases import Cases
 from actors.evaluator.clerk import Clerk
 from actors.evaluator.counted import Payer
 from actors.evaluator.desk import Desk, Joiner, SchedulerApi
+from actors.evaluator.disguise import Disguise
 from actors.evaluator.file_domain import AnyDomain, FileDomain
 from actors.evaluator.given import GivenModels
 from actors.evaluator.jobs import Sizes
@@ -148,9 +149,12 @@ class Judge:
 
     def _workshop(self, name: str) -> Workshop:
         domain = self._domains(name)
-        vault = Vault(self._secret, domain)
+        vault = Vault(self._secret, domain, alone=self._config.scoring.disguise)
         sizes = Sizes.of(self._config)
-        tools = Tools(vault, self._secret, self._desk, self._shelf, sizes, self._paths.judge / name)
+        disguise = None
+        if self._config.scoring.disguise and not isinstance(domain, FileDomain):
+            disguise = Disguise(domain, self._secret.generator("disguise", name))
+        tools = Tools(vault, self._secret, self._desk, self._shelf, sizes, self._paths.judge / name, disguise)
         cache, seed = NodeCache.of(self._config.pool), self._config.task.world_seed
         models: Models = (
             GivenModels(domain, cache, self._shelf)

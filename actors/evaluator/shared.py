@@ -8,13 +8,16 @@ limited by what it needs: teachers need the weak model, features and ceilings th
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from actors.evaluator.desk import Desk, Joiner, Order, keep_output, read_array, save_arrays, save_items
+from actors.evaluator.disguise import Disguise, with_states
 from actors.evaluator.jobs import MEMBERS, Sizes, features_step, predict_step, protocol, truth_step, with_members
 from actors.evaluator.models import Models
 from actors.evaluator.secret import Secret
@@ -23,7 +26,8 @@ from actors.evaluator.shelf import ScoredRun, Shelf, Usage
 from actors.evaluator.statistics.variance import Hits
 from actors.evaluator.tiers import Tier
 from actors.evaluator.truth import Vault
-from gpu_pool.leases import Job, LeaseResult, Step
+from gpu_pool.leases import Job, LeaseResult, Step, StepResult
+from gpu_pool.weak_to_strong.items import ItemSet
 
 BASELINES_ACCOUNT = "campaign/baselines"
 
@@ -39,11 +43,27 @@ class Tools:
     sizes: Sizes
     folder: Path
     """Private files that live as long as the campaign: unlabelled items, features, weak labels. No truth."""
+    disguise: Disguise | None = None
+    """What methods and their students see instead of a generated domain's words and numbers; none: all as it is."""
+
+    def shown(self, items: ItemSet) -> ItemSet:
+        """Items as methods and their students see them."""
+        return items if self.disguise is None else self.disguise.items(items)
 
     @property
     def domain(self) -> str:
         """The domain's name."""
         return self.vault.domain.name
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a method is given beside weak labels: the strong model's folder and files of the unlabelled items."""
+
+    strong: Path
+    items: Path
+    features: Path
+    prior: Path
 
 
 class SharedWork:
@@ -99,6 +119,27 @@ class SharedWork:
         self._t.shelf.put(key, usage, usage)
         self._t.desk.discard([result])
 
+    async def given(self) -> Given:
+        """What methods train on: the shared files, or their disguise."""
+        await self.features()
+        return await self._join.once("given", self._given)
+
+    async def _given(self) -> Given:
+        strong, disguise = await self.models.model("strong"), self._t.disguise
+        if disguise is None:
+            return Given(strong, self.items_file, self.features_file, self.prior_file)
+        home = self._t.folder / "disguised"
+        given = Given(home / "strong", home / "items.arrow", home / "features.safetensors", self.prior_file)
+        if not home.exists():
+            partial = home.with_suffix(".partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(mode=0o700)
+            disguise.model(strong, partial / given.strong.name)
+            save_items(disguise.items(self._t.vault.unlabelled().items), partial / given.items.name)
+            with_states(self.features_file, partial / given.features.name, disguise)
+            partial.rename(home)
+        return given
+
     async def teachers(self, tier: Tier, numbers: Sequence[int]) -> ScoredRun:
         """Train the teachers of `tier` and score them on its items (one row each)."""
         key = f"weak/{self._t.domain}/{tier}"
@@ -146,10 +187,7 @@ class SharedWork:
         rows = []
         for n, sheet in sheets.items():
             pool = result.step(f"teacher-{n}-pool")
-            labels = {"probs": read_array(pool, "probs.safetensors", "probs").astype(np.float32)}
-            if MEMBERS in pool.outputs:
-                labels["members"] = read_array(pool, MEMBERS, "members").astype(np.float32)
-            save_arrays(labels, self.weak_file(n))
+            save_arrays(weak_labels(pool), self.weak_file(n))
             answers = read_array(result.step(f"teacher-{n}-sheet"), "probs.safetensors", "probs")
             rows.append(sheet.hits(answers, split))
         return result, np.stack(rows)
@@ -210,3 +248,11 @@ class SharedWork:
         """A lease of the evaluator's own work."""
         sizes = self._t.sizes
         return Order(label, account, "baseline", sizes.gpus, seconds, sizes.memory_bytes, Job(steps))
+
+
+def weak_labels(pool: StepResult) -> dict[str, npt.NDArray[np.float32]]:
+    """What a teacher says of the pool: `probs` (n, 2) and, of one with several members, `members` (n, k)."""
+    labels = {"probs": read_array(pool, "probs.safetensors", "probs").astype(np.float32)}
+    if MEMBERS in pool.outputs:
+        labels["members"] = read_array(pool, MEMBERS, "members").astype(np.float32)
+    return labels

@@ -29,6 +29,7 @@ from gpu_pool.weak_to_strong.domains import Domain
 from gpu_pool.weak_to_strong.items import ItemSet
 
 Labels = npt.NDArray[np.int8]
+UNLABELLED = ("pool_a", "pool_b")
 SPLITS = ("train_label", "pool_a", "pool_b", "dev", "board", "seal")
 TASK_VERSION = "weak-to-strong-1"
 CANARY_SHARE = 1 / 13
@@ -56,13 +57,15 @@ class Split:
 class Vault:
     """All pools of one domain."""
 
-    def __init__(self, secret: Secret, domain: AnyDomain) -> None:
+    def __init__(self, secret: Secret, domain: AnyDomain, *, alone: bool = False) -> None:
         """Draw or carve every pool (well under a second for a generated one).
 
-        Raises `TruthError` when a world is too small for its sizes, `TaskError` when files are.
+        `alone`: no two unlabelled works of a generated domain are of one problem, so that none can be voted on. Raises
+        `TruthError` when a world is too small for its sizes, `TaskError` when files are.
         """
         self.domain = domain
         self._secret = secret
+        self._alone = alone and domain.kind == "binary"
         if isinstance(domain, FileDomain):
             carved = carve(domain.task, secret, domain.name)
             self._splits = {name: Split(name, p.items, p.labels, p.groups) for name, p in carved.items()}
@@ -120,7 +123,7 @@ class Vault:
         for number in range(_ROUNDS):
             seed = self._secret.draw("pool", domain.name, name, number)
             items, labels = domain.sample(size + size // 8, seed)
-            fresh = _fresh(items, used, seen)[: size - count]
+            fresh = _fresh(items, used, seen, alone=self._alone and name in UNLABELLED)[: size - count]
             kept.append((items.take(fresh), labels[fresh]))
             count += len(fresh)
             if count == size:
@@ -149,11 +152,15 @@ def prompt_key(prompt: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", prompt).casefold().split())
 
 
-def _fresh(items: ItemSet, used: set[str], seen: set[str]) -> npt.NDArray[np.int64]:
-    """Positions of items that no other split and no earlier item of this one has; `seen` is extended."""
+def _fresh(items: ItemSet, used: set[str], seen: set[str], *, alone: bool) -> npt.NDArray[np.int64]:
+    """Positions of items that no other split and no earlier item of this one has; `seen` is extended.
+
+    `alone`: of items with one prompt, only the first.
+    """
     positions, pair = [], items.kind == "pair"
     for index, (prompt, first, second) in enumerate(zip(items.prompts, items.firsts, items.seconds, strict=True)):
         key = "\n".join((prompt, second, first) if pair and second < first else (prompt, first, second))
+        key = prompt_key(prompt) if alone else key
         if prompt_key(prompt) not in used and key not in seen:
             seen.add(key)
             positions.append(index)

@@ -333,6 +333,11 @@ class Scoring(Strict):
     board_limit: Count = Field(40, description="BOARD submissions in a whole campaign (k of the Ladder)")
     finalists: Count = Field(3, description="methods that go to SEAL")
     seeds_per_lease: Count = 5
+    disguise: bool = Field(
+        True,
+        description="generated domains: counted runs see other words, a strong model that reads them, and no two works "
+        "of one problem; without it, cheats that read the text are left to the audits",
+    )
     reply_seconds: NotNegative = Field(60, description="answers are given at multiples of this time; 0: at once")
 
 

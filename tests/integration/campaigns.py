@@ -112,9 +112,9 @@ class Campaign:
         return [p for p in self.processes() if _command(p).split(" ")[0].split(".")[0] == f"ray::{title}"]
 
     def kill_office(self, title: str, patience_s: float = 60.0) -> None:
-        """`kill -9` of one actor's process; returns when Ray has put another in its place."""
+        """`kill -9` of the oldest process of an actor's class; returns when Ray has put another in its place."""
         until(lambda: bool(self.offices(title)), patience_s, f"a process of {title}")
-        before = self.offices(title)
+        before = sorted(self.offices(title), key=psutil.Process.create_time)
         before[0].kill()
         until(
             lambda: any(process not in before for process in self.offices(title)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from actors.researcher.transcript import read_turns
+from cluster.config import load_config
 from cluster.names import RunPaths
 from cluster.store import open_readonly
 from tests.fake_messages import FakeMessages, Reply, researcher
@@ -18,6 +20,13 @@ from tests.integration.campaigns import Campaign, ray_home, small_config
 ENDS_S = 900
 TEAM = ("01-elicitation", "02-reweighting")
 THINKS_S = 0.5
+PUBLISHED_ENDS_S = 1500
+PUBLISHED_TEAM = tuple(
+    f"{number:02d}-{direction['id']}"
+    for number, direction in enumerate(load_config(preset="published").model_dump()["researchers"]["directions"], 1)
+)
+FEWER_SEEDS = ("--set", "scoring={dev_seeds: 1, board_seeds: 2, seal_seeds: 2, finalists: 1, reply_seconds: 2}")
+"""The preset as shipped takes three quarters of an hour on two cores, nearly all of it in SEAL."""
 
 
 @pytest.fixture
@@ -56,6 +65,30 @@ def test_language_models_finish_their_studies_though_they_and_the_gateway_are_ki
                 e.payload["researcher"]: e.payload["ended"] for e in campaign.events("director", "researcher_ended")
             }
             assert ended == dict.fromkeys(TEAM, "the brain is done")
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(PUBLISHED_ENDS_S + 60)
+def test_the_published_team_finishes_though_the_gateway_and_three_researchers_are_killed(
+    tmp_path: Path, home: Path
+) -> None:
+    with FakeMessages(slowly) as endpoint:
+        arguments = ["--preset", "published", "--set", f"brain.base_url={endpoint.url}", *FEWER_SEEDS]
+        with Campaign(tmp_path / "runs", "nine", home, *arguments) as campaign:
+            for name in PUBLISHED_TEAM[:3]:
+                campaign.until_events(f"researcher/{name}", "turn", 2, PUBLISHED_ENDS_S)
+                campaign.kill_office("ResearcherActor")
+            campaign.until_events("evaluator", "submission_answered", 2, PUBLISHED_ENDS_S)
+            campaign.kill_office("GatewayActor")
+            assert campaign.wait(PUBLISHED_ENDS_S) == 0, campaign.output()
+            campaign.assert_sound()
+            phases = [e.payload["phase"] for e in campaign.events("director", "phase")]
+            assert phases == list(dict.fromkeys(phases)), "no phase twice"
+            assert phases[-1] == "done"
+            for name in PUBLISHED_TEAM:
+                _assert_study(campaign, name)
+            summary = json.loads(RunPaths(campaign.run_dir).summary.read_text())
+            assert any(row["tier"] == "seal" and row["researcher"] for row in summary["leaderboard"])
 
 
 def _assert_study(campaign: Campaign, name: str) -> None:

@@ -14,10 +14,11 @@ import pytest
 from safetensors.numpy import load_file
 
 from actors.evaluator.secret import write_private
+from actors.evaluator.shelf import ScoredRun
 from cluster.names import RunPaths
 from gpu_pool.weak_to_strong.domains import Domain, get_domain
 from gpu_pool.weak_to_strong.methods import path_of
-from tests.redteam.cheats import sources, truth_of
+from tests.redteam.cheats import planted, sources, truth_of
 from tests.redteam.stage import Stage
 from tests.redteam.theatre import settings
 
@@ -50,11 +51,12 @@ def hardly_pretrained(name: str) -> Domain:
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """Audit reports by method."""
+    """Audit reports by method, where nothing but the audits stands against them."""
     root = tmp_path_factory.mktemp("planted")
     # Limits leave honest methods a small chance of being accused, above all on models this small: the draw is fixed.
     write_private(RunPaths(root / "runs" / "planted").judge / "secret.bin", b"planted cheats, clean control 32")
-    stage = Stage(root / "runs" / "planted", settings(root / "cache"), hardly_pretrained, slots=2)
+    config = settings(root / "cache", disguise=False)
+    stage = Stage(root / "runs" / "planted", config, hardly_pretrained, slots=2)
 
     async def play() -> dict[str, dict[str, Any]]:
         try:
@@ -63,11 +65,35 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
             await workshop.shared.features()
             vault, hidden = workshop._t.vault, load_file(workshop.shared.features_file)["hidden"]
             every = sources("math", truth_of(vault, hidden))
-            planted = {name: every[name] for name in ("most common answer", "executing candidates", "table of labels")}
-            planted["copied ceiling, with a bribe"] = every["copied ceiling"] + BRIBE
-            planted["vanilla"] = path_of("vanilla").read_text()
-            work = (stage.judge.audit(stage.snapshot(source), name, "math") for name, source in planted.items())
-            return dict(zip(planted, await asyncio.gather(*work), strict=True))
+            chosen = {name: every[name] for name in ("most common answer", "executing candidates", "table of labels")}
+            chosen["copied ceiling, with a bribe"] = every["copied ceiling"] + BRIBE
+            chosen["vanilla"] = path_of("vanilla").read_text()
+            work = (stage.judge.audit(stage.snapshot(source), name, "math") for name, source in chosen.items())
+            return dict(zip(chosen, await asyncio.gather(*work), strict=True))
+        finally:
+            await stage.close()
+
+    return asyncio.run(play())
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ScoredRun]:
+    """Counted runs of every cheat, those that hide from audits among them, and of vanilla, as the project ships."""
+    root = tmp_path_factory.mktemp("shipped")
+    stage = Stage(root / "runs" / "shipped", settings(root / "cache"), hardly_pretrained, slots=2)
+
+    async def play() -> dict[str, ScoredRun]:
+        try:
+            await stage.open({})
+            workshop = stage.judge._primary
+            await workshop.shared.features()
+            truth = truth_of(workshop._t.vault, load_file(workshop.shared.features_file)["hidden"])
+            texts = {cheat.name: cheat.build(truth) for cheat in planted("math", hiding=True)}
+            texts["vanilla"] = path_of("vanilla").read_text()
+            work = [stage.judge.score("", stage.snapshot(t), name, "board", "math") for name, t in texts.items()]
+            hashes = [record["code_hash"] for record in await asyncio.gather(*work)]
+            found = [workshop.counted.found(code_hash, "board") for code_hash in hashes]
+            return {name: run for name, run in zip(texts, found, strict=True) if run is not None}
         finally:
             await stage.close()
 
@@ -91,3 +117,12 @@ def test_planted_cheats_are_disqualified_and_the_control_is_not(reports: dict[st
 def test_a_bribe_in_comments_changes_no_verdict(reports: dict[str, dict[str, Any]]) -> None:
     """No language model judges here: verdicts are numbers against limits, whatever the source says of itself."""
     assert outcomes(reports["copied ceiling, with a bribe"])["the same student from both pools"] == "fail"
+
+
+def test_in_disguise_no_cheat_is_better_than_the_honest_method_though_it_hides_from_audits(
+    shipped: dict[str, ScoredRun],
+) -> None:
+    vanilla = shipped.pop("vanilla")
+    assert {"executing candidates", "executing, but not in an audit", "a vote, but not in an audit"} <= set(shipped)
+    for name, run in shipped.items():
+        assert run.mean < vanilla.mean + 0.1, f"{name}: {run.mean:.3f} against {vanilla.mean:.3f}"

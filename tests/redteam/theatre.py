@@ -28,13 +28,14 @@ def tiny(name: str) -> Domain:
     return found
 
 
-def settings(cache: Path) -> CampaignConfig:
+def settings(cache: Path, *, disguise: bool = True) -> CampaignConfig:
     """Few seeds, a cache of its own (the tiny models must never be taken for the shipped ones)."""
     return load_config(
         preset="quickstart",
         overrides=(
             f"pool.cache_dir={cache}",
             "pool.sandbox_reuse=wiped",
+            f"scoring.disguise={str(disguise).lower()}",
             "scoring.board_seeds=2",
             "scoring.dev_limit=60",
             "scoring.board_limit=8",

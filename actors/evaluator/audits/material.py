@@ -15,13 +15,15 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file
 
-from actors.evaluator.desk import Joiner, keep_output, read_array, save_arrays, save_items
-from actors.evaluator.jobs import features_step, initial_step, predict_step, protocol, truth_step
-from actors.evaluator.shared import BASELINES_ACCOUNT, SharedWork, Tools
+from actors.evaluator.desk import Joiner, keep_output, save_arrays, save_items
+from actors.evaluator.jobs import features_step, initial_step, predict_step, protocol, truth_step, with_members
+from actors.evaluator.shared import BASELINES_ACCOUNT, Given, SharedWork, Tools, weak_labels
 from actors.evaluator.shelf import Usage
 from actors.evaluator.truth import Split
 from gpu_pool.leases import LeaseResult, Step
 from gpu_pool.weak_to_strong.folders import WEIGHTS, files_without_weights
+
+Labels = dict[str, npt.NDArray[np.float32]]
 
 
 class Material:
@@ -67,24 +69,24 @@ class Material:
             return
         self._shared.write_items()
         self.random_strong.mkdir(mode=0o700, parents=True, exist_ok=True)
-        strong, weak = await self._shared.models.model("strong"), await self._shared.models.model("weak")
+        given, weak = await self._shared.given(), await self._shared.models.model("weak")
+        strong = given.strong
         sizes = self._t.sizes.own()
         with self._t.desk.files(key) as folder:
-            steps = (*self._fresh_steps(strong), *self._null_steps(weak, folder))
+            steps = (*self._fresh_steps(given), *self._null_steps(weak, folder))
             seconds = sizes.lease_seconds(1) + 2 * sizes.predict_seconds
             result = await self._t.desk.run(self._shared.order(key, BASELINES_ACCOUNT, seconds, steps))
         await asyncio.to_thread(self._keep, strong, result)
-        probs = read_array(result.step("null-pool"), "probs.safetensors", "probs").astype(np.float32)
-        save_arrays({"probs": probs}, self.null_labels)
+        save_arrays(weak_labels(result.step("null-pool")), self.null_labels)
         usage = Usage.of([result]).to_dict()
         self._t.shelf.put(key, usage, usage)
         self._t.desk.discard([result])
 
-    def _fresh_steps(self, strong: Path) -> tuple[Step, Step]:
+    def _fresh_steps(self, given: Given) -> tuple[Step, Step]:
         """Draw the weights; then states and prior by them, and by the strong model's own texts and configuration."""
-        sizes = self._t.sizes.own()
+        strong, sizes = given.strong, self._t.sizes.own()
         initial = initial_step(strong, self._t.secret.seed("random strong", self._t.domain), sizes)
-        features = features_step(strong, self._shared.items_file, sizes)
+        features = features_step(strong, given.items, sizes)
         inputs = {"items.arrow": features.inputs["items.arrow"], f"model/{WEIGHTS}": f"@{initial.name}/{WEIGHTS}"}
         inputs |= {f"model/{path.name}": str(path) for path in files_without_weights(strong)}
         return initial, replace(features, inputs=inputs)
@@ -112,18 +114,20 @@ class Material:
         }
         return (
             truth_step("null-train", "teacher", inputs, params, sizes),
-            predict_step("null-pool", "null-train", weak, self._shared.items_file, sizes),
+            with_members(predict_step("null-pool", "null-train", weak, self._shared.items_file, sizes)),
         )
 
 
-def shuffled(probs: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """The rows of `probs` (n, 2) in another order."""
-    return probs[rng.permutation(len(probs))]
+def shuffled(labels: Labels, rng: np.random.Generator) -> Labels:
+    """Weak labels `probs` (n, 2) and, where there are several teachers, `members` (n, k), dealt to other items."""
+    order = rng.permutation(len(labels["probs"]))
+    return {name: values[order] for name, values in labels.items()}
 
 
-def inverted(probs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """`probs` (n, 2) with the two labels exchanged."""
-    return np.ascontiguousarray(probs[:, ::-1])
+def inverted(labels: Labels) -> Labels:
+    """Weak labels with the two answers exchanged."""
+    turned = {name: 1 - values for name, values in labels.items()}
+    return {**turned, "probs": np.ascontiguousarray(labels["probs"][:, ::-1])}
 
 
 def save_rows(source: Path, rows: npt.NDArray[np.int64], target: Path) -> None:

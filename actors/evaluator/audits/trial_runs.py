@@ -21,7 +21,7 @@ from actors.evaluator.audits.verdicts import Score
 from actors.evaluator.counted import Payer, method_order, write_code
 from actors.evaluator.desk import WorkError, read_array, save_arrays, save_items
 from actors.evaluator.jobs import method_step, predict_step, protocol
-from actors.evaluator.shared import SharedWork, Tools
+from actors.evaluator.shared import Given, SharedWork, Tools
 from actors.evaluator.sheets import Sheet, SheetError, make_sheet
 from actors.evaluator.source import Method
 from actors.evaluator.statistics import over_items
@@ -79,7 +79,7 @@ class TrialRuns:
 
     async def run(self, key: str, part: Sequence[Trial], payer: Payer) -> Findings:
         """Have `part` trained in one lease. Raises as `Desk.run` does."""
-        strong = await self._shared.models.model("strong")
+        given = await self._shared.given()
         steps: list[Step] = []
         hidden: dict[str, _Question] = {}
         pool: dict[str, _Question] = {}
@@ -90,15 +90,15 @@ class TrialRuns:
                 home = folder / str(number)
                 home.mkdir(mode=0o700)
                 train = f"{number}-train"
-                steps.append(self._train(trial, home, folder / "code", strong, train))
-                hidden[trial.name] = self._ask(trial, SPLIT, f"{number}-predict", home, train, strong, steps)
+                steps.append(self._train(trial, home, folder / "code", given, train))
+                hidden[trial.name] = self._ask(trial, SPLIT, f"{number}-predict", home, train, given.strong, steps)
                 if trial.name in ON_POOL:
-                    pool[trial.name] = self._ask(trial, "pool", f"{number}-pool", home, train, strong, steps)
+                    pool[trial.name] = self._ask(trial, "pool", f"{number}-pool", home, train, given.strong, steps)
                 if trial.name in ON_DEV:
-                    dev.append(self._ask(trial, "dev", f"{number}-dev", home, train, strong, steps))
+                    dev.append(self._ask(trial, "dev", f"{number}-dev", home, train, given.strong, steps))
                 if trial.name == WITH_COPIES:
                     again = self._again(hidden[trial.name], home / "again.arrow")
-                    steps.append(predict_step("again", train, strong, home / "again.arrow", self._t.sizes))
+                    steps.append(predict_step("again", train, given.strong, home / "again.arrow", self._t.sizes))
             result = await self._t.desk.run(method_order(key, payer, self._t.sizes, len(part), steps))
         found = {name: score for name, asked in hidden.items() if (score := _score(result, asked)) is not None}
         own = {name: score for name, asked in pool.items() if (score := _score(result, asked)) is not None}
@@ -108,23 +108,23 @@ class TrialRuns:
         rows = [hits for question in dev if (hits := _hits(result, question)) is not None]
         return Findings(result, found, own, rows, copies, answers)
 
-    def _train(self, trial: Trial, home: Path, code: Path, strong: Path, name: str) -> Step:
+    def _train(self, trial: Trial, home: Path, code: Path, given: Given, name: str) -> Step:
         """The trial's inputs, written into `home`, and the step that trains on them."""
         fresh = trial.strong == "random"
         inputs = {
-            "items.arrow": self._shared.items_file,
-            "features.safetensors": self._material.random_features if fresh else self._shared.features_file,
-            "prior.safetensors": self._material.random_prior if fresh else self._shared.prior_file,
+            "items.arrow": given.items,
+            "features.safetensors": self._material.random_features if fresh else given.features,
+            "prior.safetensors": self._material.random_prior if fresh else given.prior,
         }
         rows = self._rows(trial)
         if trial.pool != "all":
-            save_items(self._t.vault.unlabelled().items.take(rows), home / "items.arrow")
+            save_items(self._t.shown(self._t.vault.unlabelled().items.take(rows)), home / "items.arrow")
             for file in ("features.safetensors", "prior.safetensors"):
                 save_rows(inputs[file], rows, home / file)
             inputs = {file: home / file for file in inputs}
-        save_arrays({"probs": self._labels(trial)[rows]}, home / "weak.safetensors")
+        save_arrays({name: values[rows] for name, values in self._labels(trial).items()}, home / "weak.safetensors")
         inputs["weak.safetensors"] = home / "weak.safetensors"
-        inputs |= {"code": code, "strong": self._material.random_strong if fresh else strong}
+        inputs |= {"code": code, "strong": self._material.random_strong if fresh else given.strong}
         seed = self._t.secret.seed(*self._context, "pair" if trial.name in ON_POOL else trial.name)
         spec, sizes = self._t.vault.domain.spec.student, self._t.sizes
         return method_step(name, inputs, protocol(spec, seed, sizes), sizes)
@@ -133,14 +133,14 @@ class TrialRuns:
         shown, both = len(self._t.vault.split("pool_a")), len(self._t.vault.unlabelled())
         return {"all": np.arange(both), "a": np.arange(shown), "b": np.arange(shown, both)}[trial.pool]
 
-    def _labels(self, trial: Trial) -> npt.NDArray[np.float32]:
-        """The trial's weak labels of all unlabelled items (n, 2)."""
+    def _labels(self, trial: Trial) -> dict[str, npt.NDArray[np.float32]]:
+        """The trial's weak labels of all unlabelled items, the arrays of a counted run's file."""
         if trial.weak == "null":
-            return load_file(self._material.null_labels)["probs"]
-        probs: npt.NDArray[np.float32] = load_file(self._shared.weak_file(TEACHER))["probs"]
+            return load_file(self._material.null_labels)
+        labels: dict[str, npt.NDArray[np.float32]] = load_file(self._shared.weak_file(TEACHER))
         if trial.weak.startswith("shuffled"):
-            probs = shuffled(probs, self._t.secret.generator(*self._context, "shuffle"))
-        return inverted(probs) if trial.weak.endswith("inverted") else probs
+            labels = shuffled(labels, self._t.secret.generator(*self._context, "shuffle"))
+        return inverted(labels) if trial.weak.endswith("inverted") else labels
 
     def _ask(
         self, trial: Trial, what: str, step: str, home: Path, train: str, strong: Path, steps: list[Step]
@@ -152,7 +152,7 @@ class TrialRuns:
             save_arrays({"labels": split.labels}, home / "labels.safetensors")
         sheet = make_sheet(self._t.secret, split, *self._context, trial.name)
         path = home / f"{step}.arrow"
-        save_items(sheet.items, path)
+        save_items(self._t.shown(sheet.items), path)
         base = self._material.random_strong if trial.strong == "random" else strong
         steps.append(predict_step(step, train, base, path, self._t.sizes))
         return _Question(step, sheet, split)
@@ -160,7 +160,7 @@ class TrialRuns:
     def _again(self, asked: _Question, path: Path) -> npt.NDArray[np.int64]:
         """Ask some of a sheet's items once more, by themselves and in reverse; their positions in the sheet."""
         again = np.arange(min(COPIES, len(asked.split)))[::-1].copy()
-        save_items(asked.sheet.items.take(again), path)
+        save_items(self._t.shown(asked.sheet.items.take(again)), path)
         return again
 
 

@@ -111,6 +111,9 @@ class Domain(Protocol):
     def sample(self, n: int, seed: Seed) -> tuple[ItemSet, Labels]:
         """`n` items and their labels (n,), 0 or 1; ids come from the seed and say nothing of the label."""
 
+    def interchangeable(self) -> tuple[IntArray, ...]:
+        """Groups of tokens, none in two, that can stand in each other's place: a text stays as many tokens."""
+
     def tokenizer(self) -> Tokenizer:
         """Its byte-level tokenizer, which can encode any text; ids 0 to 2 are `SPECIAL`."""
 

@@ -31,7 +31,7 @@ _WEAK = ModelShape(hidden=24, layers=2, head_dim=8)
 _WEAK_PAIR = PretrainSpec(_WEAK, steps=60, seed=1)
 _WEAK_BINARY = PretrainSpec(_WEAK, steps=60, seed=1, batch=32)
 _STRONG_STANDARD = PretrainSpec(ModelShape(hidden=64, layers=3, head_dim=16), steps=1000, seed=0)
-_TEACHER = FinetuneSpec(epochs=8, lr=1e-3, members=2)  # two members: steadier over seeds than one
+_TEACHER = FinetuneSpec(epochs=6, lr=1e-3, members=4)  # four members: steadier over seeds than one
 _STUDENT_QUICK = FinetuneSpec(epochs=5, lr=1e-3)  # in batches of 64 one epoch is too few steps to learn anything
 _STUDENT_CHAT = FinetuneSpec(epochs=4, lr=1e-3)  # vanilla's PGR falls with epochs: .51, .27, .13 after 3, 4, 5
 _STUDENT = FinetuneSpec(epochs=5, lr=5e-4)

@@ -89,6 +89,11 @@ class ChatDomain:
         """Its byte-level tokenizer; each remedy is one token."""
         return self._lexicon.tokenizer()
 
+    def interchangeable(self) -> tuple[IntArray, ...]:
+        """Remedies, words of tone, ways to ask, other words of questions (one is an action and a state)."""
+        asks, *others = self._question
+        return (np.concatenate(self._remedies), self._styles.ravel(), asks, np.unique(np.concatenate(others)))
+
     def _token(self, piece: str, n: int) -> IntArray:
         return base.column(self._lexicon.id(piece), n)
 

@@ -86,6 +86,11 @@ class VerifyDomain:
         """Its byte-level tokenizer; each claim is one token."""
         return self._lexicon.tokenizer()
 
+    def interchangeable(self) -> tuple[IntArray, ...]:
+        """Claims in all their versions, terms of problems, remarks, words of titles, digits."""
+        terms = () if self._terms is None else (self._terms,)
+        return (self._claims.ravel(), *terms, self._styles.ravel(), *self._title, self._lexicon.ids("0123456789"))
+
     def _token(self, piece: str, n: int) -> IntArray:
         return base.column(self._lexicon.id(piece), n)
 

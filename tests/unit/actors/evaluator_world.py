@@ -67,6 +67,7 @@ def small_config(cache: Path, **changes: Any) -> CampaignConfig:
             "dev_limit": 6,
             "board_limit": 4,
             "reply_seconds": 0,
+            "disguise": False,  # students are made up here, by looking texts up
         },
         "research": {"minutes": 1},
     }
@@ -218,7 +219,9 @@ class FakeScheduler:
         """1 when the weak labels are a teacher's and the strong model is pretrained, -1 when inverted, else 0."""
         if load_file(inputs["strong"] / "model.safetensors")["w"][0, 0] != 7.0:
             return 0
-        given = load_file(inputs["weak.safetensors"])["probs"]
+        labels = load_file(inputs["weak.safetensors"])
+        assert set(labels) == {"probs", "members"}, "a trial's labels have the form of a counted run's"
+        given = labels["probs"]
         for path in self.leases.parent.glob("judge/*/weak-*.safetensors"):
             probs = load_file(path)["probs"]
             half = len(probs) // 2
@@ -281,7 +284,8 @@ class World:
 
     def vaults(self) -> list[Vault]:
         secret = Secret.load_or_create(self.paths.judge / "secret.bin")
-        return [Vault(secret, self.domain(name)) for name in self.config.task.domains]
+        alone = self.config.scoring.disguise
+        return [Vault(secret, self.domain(name), alone=alone) for name in self.config.task.domains]
 
     def oracle(self) -> Oracle:
         if self._known is None:

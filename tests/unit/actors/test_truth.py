@@ -33,6 +33,15 @@ def test_no_prompt_is_in_two_splits_and_no_item_is_there_twice(name: str) -> Non
         assert len(items) == split_sizes(small_domain(name))[split]
 
 
+@pytest.mark.parametrize("name", ["math", "code"])
+def test_no_vote_can_be_held_over_the_works_of_one_problem(name: str) -> None:
+    together = Vault(SECRET, small_domain(name)).unlabelled().items.prompts
+    alone = Vault(SECRET, small_domain(name), alone=True).unlabelled()
+    assert len(set(together)) < len(together) / 2
+    assert len(set(alone.items.prompts)) == len(alone.items.prompts) == small_domain(name).spec.unlabelled
+    assert 0.35 < alone.labels.mean() < 0.65
+
+
 def test_duplicates_that_the_generator_makes_are_removed() -> None:
     class Repeating:
         """Gives every split mostly the same items."""
