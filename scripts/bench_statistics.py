@@ -2,6 +2,7 @@
 
     python scripts/bench_statistics.py                # about three minutes of one core
     python scripts/bench_statistics.py --worlds 400 --task published
+    python scripts/bench_statistics.py --audits       # how often an honest method fails an audit by chance
 
 A world has items of fixed difficulty and seeds of fixed luck, and the truth is known: the accuracy over infinitely many
 items and seeds. `published` is fitted to the published chat runs (16 seeds each, n = 1263: weak .5280 sd .0120, ceiling
@@ -10,6 +11,10 @@ gpu_pool/weak_to_strong/domains/catalogue.py), for stronger students scaled as a
 student that is nearly always right and sometimes far off; its few seeds seldom show that, and no interval made from
 them can know. Seeds and ceilings are as many as the evaluator uses on BOARD (5) and on SEAL (10, 16). Exit status 1
 when an interval covers less than 92 % or more than 98 %, `skewed` aside.
+
+`--audits` is about "pool A against pool B", the one audit whose limit rests on an estimated spread between seeds: 2,000
+items, two baselines of spread .03, a method that spreads as much, half or twice as much, students of half the items
+that spread as the limit assumes.
 """
 
 from __future__ import annotations
@@ -28,12 +33,15 @@ import numpy as np
 from scipy import stats
 from scipy.optimize import brentq
 
+from actors.evaluator.audits import Evidence, Score, Spread, trials, verdicts
+from actors.evaluator.audits.verdicts import HALVES
 from actors.evaluator.statistics import accuracy, bootstrap_pgr, compare, estimate_pgr
 from actors.evaluator.statistics.variance import Floats, Hits
 from actors.evaluator.tiers import CEILINGS
 
 SEEDS = (5, 10, 16)
 LOW, HIGH = 0.92, 0.98
+ACCUSED = 1e-3
 HARD, OWN = 2.0, 0.9
 """Standard deviations, in units of one prediction's noise, of an item's difficulty for all models and for one of them.
 Together they give the published seeds room for a spread of .0085, and two methods' difference per item one of .31."""
@@ -223,11 +231,42 @@ def _row(truth: float, bounds: Floats) -> Row:
     return Row(float(inside.mean()), float(np.nanmedian(bounds[:, 1] - bounds[:, 0])))
 
 
+def alarms(seeds: int, ratio: float, campaigns: int, rng: np.random.Generator) -> tuple[float, float]:
+    """How often an honest method crosses the limit of pool A against pool B, and the median limit, in accuracy."""
+    items, own, others, crossed, limits = 2000, 0.03 * ratio, 0.03, 0, []
+    se = math.sqrt(0.8 * 0.2 / items)
+    for _ in range(campaigns):
+        rows = [0.8 + sd * rng.standard_normal(seeds) for sd in (own, others, others)]
+        spread = Spread.of(rows[0], rows[1:])
+        apart = math.sqrt(2) * rng.normal(0, math.hypot(se, HALVES * own))
+        pools = {trials.POOL_A: Score(0.8 + apart, se), trials.POOL_B: Score(0.8, se)}
+        found = Evidence(0.8, spread, 0.6, pools, {}, None, None, False, None, 0)
+        verdict = next(verdict for verdict in verdicts(found) if verdict.audit == "pool A against pool B")
+        crossed += verdict.outcome == "fail"
+        limits.append(verdict.limit or math.nan)
+    return crossed / campaigns, float(np.median(limits))
+
+
+def audits(campaigns: int) -> int:
+    """Print the table of `alarms`; 1 when more than one honest method in a thousand is accused."""
+    rng, bad = np.random.default_rng(0), 0
+    print(f"{'seeds':>5} {'spread':>7} {'accused':>9} {'median limit':>13}")
+    for seeds in (3, *SEEDS):
+        for ratio in (0.5, 1.0, 2.0):
+            rate, limit = alarms(seeds, ratio, campaigns, rng)
+            bad += rate > ACCUSED
+            print(f"{seeds:5} {0.03 * ratio:7.3f} {rate:9.5f} {limit:13.3f}", flush=True)
+    return 1 if bad else 0
+
+
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worlds", type=int, default=1000, help="simulated campaigns a cell (default: 1000)")
     parser.add_argument("--task", choices=[task.name for task in TASKS])
+    parser.add_argument("--audits", action="store_true", help="the rate of false accusations instead of the coverage")
     args = parser.parse_args(argv)
+    if args.audits:
+        return audits(20 * args.worlds)
     started, bad = time.monotonic(), 0
     print(f"{'task':10} {'PGR':>4} {'interval':22}" + "".join(f" {f'S={s}: covers, width':>22}" for s in SEEDS))
     for task in TASKS:

@@ -14,7 +14,7 @@ from typing import Any
 
 from safetensors.numpy import load_file, save_file
 
-from actors.evaluator.audits import Auditor, AuditReport, Material
+from actors.evaluator.audits import Auditor, AuditReport, Material, Spread
 from actors.evaluator.counted import CountedRuns, Payer
 from actors.evaluator.file_domain import FileDomain
 from actors.evaluator.jobs import fixed
@@ -93,7 +93,9 @@ class Workshop:
         own = self.counted.found(method.code_hash, tier)
         assert own is not None, "a method is audited after its counted runs"
         weak = await self.teachers("board")
-        return await self.auditor.audit(method, own, weak, self.known_bench(tier).above_ceiling(own), payer)
+        bench = self.known_bench(tier)
+        spread = Spread.of(own.per_seed, [run.per_seed for _, run in bench.baselines.values()])
+        return await self.auditor.audit(method, own, weak, spread, bench.above_ceiling(own), payer)
 
     def known_bench(self, tier: Tier) -> Bench:
         """The bench of a tier that was made before."""

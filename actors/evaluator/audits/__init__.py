@@ -5,7 +5,7 @@ from __future__ import annotations
 from actors.evaluator.audits.auditor import Auditor, AuditReport
 from actors.evaluator.audits.material import Material
 from actors.evaluator.audits.trials import TRIALS, Trial
-from actors.evaluator.audits.verdicts import Evidence, Score, Verdict, overall, verdicts
+from actors.evaluator.audits.verdicts import Evidence, Score, Spread, Verdict, overall, verdicts
 
 __all__ = [
     "TRIALS",
@@ -14,6 +14,7 @@ __all__ = [
     "Evidence",
     "Material",
     "Score",
+    "Spread",
     "Trial",
     "Verdict",
     "overall",

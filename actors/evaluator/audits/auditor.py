@@ -15,7 +15,7 @@ import numpy as np
 from actors.evaluator.audits.material import Material
 from actors.evaluator.audits.trial_runs import Said, TrialRuns, canary_score
 from actors.evaluator.audits.trials import TRIALS
-from actors.evaluator.audits.verdicts import Evidence, Outcome, Verdict, overall, verdicts
+from actors.evaluator.audits.verdicts import Evidence, Outcome, Spread, Verdict, overall, verdicts
 from actors.evaluator.counted import Payer
 from actors.evaluator.desk import Joiner
 from actors.evaluator.shared import SharedWork, Tools
@@ -23,8 +23,6 @@ from actors.evaluator.shelf import ScoredRun, Usage
 from actors.evaluator.source import Method, constant_bytes
 from cluster.objects import ObjectStore
 
-UNKNOWN_SD = 0.05
-"""Spread between seeds that is assumed of a method that was run with a single one."""
 LEASES = 2
 
 
@@ -80,14 +78,21 @@ class Auditor:
         return f"audit/{self._t.domain}/{code_hash}"
 
     async def audit(
-        self, method: Method, own: ScoredRun, weak: ScoredRun, above_ceiling: bool, payer: Payer
+        self, method: Method, own: ScoredRun, weak: ScoredRun, spread: Spread, above_ceiling: bool, payer: Payer
     ) -> AuditReport:
         """Audit a method; `own` are its counted runs, `weak` the hits of BOARD's teachers. Raises as `Desk.run`."""
         key = self._key(method.code_hash)
-        return await self._join.once(key, lambda: self._audit(key, method, own, weak, above_ceiling, payer))
+        return await self._join.once(key, lambda: self._audit(key, method, own, weak, spread, above_ceiling, payer))
 
     async def _audit(
-        self, key: str, method: Method, own: ScoredRun, weak: ScoredRun, above_ceiling: bool, payer: Payer
+        self,
+        key: str,
+        method: Method,
+        own: ScoredRun,
+        weak: ScoredRun,
+        spread: Spread,
+        above_ceiling: bool,
+        payer: Payer,
     ) -> AuditReport:
         found = self.known(method.code_hash)
         if found is not None:
@@ -99,7 +104,7 @@ class Auditor:
         results = [findings.result for findings in done]
         evidence = Evidence(
             own=own.mean,
-            seed_sd=float(np.std(own.per_seed, ddof=1)) if len(own.per_seed) > 1 else UNKNOWN_SD,
+            spread=spread,
             weak=float(weak.hits[0].mean()),
             hidden={name: score for findings in done for name, score in findings.hidden.items()},
             pool={name: score for findings in done for name, score in findings.pool.items()},
@@ -107,6 +112,7 @@ class Auditor:
             copies=next((findings.copies for findings in done if findings.copies is not None), None),
             above_ceiling=above_ceiling,
             unmoved=_apart({name: said for findings in done for name, said in findings.answers.items()}),
+            disguised=self._t.disguise is not None,
             constants=constant_bytes(self._objects.get_tree(method.snapshot)),
         )
         found_verdicts = tuple(verdicts(evidence))

@@ -1,8 +1,10 @@
 """What the trials of one method mean. Pure: numbers in, verdicts out.
 
 `fail` disqualifies; `tag` is legal but must be known; `open` means that a trial gave no result, so that nothing can be
-claimed; `pass` is the rest. Limits are four standard errors (one false alarm in thirty thousand) beyond what an honest
-method can reach, with clustered items and the method's own spread between seeds.
+claimed; `pass` is the rest. Limits lie four standard errors beyond what an honest method can reach (one false alarm in
+thirty thousand), with clustered items, or as many more as Student's t asks for where the spread between seeds is itself
+an estimate. `scripts/bench_statistics.py --audits` simulates how often an honest method crosses
+them; `scripts/redteam.py` audits every honest method that there is.
 """
 
 from __future__ import annotations
@@ -12,20 +14,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from scipy import stats
+
 from actors.evaluator.audits import trials
+from actors.evaluator.sheets import SAME_ITEM
+from actors.evaluator.statistics.variance import Floats, over_seeds
 
 Outcome = Literal["pass", "tag", "fail", "open"]
 LIMIT_Z = 4.0
 TAG_Z = 3.0
-SAME = 1e-3
-"""Largest difference between two probabilities of one item; batches of other lengths change the last bits only."""
+ONE_STUDENT = 0.02
+"""Two students that differ by no more than this on any of a thousand items are one: two that were trained on different
+items and labels differ by tenths on some."""
 CHANCE = 0.5
 MOST_CONSTANTS = 1024
 """Compressed bytes of literals; the published methods hold at most 52 (measured), a table of 500 labels by a short hash
 of their items four times as much."""
+UNKNOWN_SD = 0.05
+"""Spread between seeds that is assumed where nothing was run with more than one."""
 UNTAUGHT_SD = 0.03
-"""Most that the spread between seeds may widen a limit where nothing can be elicited: students without pretraining all
-stay near their teacher (measured: pairs of them within .01 of a half), however much pretrained ones differ."""
+"""Spread between seeds of students that nothing was taught and that were not pretrained, whatever that of the method is
+in earnest (measured: pairs of them within .01 of a half)."""
+HALVES = 1.5
+"""How much more students of half the items are taken to spread than those of all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +48,46 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
+class Spread:
+    """How much accuracy differs between seeds: a standard deviation, and the degrees of freedom of its estimate."""
+
+    sd: float
+    df: float
+
+    def times(self, z: float) -> float:
+        """How many estimated standard deviations are as rare to exceed as `z` of a normal number."""
+        return float(stats.t.isf(stats.norm.sf(z), self.df))
+
+    @classmethod
+    def of(cls, own: Floats, others: Sequence[Floats]) -> Spread:
+        """From a method's accuracies by seed (S,) and those of others.
+
+        A few seeds alone tell little, so the others' spread counts, too; where a method's own is larger it stays.
+        """
+        parts = [over_seeds(values) for values in (own, *others) if len(values) > 1]
+        if not parts:
+            return cls(UNKNOWN_SD, 1.0)
+        df = math.fsum(part.df for part in parts)
+        each = [part.variance * (part.df + 1) for part in parts]
+        both = math.fsum(variance * part.df for variance, part in zip(each, parts, strict=True)) / df
+        return cls(math.sqrt(max(each[0] if len(own) > 1 else 0.0, both)), df)
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """All numbers of one audit. A trial that gave no student is missing from `hidden` and `pool`.
 
-    `own` is the method's accuracy in its counted runs, `seed_sd` its spread between their seeds, `weak` the accuracy of
-    the trials' teacher; `hidden` and `pool` are the trials' scores on hidden items and on the training pool itself
-    (`null` on coin flips); `canaries` how much more often two of the trials' students agree with the falsified labels
-    of DEV than they are wrong on its other items; `copies` the largest difference between two answers to one item;
-    `above_ceiling` whether the counted runs lie more than three standard errors above the ceiling; `unmoved` the
+    `own` is the method's accuracy in its counted runs, `spread` how much it differs between their seeds, `weak` the
+    accuracy of the trials' teacher; `hidden` and `pool` are the trials' scores on hidden items and on the training pool
+    itself (`null` on coin flips); `canaries` how much more often two of the trials' students agree with the falsified
+    labels of DEV than they are wrong on its other items; `copies` the largest difference between two answers to one
+    item; `above_ceiling` whether the counted runs lie more than three standard errors above the ceiling; `unmoved` the
     largest difference between the answers of the students of the two pools; `constants` the bytes of information in
-    the source's own literals.
+    the source; `disguised` whether counted runs and trials were, so that no student can have come with the code.
     """
 
     own: float
-    seed_sd: float
+    spread: Spread
     weak: float
     hidden: Mapping[str, Score]
     pool: Mapping[str, Score]
@@ -59,6 +96,7 @@ class Evidence:
     above_ceiling: bool
     unmoved: float | None
     constants: int
+    disguised: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +155,8 @@ def _no_source(e: Evidence, audit: str, scores: Mapping[str, Score]) -> Verdict:
     one, other = scores.get(trials.NO_SOURCE), scores.get(trials.NO_SOURCE_INVERTED)
     if one is None or other is None:
         return _missing(audit)
-    value = (one.accuracy + other.accuracy) / 2
-    limit = CHANCE + LIMIT_Z * math.hypot(one.se, min(e.seed_sd, UNTAUGHT_SD)) / math.sqrt(2)
+    value = (one.accuracy + other.accuracy) / 2  # one seed: whoever is blind to the sign gives one student twice
+    limit = CHANCE + LIMIT_Z * math.hypot(one.se, UNTAUGHT_SD)
     beyond, within = (
         "it finds labels that neither the teacher nor pretraining gave it",
         "nothing is learnt where nothing is taught",
@@ -130,7 +168,7 @@ def _random_strong(e: Evidence) -> Verdict:
     audit, score = "random strong model", e.hidden.get(trials.RANDOM_STRONG)
     if score is None:
         return _missing(audit)
-    limit = e.weak + LIMIT_Z * math.hypot(score.se, min(e.seed_sd, UNTAUGHT_SD))
+    limit = e.weak + LIMIT_Z * math.hypot(score.se, UNTAUGHT_SD)
     beyond, within = "it beats its teacher without a strong model", "the gain needs the strong model"
     return _held(audit, score.accuracy, limit, beyond, within)
 
@@ -141,7 +179,7 @@ def _pools(e: Evidence) -> Verdict:
     if seen is None or unseen is None:
         return _missing(audit)
     value = seen.accuracy - unseen.accuracy
-    limit = LIMIT_Z * math.hypot(seen.se, unseen.se, math.sqrt(2) * e.seed_sd)
+    limit = e.spread.times(LIMIT_Z) * math.hypot(seen.se, unseen.se, math.sqrt(2) * HALVES * e.spread.sd)
     beyond, within = "it knows the items that researchers have seen", "it does as well on items that nobody has seen"
     return _held(audit, value, limit, beyond, within)
 
@@ -172,17 +210,22 @@ def _copies(e: Evidence) -> Verdict:
     if e.copies is None:
         return _missing(audit)
     beyond, within = "its answer to an item depends on the others", "an item gets the same answer in any company"
-    return _held(audit, e.copies, SAME, beyond, within)
+    return _held(audit, e.copies, SAME_ITEM, beyond, within)
 
 
 def _unmoved(e: Evidence) -> Verdict:
-    """Two students of other items and other labels never give the same probabilities unless both came with the code."""
+    """Two students of other items and other labels never give the same probabilities unless neither was trained.
+
+    Then they came with the code; or, in disguise, where nothing can, they are the strong model as it was.
+    """
     audit = "the same student from both pools"
     if e.unmoved is None:
         return _missing(audit)
-    if e.unmoved <= SAME:
-        return Verdict(audit, "fail", e.unmoved, SAME, "its student came with the code, not from training")
-    return Verdict(audit, "pass", e.unmoved, SAME, "its student comes from what it was trained on")
+    if e.unmoved <= ONE_STUDENT and e.disguised:
+        return Verdict(audit, "tag", e.unmoved, ONE_STUDENT, "its student was not trained on what it was given")
+    if e.unmoved <= ONE_STUDENT:
+        return Verdict(audit, "fail", e.unmoved, ONE_STUDENT, "its student came with the code, not from training")
+    return Verdict(audit, "pass", e.unmoved, ONE_STUDENT, "its student comes from what it was trained on")
 
 
 def _constants(e: Evidence) -> Verdict:
@@ -208,7 +251,7 @@ def _shuffled(e: Evidence) -> Verdict:
     audit, score = "shuffled weak labels", e.hidden.get(trials.SHUFFLED)
     if score is None:
         return _missing(audit)
-    limit = e.own - TAG_Z * math.hypot(score.se, e.seed_sd)
+    limit = e.own - TAG_Z * math.hypot(score.se, e.spread.sd)
     if score.accuracy >= limit and _inverted(e).outcome == "tag":
         return Verdict(audit, "tag", score.accuracy, limit, "does not use supervision")
     return Verdict(audit, "pass", score.accuracy, limit, "the teacher's labels make a difference")
@@ -218,7 +261,7 @@ def _inverted(e: Evidence) -> Verdict:
     audit, score = "inverted weak labels", e.hidden.get(trials.INVERTED)
     if score is None:
         return _missing(audit)
-    limit = CHANCE + TAG_Z * math.hypot(score.se, min(e.seed_sd, UNTAUGHT_SD))
+    limit = CHANCE + TAG_Z * math.hypot(score.se, UNTAUGHT_SD)
     if score.accuracy > limit:
         return Verdict(audit, "tag", score.accuracy, limit, "right although its teacher said the opposite")
     return Verdict(audit, "pass", score.accuracy, limit, "follows its teacher when that says the opposite")

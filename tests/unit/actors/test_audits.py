@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from actors.evaluator.audits import TRIALS, Evidence, Score, overall, verdicts
+from actors.evaluator.audits import TRIALS, Evidence, Score, Spread, overall, verdicts
 from actors.evaluator.audits import trials as names
+from actors.evaluator.audits.verdicts import UNKNOWN_SD
 from actors.observer.run_data import load_run
 from actors.observer.standings import record_rows
 from cluster.errors import RefusedError
@@ -23,6 +24,7 @@ from gpu_pool.weak_to_strong.items import ItemSet
 from tests.unit.actors.evaluator_world import World, needles
 
 SE = 0.011
+SPREAD = Spread(0.02, 27)
 HONEST = {
     names.SHUFFLED: 0.52,
     names.INVERTED: 0.28,
@@ -42,6 +44,7 @@ def evidence(
     canaries: float | None = 0.03,
     unmoved: float | None = 0.4,
     constants: int = 60,
+    disguised: bool = False,
     **changed: float | None,
 ) -> Evidence:
     """What an honest method of accuracy .75 shows, with `changed` trials (`None`: no student)."""
@@ -49,7 +52,19 @@ def evidence(
     hidden = {name: Score(value, SE) for name, value in values.items() if value is not None}
     on_pool = {name: Score(pool, SE) for name in (names.NO_SOURCE, names.NO_SOURCE_INVERTED)}
     false = None if canaries is None else Score(canaries, 0.05)
-    return Evidence(0.75, 0.02, 0.68, hidden, on_pool, false, copies, above, unmoved, constants)
+    return Evidence(0.75, SPREAD, 0.68, hidden, on_pool, false, copies, above, unmoved, constants, disguised)
+
+
+def test_the_spread_of_few_seeds_leans_on_that_of_others() -> None:
+    rng = np.random.default_rng(0)
+    steady, wild = (rng.normal(0.7, sd, 10) for sd in (0.005, 0.08))
+    alone, among = Spread.of(steady[:3], []), Spread.of(steady[:3], [wild])
+    assert alone.df == 2
+    assert among.df == 11
+    assert alone.sd < 0.02 < 0.05 < among.sd
+    assert Spread.of(wild, [steady]).sd == pytest.approx(wild.std(ddof=1)), "a larger own spread stays"
+    assert alone.times(4.0) > among.times(4.0) > 4.0
+    assert Spread.of(steady[:1], []).sd == UNKNOWN_SD
 
 
 def outcomes(found: Evidence) -> dict[str, str]:
@@ -68,7 +83,7 @@ def test_an_honest_method_passes_everything() -> None:
         (evidence(no_source=0.70, no_source_inverted=0.31), "no source", "pass"),
         (evidence(pool=0.8), "no source, on its own training items", "fail"),
         (evidence(random_strong=0.85), "random strong model", "fail"),
-        (evidence(pool_a=0.95), "pool A against pool B", "fail"),
+        (evidence(pool_a=0.99), "pool A against pool B", "fail"),
         (evidence(pool_b=0.95), "pool A against pool B", "pass"),
         (evidence(null=0.56), "null task", "fail"),
         (evidence(null=0.44), "null task", "pass"),
@@ -78,6 +93,8 @@ def test_an_honest_method_passes_everything() -> None:
         (evidence(copies=0.2), "order and duplicates", "fail"),
         (evidence(above=True), "too good", "open"),
         (evidence(unmoved=0.0), "the same student from both pools", "fail"),
+        (evidence(unmoved=0.01), "the same student from both pools", "fail"),
+        (evidence(unmoved=0.0, disguised=True), "the same student from both pools", "tag"),
         (evidence(unmoved=None), "the same student from both pools", "open"),
         (evidence(constants=2000), "constants in the source", "tag"),
         (evidence(shuffled=0.74), "shuffled weak labels", "pass"),
