@@ -237,7 +237,7 @@ def alarms(seeds: int, ratio: float, campaigns: int, rng: np.random.Generator) -
     se = math.sqrt(0.8 * 0.2 / items)
     for _ in range(campaigns):
         rows = [0.8 + sd * rng.standard_normal(seeds) for sd in (own, others, others)]
-        spread = Spread.of(rows[0], rows[1:])
+        spread = Spread.of(rows[0].tolist(), [row.tolist() for row in rows[1:]])
         apart = math.sqrt(2) * rng.normal(0, math.hypot(se, HALVES * own))
         pools = {trials.POOL_A: Score(0.8 + apart, se), trials.POOL_B: Score(0.8, se)}
         found = Evidence(0.8, spread, 0.6, pools, {}, None, None, False, None, 0)

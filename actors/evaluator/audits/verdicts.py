@@ -14,11 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import numpy as np
 from scipy import stats
 
 from actors.evaluator.audits import trials
 from actors.evaluator.sheets import SAME_ITEM
-from actors.evaluator.statistics.variance import Floats, over_seeds
+from actors.evaluator.statistics.variance import over_seeds
 
 Outcome = Literal["pass", "tag", "fail", "open"]
 LIMIT_Z = 4.0
@@ -59,12 +60,12 @@ class Spread:
         return float(stats.t.isf(stats.norm.sf(z), self.df))
 
     @classmethod
-    def of(cls, own: Floats, others: Sequence[Floats]) -> Spread:
+    def of(cls, own: Sequence[float], others: Sequence[Sequence[float]]) -> Spread:
         """From a method's accuracies by seed (S,) and those of others.
 
         A few seeds alone tell little, so the others' spread counts, too; where a method's own is larger it stays.
         """
-        parts = [over_seeds(values) for values in (own, *others) if len(values) > 1]
+        parts = [over_seeds(np.asarray(values)) for values in (own, *others) if len(values) > 1]
         if not parts:
             return cls(UNKNOWN_SD, 1.0)
         df = math.fsum(part.df for part in parts)

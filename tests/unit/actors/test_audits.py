@@ -57,12 +57,12 @@ def evidence(
 
 def test_the_spread_of_few_seeds_leans_on_that_of_others() -> None:
     rng = np.random.default_rng(0)
-    steady, wild = (rng.normal(0.7, sd, 10) for sd in (0.005, 0.08))
+    steady, wild = (rng.normal(0.7, sd, 10).tolist() for sd in (0.005, 0.08))
     alone, among = Spread.of(steady[:3], []), Spread.of(steady[:3], [wild])
     assert alone.df == 2
     assert among.df == 11
     assert alone.sd < 0.02 < 0.05 < among.sd
-    assert Spread.of(wild, [steady]).sd == pytest.approx(wild.std(ddof=1)), "a larger own spread stays"
+    assert Spread.of(wild, [steady]).sd == pytest.approx(np.std(wild, ddof=1)), "a larger own spread stays"
     assert alone.times(4.0) > among.times(4.0) > 4.0
     assert Spread.of(steady[:1], []).sd == UNKNOWN_SD
 
