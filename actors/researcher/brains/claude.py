@@ -23,6 +23,7 @@ from actors.researcher.brains.requests import Requests
 from actors.researcher.brains.wording import whats_new
 from actors.researcher.types import Decision, Observation, ToolCall
 from cluster.errors import RefusedError
+from forum_actor.posts import fitting
 
 log = logging.getLogger(__name__)
 MAX_STEPS = 6
@@ -32,7 +33,6 @@ SUMMARY_TOKENS = 3000
 KEEP_SHARE = 1.0
 """Characters of the newest messages that stay beside a summary, per token of `compact_at`: a quarter of the window."""
 NOTEBOOK_CHARS = 6000
-POST_CHARS = 3500
 CUT = (
     "Your last answer was cut off at its limit of output tokens before it called a tool. Answer in smaller steps: a "
     "short thought, then a tool call; write long files in parts."
@@ -112,9 +112,9 @@ class Claude:
                     raise
                 log.info("%s: its last turn is made cheaper: %s", observation.researcher, error)
             else:
-                calls = read(entry).calls or _post(observation, "What I learned", text_of(entry)[:POST_CHARS])
+                calls = read(entry).calls or _post(observation, "What I learned", fitting(text_of(entry)))
                 return Decision(calls, (*said, entry))
-        return Decision(_post(observation, "My notebook at the end", self._notebook()[-POST_CHARS:]), (whole,))
+        return Decision(_post(observation, "My notebook at the end", fitting(self._notebook(), end=True)), (whole,))
 
     def summary_text(self, entry: dict[str, Any]) -> str:
         """What stands in place of older messages after the model summarised them."""

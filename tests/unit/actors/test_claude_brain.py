@@ -281,6 +281,16 @@ def test_when_the_history_cannot_be_paid_either_the_notebook_speaks(tmp_path: Pa
     assert [(p["title"], p["body"]) for p in one.offices.posts] == [("My notebook at the end", "The prior is right.")]
 
 
+def test_last_words_of_any_length_fit_a_post(tmp_path: Path) -> None:
+    over = RefusedError("over_budget", "no dollars left", {"account": "campaign/researcher/01-elicitation"})
+    note = tools(tool("write_file", {"path": "notebook.md", "content": "begin " + "long " * 2000 + "end"}, "n"))
+    for folder, steps, edge in (("said", (text("begin " + "long " * 2000),), "begin"), ("kept", (over, over), "end")):
+        one = world(tmp_path / folder, FakeModel(play(note, over, *steps)))
+        one.run()
+        assert reasons(one)[-1] == ["ok"]
+        assert edge in one.offices.posts[-1]["body"]
+
+
 def test_money_that_others_hold_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("actors.researcher.patience.BACKOFF_S", 0.0001)
     held = RefusedError("over_budget", "held", {"account": "campaign", "left": 10, "asked": 20})
