@@ -22,7 +22,7 @@ from cluster.config import CampaignConfig
 from cluster.errors import AarError
 from cluster.journal import Journal, verify_chain
 from cluster.money import Caps
-from cluster.names import RunPaths
+from cluster.names import BASELINES_ACCOUNT, CAMPAIGN, PARTS, SEAL_ACCOUNT, RunPaths, researcher_account
 from cluster.store import Store, open_readonly
 from gpu_pool.weak_to_strong.methods import BASELINES
 
@@ -140,18 +140,19 @@ class Director:
 
     async def _prepare(self) -> None:
         opened = self._offices.scheduler.open_account
-        await opened("open/campaign", "campaign", None, self._config.budget.campaign.caps().to_dict())
+        await opened(f"open/{CAMPAIGN}", CAMPAIGN, None, self._config.budget.campaign.caps().to_dict())
         no_caps = Caps().to_dict()
-        for office in ("baselines", "seal"):
-            await opened(f"open/{office}", f"campaign/{office}", "campaign", no_caps)
+        for office in (BASELINES_ACCOUNT, SEAL_ACCOUNT):
+            await opened(f"open/{office}", office, CAMPAIGN, no_caps)
         caps = self._config.budget.researcher.caps().to_dict()
         for researcher in self._config.researcher_ids():
-            account = f"campaign/researcher/{researcher}"
-            await opened(f"open/{researcher}", account, "campaign", caps)
-            for part in ("gpu", "evaluations", "tokens"):
-                await opened(f"open/{researcher}/{part}", f"{account}/{part}", account, no_caps)
+            account = researcher_account(researcher)
+            await opened(f"open/{account}", account, CAMPAIGN, caps)
+            for part in PARTS:
+                own = researcher_account(researcher, part)
+                await opened(f"open/{own}", own, account, no_caps)
         worst = sealing(self._config, len(BASELINES)).to_dict()
-        await self._offices.scheduler.reserve(SEAL_HOLD, "campaign/seal", worst, "set aside for SEAL")
+        await self._offices.scheduler.reserve(SEAL_HOLD, SEAL_ACCOUNT, worst, "set aside for SEAL")
         await self._offices.evaluator.prepare()
 
     async def _research(self) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from actors.evaluator.estimate import largest_lease, sealing
-from actors.gateway.keys import CALLING
 from actors.gateway.pricing import Tariff, Tokens, tariff_table
 from cluster.config import CampaignConfig
 from cluster.money import MICRO, MS_PER_HOUR, Amounts, gpu_cost, usd_from_decimal
@@ -83,7 +82,7 @@ def estimate(config: CampaignConfig, baselines: int) -> Bill:
         Line(f"the evaluator's own runs that end the campaign ({_hours(own)}), set aside at the start", own.usd),
         Line(f"the dearest single run of the preparation ({_hours(prepare)}; there are several)", prepare.usd),
     ]
-    middle = _middle(config) if config.brain.kind in CALLING else None
+    middle = _middle(config) if config.brain.calls_model else None
     return Bill(tuple(lines), caps.campaign.caps().usd, config.research.minutes, middle, config.brain.model, team)
 
 

@@ -54,7 +54,7 @@ def make_transport(config: CampaignConfig, run_dir: Path, scheduler: Remote) -> 
         return Replayer(Path(config.brain.replay_of or ""))
     from actors.gateway.endpoint import Endpoint
 
-    if config.brain.kind == "local" and config.brain.base_url is None:
+    if config.brain.served:
         from actors.serving.desk import ServeDesk
         from actors.serving.transport import Served
 

@@ -29,8 +29,6 @@ VARIABLE = "ANTHROPIC_API_KEY"
 SECRETS = (VARIABLE, "ANTHROPIC_AUTH_TOKEN")
 """Variables that hold a key of the vendor; none of them is handed on to a campaign."""
 _PIPE = "AAR_KEY_PIPE"
-CALLING = ("claude", "local", "replay")
-"""Kinds of brain that go through the gateway."""
 MOST_BYTES = 4096
 _PR_SET_DUMPABLE = 4
 
@@ -129,7 +127,7 @@ def check_brain(config: CampaignConfig, key: str | None = None, run_dir: Path | 
     `key` is what the driver was started with; `run_dir` the directory of a campaign that is resumed.
     """
     brain = config.brain
-    if brain.kind not in CALLING:
+    if not brain.calls_model:
         return
     if brain.model not in tariff_table(config):
         known = ", ".join(sorted(config.gateway.prices))
@@ -142,7 +140,7 @@ def check_brain(config: CampaignConfig, key: str | None = None, run_dir: Path | 
             raise ConfigError("brain.replay_of: missing; expected the directory of the campaign to replay")
         open_recording(Path(brain.replay_of)).close()
         return
-    if brain.kind == "local" and brain.base_url is None:
+    if brain.served:
         check_serve(config)
         return
     try:

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.money import format_usd
+from cluster.names import researcher_account
 
 _COUNTS = ("turn", "pilots", "submissions", "posts")
 
@@ -55,7 +56,7 @@ def _researchers(status: dict[str, Any]) -> RenderableType:
         )
     accounts = status.get("scheduler", {}).get("accounts", {})
     for name, state in status.get("researchers", {}).items():
-        account = accounts.get(f"campaign/researcher/{name}", {})
+        account = accounts.get(researcher_account(name), {})
         spent = int((account.get("spent") or {}).get("usd", 0))
         counts = [str(state.get(key, 0)) for key in ("turn", "pilots", "submissions", "posts")]
         table.add_row(

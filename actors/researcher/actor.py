@@ -126,7 +126,7 @@ def _profile(config: CampaignConfig, researcher: str, ctx: Context, home: str) -
         seconds=config.research.minutes * 60,
         forum=config.forum.enabled,
         workspace=home,
-        watched=config.brain.kind != "explorer",
+        watched=config.brain.calls_model,
     )
 
 

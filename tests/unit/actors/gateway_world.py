@@ -12,12 +12,12 @@ from actors.gateway.pricing import Tariff, Tokens, tokens_of
 from actors.gateway.recorder import Parts
 from actors.gateway.request import Body
 from actors.gateway.retry import AttemptFailedError, Failure
-from actors.gateway.till import account_of
 from actors.gateway.transport import Begun
 from actors.scheduler.ledger import Ledger
 from cluster.config import CampaignConfig, load_config
 from cluster.journal import Journal
 from cluster.money import Amounts, Caps, usd_from_decimal
+from cluster.names import researcher_account
 from cluster.store import Store
 
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
@@ -43,7 +43,7 @@ class Desk:
         self.ledger.open("campaign", None, Caps(usd=usd_from_decimal(usd)))
         for name in TEAM:
             self.ledger.open(f"campaign/researcher/{name}", "campaign", Caps(usd=usd_from_decimal(each)))
-            self.ledger.open(account_of(name), f"campaign/researcher/{name}", Caps())
+            self.ledger.open(researcher_account(name, "tokens"), f"campaign/researcher/{name}", Caps())
         self.die: Callable[[str], None] = lambda _: None
         self.pause: Callable[[], int] = lambda: 1
 

@@ -359,7 +359,7 @@ class World:
             seconds=None,
             forum=self.config.forum.enabled,
             workspace=str(self.ctx.workspace.root),
-            watched=self.config.brain.kind != "explorer",
+            watched=self.config.brain.calls_model,
         )
         return Researcher(profile, brain, toolbox, self.transcript, self.account)
 

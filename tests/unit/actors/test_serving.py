@@ -16,11 +16,12 @@ from actors.gateway.keys import check_brain
 from actors.scheduler.admission import parse_amounts, parse_caps, parse_request
 from actors.scheduler.audit import audit
 from actors.scheduler.scheduler import Scheduler
-from actors.serving.desk import ACCOUNT, ServeDesk, serve_request
+from actors.serving.desk import ServeDesk, serve_request
 from actors.serving.transport import Served
 from cluster.config import CampaignConfig, ConfigError, load_config
 from cluster.errors import RefusedError
 from cluster.money import Caps, gpu_cost
+from cluster.names import SERVING_ACCOUNT
 from cluster.store import Store, open_readonly
 from gpu_pool.leases import Lease
 from gpu_pool.serving.command import ServerSpec
@@ -132,7 +133,7 @@ def test_two_researchers_share_one_server_which_the_campaign_pays_by_the_gpu_hou
             assert first == second == await w.desk.endpoint(ALICE)
             assert w.desk.status()["asks"] == {ALICE: 2, BOB: 1}
             assert first.token not in str(w.desk.status())
-            worst = w.scheduler.ledger.balance(ACCOUNT)["reserved"]
+            worst = w.scheduler.ledger.balance(SERVING_ACCOUNT)["reserved"]
             assert worst["gpu_ms"] == int(w.config.serve.lease_minutes * 60_000)
             await asyncio.sleep(0.5)
             await w.desk.close()
@@ -141,7 +142,7 @@ def test_two_researchers_share_one_server_which_the_campaign_pays_by_the_gpu_hou
             assert (key, state) == ("serve/1", "cancelled")
             assert gpu_ms >= 500
             assert usd == gpu_cost(gpu_ms, PRICE)
-            spent = w.scheduler.ledger.balance(ACCOUNT)["spent"]
+            spent = w.scheduler.ledger.balance(SERVING_ACCOUNT)["spent"]
             assert (spent["usd"], spent["gpu_ms"]) == (usd, gpu_ms)
             assert w.scheduler.ledger.balance("campaign")["spent"]["usd"] == usd
             assert w.scheduler.ledger.balance(f"campaign/researcher/{ALICE}")["spent"]["usd"] == 0
@@ -158,7 +159,7 @@ def test_an_idle_server_stops_paying_and_the_next_ask_starts_another(tmp_path: P
             first = await w.desk.endpoint(ALICE)
             await w.ended(1)
             assert w.leases()[0][:2] == ("serve/1", "done")
-            assert w.scheduler.ledger.balance(ACCOUNT)["reserved"]["usd"] == 0
+            assert w.scheduler.ledger.balance(SERVING_ACCOUNT)["reserved"]["usd"] == 0
             second = await w.desk.endpoint(ALICE)
             assert second.token != first.token
             assert [row[:2] for row in w.leases()] == [("serve/1", "done"), ("serve/2", "running")]
