@@ -10,6 +10,7 @@ the campaign was down.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -26,6 +27,7 @@ from cluster.names import BASELINES_ACCOUNT, CAMPAIGN, PARTS, SEAL_ACCOUNT, RunP
 from cluster.store import Store, open_readonly
 from gpu_pool.weak_to_strong.methods import BASELINES
 
+log = logging.getLogger(__name__)
 POLL_S = 0.5
 ANCHOR_S = 60.0
 SEAL_HOLD = "seal"
@@ -77,13 +79,24 @@ class EvaluatorApi(Protocol):
         """Progress and board."""
 
 
+class GatewayApi(Protocol):
+    """What the director asks of the gateway."""
+
+    async def close(self) -> None:
+        """Take no more calls; end the model's server, if the campaign started one."""
+
+    async def status(self) -> dict[str, Any]:
+        """Calls, cache, server."""
+
+
 @dataclass(frozen=True, slots=True)
 class Offices:
-    """The offices of a campaign."""
+    """The offices of a campaign; there is a gateway when the brains call a model."""
 
     scheduler: SchedulerApi
     evaluator: EvaluatorApi
     researchers: dict[str, ResearcherApi]
+    gateway: GatewayApi | None = None
 
 
 class Director:
@@ -198,8 +211,18 @@ class Director:
         return now_us() - moved > limit * 60e6
 
     async def _seal(self) -> None:
+        await self._close_gateway()
         await self._offices.scheduler.release(SEAL_HOLD, "SEAL begins")
         await self._offices.evaluator.seal()
+
+    async def _close_gateway(self) -> None:
+        """Nobody calls a model any more: its server must not keep the slot that sealing needs."""
+        if self._offices.gateway is None:
+            return
+        try:
+            await self._offices.gateway.close()
+        except AarError as error:  # sealing needs no model
+            log.warning("the gateway was not closed before SEAL: %s", error)
 
     async def _report(self) -> None:
         with self._store.transaction():
@@ -228,24 +251,29 @@ class Director:
     async def status(self) -> dict[str, Any]:
         """Everything that a live page shows."""
         started = int(self._get("started_us") or now_us())
+        others: dict[str, Any] = dict(self._offices.researchers)
+        if self._offices.gateway is not None:
+            others["gateway"] = self._offices.gateway
         scheduler, evaluator, *states = await asyncio.gather(
             self._offices.scheduler.status(),
             self._offices.evaluator.status(),
-            *(self._one_status(name) for name in self._offices.researchers),
+            *(self._one_status(name, other) for name, other in others.items()),
         )
+        known = dict(zip(others, states, strict=True))
         return {
             "phase": self.phase.label,
             "wall_seconds": (int(self._get("ended_us") or now_us()) - started) / 1e6,
             "research_left_s": self._research_left_s() if self._watch is not None else None,
             "scheduler": scheduler,
             "evaluator": evaluator,
-            "researchers": dict(zip(self._offices.researchers, states, strict=True)),
+            "gateway": known.pop("gateway", None),
+            "researchers": known,
         }
 
-    async def _one_status(self, name: str) -> dict[str, Any]:
-        """A researcher's status, or its last known one when it is busy restarting."""
+    async def _one_status(self, name: str, other: ResearcherApi | GatewayApi) -> dict[str, Any]:
+        """The status of a researcher or the gateway, or its last known one when it is busy restarting."""
         try:
-            self._states[name] = await asyncio.wait_for(self._offices.researchers[name].status(), 3.0)
+            self._states[name] = await asyncio.wait_for(other.status(), 3.0)
         except (TimeoutError, AarError):
             return {**self._states.get(name, {}), "state": "unreachable"}
         return self._states[name]

@@ -46,7 +46,8 @@ class Till:
             self._book.close(attempt)
             if error.reason != "over_budget":
                 raise
-            detail = {"account": error.detail["account"], "left": error.detail["left"], "asked": attempt.reserved}
+            kept = {name: error.detail[name] for name in ("account", "dimension", "left")}
+            detail = {**kept, "asked": attempt.reserved}
             text = (
                 f"the call may cost up to {detail['asked']} micro-dollars, "
                 f"{detail['left']} are left on {detail['account']}; a shorter history or fewer max_tokens cost less"

@@ -11,8 +11,6 @@ from rich.text import Text
 from cluster.money import format_usd
 from cluster.names import researcher_account
 
-_COUNTS = ("turn", "pilots", "submissions", "posts")
-
 
 def render(name: str, status: dict[str, Any]) -> RenderableType:
     """The view of one `Director.status()`."""
@@ -39,6 +37,7 @@ def _head(name: str, status: dict[str, Any]) -> Text:
     worn = [f"{tier.upper()} {used['used']}/{used['limit']}" for tier, used in evaluator.get("wear", {}).items()]
     if worn:
         parts.append(f"answers {', '.join(worn)}")
+    parts += _model(status.get("gateway") or {})
     if evaluator.get("note"):
         parts.append(str(evaluator["note"]))
     if evaluator.get("best"):
@@ -46,6 +45,16 @@ def _head(name: str, status: dict[str, Any]) -> Text:
     if status.get("research_left_s"):
         parts.append(f"{status['research_left_s']:.0f} s of research left")
     return Text(" · ".join(parts), style="bold")
+
+
+def _model(gateway: dict[str, Any]) -> list[str]:
+    """Calls of the model that run and wait, the share of its input that came from the cache, its server."""
+    parts = []
+    if "running" in gateway:
+        parts.append(f"{gateway['running']} calls, {gateway['waiting']} wait, cache {gateway['cache_hit_share']:.0%}")
+    if "server" in gateway:
+        parts.append(f"model server {gateway['server']['phase']}")
+    return parts
 
 
 def _researchers(status: dict[str, Any]) -> RenderableType:

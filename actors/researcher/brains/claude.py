@@ -92,7 +92,7 @@ class Claude:
                 raise
             log.warning("%s: the endpoint cannot compact, so the history is summarised here: %s", researcher, error)
             return await self.ask(key, {k: v for k, v in request.items() if k not in ("context_management", "betas")})
-        return {**clean(answer["message"]), "charged": answer.get("charged"), "left": answer.get("left")}
+        return {**clean(answer["message"]), "charged": answer["charged"]}
 
     async def _last(self, observation: Observation, talk: Conversation, opening: dict[str, Any]) -> Decision:
         """The last turn, as cheap as it has to be."""

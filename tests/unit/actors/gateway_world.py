@@ -73,9 +73,6 @@ class Desk:
         charged = await self._step("spend", lambda: self.ledger.spend(f"spend/{key}", account, amount, note))
         return {"charged": charged.to_dict()}
 
-    async def balance(self, account: str) -> dict[str, Any]:
-        return self.ledger.balance(account)
-
     def spent(self, account: str = "campaign") -> int:
         return int(self.ledger.balance(account)["spent"]["usd"])
 
@@ -113,6 +110,9 @@ class Simulated:
         self.answers.append(outcome)
         self.die("after answer")
         return outcome
+
+    def status(self) -> dict[str, Any]:
+        return {}
 
     async def close(self) -> None:
         return

@@ -13,6 +13,7 @@ from actors.director import director as module
 from actors.director.director import Director, Offices
 from actors.director.phases import Phase
 from actors.director.stopwatch import Stopwatch
+from actors.observer.live import one_line
 from cluster.config import CampaignConfig, load_config
 from cluster.errors import AarError
 from cluster.journal import Journal
@@ -69,16 +70,33 @@ class World:
         self.stopped.set()
 
 
+class Gateway:
+    """A gateway that notes when it is closed among the calls of the others."""
+
+    def __init__(self, world: World, fault: AarError | None = None) -> None:
+        self._world, self._fault = world, fault
+
+    async def close(self) -> None:
+        self._world.note("close gateway")
+        if self._fault is not None:
+            raise self._fault
+
+    async def status(self) -> dict[str, Any]:
+        return {"running": 1, "waiting": 2, "cache_hit_share": 0.934, "server": {"phase": "ready"}}
+
+
 def config(**research: float) -> CampaignConfig:
     overrides = tuple(f"research.{key}={value}" for key, value in research.items())
     return load_config(preset="quickstart", overrides=overrides)
 
 
-def direct(root: Path, world: World, settings: CampaignConfig) -> tuple[Director, Store]:
+def direct(
+    root: Path, world: World, settings: CampaignConfig, gateway: Gateway | None = None
+) -> tuple[Director, Store]:
     paths = RunPaths(root)
     store = Store(paths.director_db)
     researchers = dict.fromkeys(settings.researcher_ids()[:2], world)
-    return Director(paths, store, settings, Offices(world, world, dict(researchers))), store
+    return Director(paths, store, settings, Offices(world, world, dict(researchers), gateway)), store
 
 
 def kinds(store: Store) -> list[str]:
@@ -142,6 +160,27 @@ def test_research_ends_at_its_deadline(tmp_path: Path) -> None:
     assert "stop" in world.calls
     ended = [event.payload for event in Journal(store).events(kind="researcher_ended")]
     assert [row["reason"] for row in ended] == ["done", "done"]
+
+
+@pytest.mark.parametrize("fault", [None, AarError("the gateway did not answer close")])
+def test_model_servers_are_ended_after_research_and_before_sealing(tmp_path: Path, fault: AarError | None) -> None:
+    world = World()
+    director, _ = direct(tmp_path, world, config(minutes=1), Gateway(world, fault))
+    asyncio.run(director.run())
+    assert director.phase is Phase.DONE
+    assert [call for call in world.calls if call in ("run", "close gateway", "seal")] == [
+        "run", "run", "close gateway", "seal",
+    ]  # fmt: skip
+
+
+def test_the_live_view_shows_calls_and_the_models_server(tmp_path: Path) -> None:
+    world = World()
+    director, _ = direct(tmp_path, world, config(minutes=1), Gateway(world))
+    shown = one_line("c", asyncio.run(director.status()))
+    assert "1 calls, 2 wait, cache 93%" in shown
+    assert "model server ready" in shown
+    quiet, _ = direct(tmp_path / "quiet", World(), config(minutes=1))
+    assert "calls" not in one_line("c", asyncio.run(quiet.status()))
 
 
 def test_time_in_which_the_campaign_is_down_is_no_research_time(tmp_path: Path) -> None:
