@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NoReturn
 from urllib.parse import urlsplit
 
-from actors.gateway.pricing import tariff_table
+from actors.gateway.pricing import tariff_of
 from actors.gateway.replayer import open_recording
 from actors.serving.check import check_serve
 from cluster.config import Brain, CampaignConfig, ConfigError
@@ -129,12 +129,7 @@ def check_brain(config: CampaignConfig, key: str | None = None, run_dir: Path | 
     brain = config.brain
     if not brain.calls_model:
         return
-    if brain.model not in tariff_table(config):
-        known = ", ".join(sorted(config.gateway.prices))
-        raise ConfigError(
-            f"brain.model: {brain.model!r} has no price; expected one of {known}, or a price of its own in "
-            f"gateway.prices (see the vendor's page)"
-        )
+    tariff_of(config)
     if brain.kind == "replay":
         if brain.replay_of is None:
             raise ConfigError("brain.replay_of: missing; expected the directory of the campaign to replay")

@@ -230,6 +230,16 @@ class Brain(Strict):
         return self.kind != "explorer"
 
     @property
+    def plain(self) -> bool:
+        """Whether the endpoint knows the basics of the API alone: no caching, thinking, compaction."""
+        return self.kind == "local"
+
+    @property
+    def caches(self) -> bool:
+        """Whether requests ask for prompt caching."""
+        return self.cache and not self.plain
+
+    @property
     def served(self) -> bool:
         """Whether the campaign itself starts the server of its model."""
         return self.kind == "local" and self.base_url is None

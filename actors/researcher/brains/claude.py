@@ -102,7 +102,7 @@ class Claude:
         short = {"role": "user", "content": [{"type": "text", "text": self._remembered(NO_SUMMARY)}, word]}
         alone = Conversation([short])
         for name, said, request in (
-            ("last", [whole], self._requests.last(talk.marked(), LAST_TOKENS)),
+            ("last", [whole], self._requests.last(talk.messages, LAST_TOKENS)),
             ("alone", [short], self._requests.alone(alone.messages, LAST_TOKENS)),
         ):
             try:
@@ -181,7 +181,7 @@ class _Thought:
         key = f"{self._prefix}/model/{self._steps}"
         self._steps += 1
         try:
-            entry = await self._brain.ask(key, self._requests.turn(self._talk.marked(), self._talk.tokens))
+            entry = await self._brain.ask(key, self._requests.turn(self._talk.messages, self._talk.tokens))
         except RefusedError as error:
             if error.reason not in ("context_too_long", "too_large", "bad_request") or not self._forget():
                 raise
@@ -196,7 +196,7 @@ class _Thought:
         asked = self._talk.copy()
         asked.add(instruction)
         try:
-            request = self._requests.last(asked.marked(), SUMMARY_TOKENS)
+            request = self._requests.last(asked.messages, SUMMARY_TOKENS)
             entry = await self._brain.ask(f"{self._prefix}/summary/{self._steps}", request)
         except RefusedError as error:
             if error.reason not in ("context_too_long", "too_large", "bad_request"):

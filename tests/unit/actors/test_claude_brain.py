@@ -274,6 +274,7 @@ def test_when_the_history_cannot_be_paid_either_the_notebook_speaks(tmp_path: Pa
     assert len(alone["messages"]) == 1
     assert "The prior is right." in texts(alone["messages"][0])
     assert [one_tool["name"] for one_tool in alone["tools"]] == ["forum_post"]
+    assert "cache_control" not in str(alone), "what nobody reads again is not written to the cache"
     assert [p["body"] for p in one.offices.posts] == ["I found that the prior is right."]
     model = FakeModel(play(note, over, over, over))
     one = world(tmp_path / "none", model)
