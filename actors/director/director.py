@@ -2,9 +2,9 @@
 
 Promises: the phase is on disk before its work begins; every phase is idempotent, so that a director that died anywhere
 is run again and ends in the same place. At the end of each phase, and every minute of research, the heads of all other
-journals are anchored in the director's own, so that a journal whose tail is cut later no longer fits. What SEAL may
-cost is set aside before anything is spent. Research lasts as long as the configuration says, not counting time in which
-the campaign was down.
+journals are anchored in the director's own, so that a journal whose tail is cut later no longer fits; as often it is
+looked at whether the team's ideas have collapsed. What SEAL may cost is set aside before anything is spent. Research
+lasts as long as the configuration says, not counting time in which the campaign was down.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from actors.director.ideas import ForumApi, IdeaWatch
 from actors.director.phases import Phase
 from actors.director.stopwatch import Stopwatch
 from actors.evaluator.estimate import sealing
@@ -48,6 +49,9 @@ class ResearcherApi(Protocol):
 
     async def status(self) -> dict[str, Any]:
         """State, turn, spend."""
+
+    async def redirect(self, direction: str) -> None:
+        """Go on from this direction."""
 
 
 class SchedulerApi(Protocol):
@@ -91,12 +95,13 @@ class GatewayApi(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Offices:
-    """The offices of a campaign; there is a gateway when the brains call a model."""
+    """The offices of a campaign; a gateway when the brains call a model, a forum when they may talk."""
 
     scheduler: SchedulerApi
     evaluator: EvaluatorApi
     researchers: dict[str, ResearcherApi]
     gateway: GatewayApi | None = None
+    forum: ForumApi | None = None
 
 
 class Director:
@@ -106,6 +111,7 @@ class Director:
         self._paths, self._store, self._config, self._offices = paths, store, config, offices
         self._journal = Journal(store)
         store.schema(_DDL)
+        self._ideas = IdeaWatch(paths, store, config, offices.forum, offices.researchers)
         self._last_anchor = 0.0
         self._anchored: dict[str, dict[str, Any]] = {}
         self._states: dict[str, dict[str, Any]] = {}
@@ -179,6 +185,7 @@ class Director:
             _, pending = await asyncio.wait(pending, timeout=POLL_S)
             watch.save()
             if time.monotonic() - self._last_anchor > ANCHOR_S:
+                await self._ideas.look([name for name, run in runs.items() if not run.done()])
                 self.anchor()
         watch.save(now=True)
         if pending:
@@ -262,6 +269,7 @@ class Director:
         known = dict(zip(others, states, strict=True))
         return {
             "phase": self.phase.label,
+            "alarm": self._ideas.alarm,
             "wall_seconds": (int(self._get("ended_us") or now_us()) - started) / 1e6,
             "research_left_s": self._research_left_s() if self._watch is not None else None,
             "scheduler": scheduler,

@@ -38,7 +38,7 @@ MOST_KEY = 200
 
 
 class Gateway:
-    """Calls models for researchers. Every public method may be called at any time, `start` is implied."""
+    """Calls models for researchers. Every public method may be called at any time."""
 
     def __init__(
         self,
@@ -158,8 +158,8 @@ class Gateway:
                 await self._sleep(wait.seconds)
             if attempt is not None:
                 await self._finish(self.book.attempt(attempt.reservation))
-            detail = {**failure.detail, "attempts": tries}
-            raise RefusedError(failure.reason, f"{failure.message} (attempts: {tries})", detail)
+            more: dict[str, Any] = {**failure.detail, "attempts": tries}
+            raise RefusedError(failure.reason, f"{failure.message} (attempts: {tries})", more)
         finally:
             if attempt is not None:
                 self._leave(attempt.reservation)

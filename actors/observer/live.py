@@ -44,6 +44,8 @@ def _head(name: str, status: dict[str, Any]) -> Text:
         parts.append(f"best {evaluator['best']}")
     if status.get("research_left_s"):
         parts.append(f"{status['research_left_s']:.0f} s of research left")
+    if status.get("alarm"):
+        parts.append(str(status["alarm"]))
     return Text(" · ".join(parts), style="bold")
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from actors.observer.books import Books, replay
+from actors.observer.calls import model_calls
 from actors.observer.diversity import alarm
 from actors.observer.leases import LeaseRow, lease_rows
 from actors.observer.plain import plain, write_json
@@ -56,7 +57,9 @@ def build_summary(run: RunData) -> dict[str, Any]:
         "transfer": [row.to_dict() for row in transfer(rows, domain)],
         "researchers": [_researcher(run, name, books, leases, scored) for name in researcher_ids(run)],
         "totals": _totals(run, books, leases, rows),
+        "model_calls": model_calls(run, researcher_ids(run)),
         "diversity": ideas,
+        "collapses": _collapses(run, begin),
         "best_over_time": best_over_time(board, books, begin),
         "ladder": ladder(run),
         "failures": _failures(run, leases, rows),
@@ -172,12 +175,16 @@ def _researcher(
     }
 
 
+def _collapses(run: RunData, begin: int) -> list[dict[str, Any]]:
+    """The alarms of the campaign: when ideas collapsed, and who got which new direction."""
+    events = run.events("director", "ideas_collapsed")
+    return [{**event.payload, "t_seconds": (event.at_us - begin) / 1e6, "event": event.seq} for event in events]
+
+
 def _direction(run: RunData, name: str) -> dict[str, Any]:
     if run.config is None:
         return {"direction": None, "direction_text": None, "brain": None}
-    team = run.config.researchers
-    index = run.config.researcher_ids().index(name)
-    direction = team.directions[0 if team.identical else index]
+    direction = run.config.direction_of(name)
     return {"direction": direction.id, "direction_text": direction.text, "brain": run.config.brain.kind}
 
 

@@ -310,6 +310,17 @@ class Researchers(Strict):
         return self
 
 
+class Diversity(Strict):
+    """Whether a team's ideas are many. Everybody hears when they collapse; what follows is up to the researchers."""
+
+    reseed: bool = Field(
+        False,
+        description="when ideas collapse, researchers of the largest family, but its first, get a new direction that "
+        "nobody has had, once each",
+    )
+    spare: tuple[Direction, ...] = Field((), description="directions that nobody starts from")
+
+
 class Pool(Strict):
     """Slots and leases."""
 
@@ -407,11 +418,17 @@ class CampaignConfig(Strict):
     scoring: Scoring = Scoring()
     research: Research
     forum: Forum = Forum()
+    diversity: Diversity = Diversity()
     gateway: Gateway = Gateway()
     serve: Serve = Serve()
     allow_unsandboxed: bool = Field(
         False, description="run without a usable sandbox; every record is marked unverified"
     )
+
+    def direction_of(self, researcher: str) -> Direction:
+        """What a researcher starts from. Raises `ValueError` for an unknown one."""
+        team = self.researchers
+        return team.directions[0 if team.identical else self.researcher_ids().index(researcher)]
 
     def researcher_ids(self) -> tuple[str, ...]:
         """Stable ids `01-<direction>`, in order."""

@@ -347,7 +347,7 @@ class World:
             runs=self.runs,
         )
         toolbox = make_toolbox(self.ctx)
-        direction = self.config.researchers.directions[self.config.researcher_ids().index(self.researcher)].text
+        direction = self.config.direction_of(self.researcher).text
         notebook = self.ctx.workspace.notebook
         made_of = Making(self.config, self.researcher, direction, self.task, toolbox.describe(), self.model, notebook)
         brain = self._brain or make_brain(made_of)

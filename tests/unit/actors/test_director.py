@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from actors.director import director as module
-from actors.director.director import Director, Offices
+from actors.director.director import Director, Offices, ResearcherApi
 from actors.director.phases import Phase
 from actors.director.stopwatch import Stopwatch
 from actors.observer.live import one_line
@@ -69,6 +69,9 @@ class World:
         self.note("stop")
         self.stopped.set()
 
+    async def redirect(self, direction: str) -> None:
+        self.note(f"redirect to {direction}")
+
 
 class Gateway:
     """A gateway that notes when it is closed among the calls of the others."""
@@ -95,8 +98,8 @@ def direct(
 ) -> tuple[Director, Store]:
     paths = RunPaths(root)
     store = Store(paths.director_db)
-    researchers = dict.fromkeys(settings.researcher_ids()[:2], world)
-    return Director(paths, store, settings, Offices(world, world, dict(researchers), gateway)), store
+    researchers: dict[str, ResearcherApi] = dict.fromkeys(settings.researcher_ids()[:2], world)
+    return Director(paths, store, settings, Offices(world, world, researchers, gateway)), store
 
 
 def kinds(store: Store) -> list[str]:
