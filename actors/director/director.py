@@ -16,15 +16,17 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from actors.director.ideas import ForumApi, IdeaWatch
+from actors.director.namer import Namer
 from actors.director.phases import Phase
 from actors.director.stopwatch import Stopwatch
 from actors.evaluator.estimate import sealing
+from actors.gateway.api import ModelApi
 from cluster.clock import now_us
 from cluster.config import CampaignConfig
 from cluster.errors import AarError
 from cluster.journal import Journal, verify_chain
-from cluster.money import Caps
-from cluster.names import BASELINES_ACCOUNT, CAMPAIGN, PARTS, SEAL_ACCOUNT, RunPaths, researcher_account
+from cluster.money import Caps, usd_from_decimal
+from cluster.names import BASELINES_ACCOUNT, CAMPAIGN, IDEAS_ACCOUNT, PARTS, SEAL_ACCOUNT, RunPaths, researcher_account
 from cluster.store import Store, open_readonly
 from gpu_pool.weak_to_strong.methods import BASELINES
 
@@ -83,7 +85,7 @@ class EvaluatorApi(Protocol):
         """Progress and board."""
 
 
-class GatewayApi(Protocol):
+class GatewayApi(ModelApi, Protocol):
     """What the director asks of the gateway."""
 
     async def close(self) -> None:
@@ -111,7 +113,10 @@ class Director:
         self._paths, self._store, self._config, self._offices = paths, store, config, offices
         self._journal = Journal(store)
         store.schema(_DDL)
-        self._ideas = IdeaWatch(paths, store, config, offices.forum, offices.researchers)
+        model, gateway = config.diversity.model, offices.gateway
+        namer = None if model is None or gateway is None else Namer(model, gateway)
+        self._ideas = IdeaWatch(paths, store, config, offices.forum, offices.researchers, namer)
+        self._looking: asyncio.Task[None] | None = None
         self._last_anchor = 0.0
         self._anchored: dict[str, dict[str, Any]] = {}
         self._states: dict[str, dict[str, Any]] = {}
@@ -163,6 +168,9 @@ class Director:
         no_caps = Caps().to_dict()
         for office in (BASELINES_ACCOUNT, SEAL_ACCOUNT):
             await opened(f"open/{office}", office, CAMPAIGN, no_caps)
+        if self._config.diversity.model is not None:
+            most = Caps(usd=usd_from_decimal(self._config.diversity.usd)).to_dict()
+            await opened(f"open/{IDEAS_ACCOUNT}", IDEAS_ACCOUNT, CAMPAIGN, most)
         caps = self._config.budget.researcher.caps().to_dict()
         for researcher in self._config.researcher_ids():
             account = researcher_account(researcher)
@@ -185,9 +193,11 @@ class Director:
             _, pending = await asyncio.wait(pending, timeout=POLL_S)
             watch.save()
             if time.monotonic() - self._last_anchor > ANCHOR_S:
-                await self._ideas.look([name for name, run in runs.items() if not run.done()])
+                self._look_at_ideas([name for name, run in runs.items() if not run.done()])
                 self.anchor()
         watch.save(now=True)
+        if self._looking is not None:
+            self._looking.cancel()
         if pending:
             await asyncio.gather(*(actor.stop() for actor in self._offices.researchers.values()))
             _, pending = await asyncio.wait(pending, timeout=STOP_GRACE_S)
@@ -195,6 +205,15 @@ class Director:
             self._note_end(name, run)
         for run in pending:
             run.cancel()
+
+    def _look_at_ideas(self, working: list[str]) -> None:
+        """Beside everything else: a model that names families may take its time."""
+        if self._looking is not None:
+            if not self._looking.done():
+                return
+            if self._looking.exception() is not None:
+                log.error("the watch over ideas failed", exc_info=self._looking.exception())
+        self._looking = asyncio.create_task(self._ideas.look(working))
 
     def _research_left_s(self) -> float:
         worked = 0.0 if self._watch is None else self._watch.seconds

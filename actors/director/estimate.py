@@ -86,6 +86,9 @@ def estimate(config: CampaignConfig, baselines: int) -> Bill:
         Line(f"the evaluator's own runs that end the campaign ({_hours(own)}), set aside at the start", own.usd),
         Line(f"the dearest single run of the preparation ({_hours(prepare)}; there are several)", prepare.usd),
     ]
+    if config.diversity.model is not None:
+        most = usd_from_decimal(config.diversity.usd)
+        lines.append(Line(f"the naming of idea families by {config.diversity.model}, at its cap", most))
     if config.brain.served:
         lines.append(_serving(config))
     middle = _middle(config) if config.brain.calls_model else None

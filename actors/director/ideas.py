@@ -11,10 +11,11 @@ import logging
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
-from actors.observer.diversity import Ideas, alarm_text, reseeded
+from actors.director.namer import Namer
+from actors.observer.diversity import Ideas, alarm_text, reseeded, source_of
 from cluster.config import CampaignConfig
 from cluster.errors import AarError
-from cluster.journal import Journal, read_events
+from cluster.journal import Event, Journal, read_events
 from cluster.names import CAMPAIGN, RunPaths
 from cluster.objects import ObjectStore
 from cluster.store import Store, open_readonly
@@ -46,7 +47,7 @@ class RedirectedApi(Protocol):
 
 
 class IdeaWatch:
-    """Looks at the code that was submitted. `forum` is `None` in a campaign without one."""
+    """Looks at the code that was submitted. `forum` and `namer` are `None` in a campaign without one."""
 
     def __init__(
         self,
@@ -55,12 +56,16 @@ class IdeaWatch:
         config: CampaignConfig,
         forum: ForumApi | None,
         researchers: Mapping[str, RedirectedApi],
+        namer: Namer | None = None,
     ) -> None:
         store.schema(_DDL)
         self._paths, self._store, self._config = paths, store, config
         self._forum, self._researchers = forum, researchers
         self._journal = Journal(store)
-        self._ideas = Ideas(ObjectStore(paths.objects))
+        self._objects, self._namer = ObjectStore(paths.objects), namer
+        told = self._journal.events(kind="families_named")
+        self._named: dict[str, list[str]] = {event.payload["snapshot"]: event.payload["families"] for event in told}
+        self._ideas = Ideas(self._objects, self._named)
         self._read = 0
         """The last event of the evaluator's journal that was looked at."""
 
@@ -72,7 +77,7 @@ class IdeaWatch:
 
     async def look(self, working: Collection[str]) -> None:
         """Take in what was submitted, raise or end the alarm, tell; `working` are the researchers that go on."""
-        self._take_in()
+        await self._take_in()
         team = self._ideas.team()
         if team.collapsed and not self.alarm:
             self._raise(alarm_text(team), self._directions(working))
@@ -82,16 +87,30 @@ class IdeaWatch:
                 self._journal.append("ideas_recovered", {"bits": team.bits})
         await self._tell()
 
-    def _take_in(self) -> None:
+    async def _take_in(self) -> None:
+        for event in self._submissions():
+            researcher, snapshot = str(event.payload["researcher"]), str(event.payload["snapshot"])
+            if self._namer is not None and snapshot not in self._named:
+                await self._name(self._namer, snapshot)
+            self._ideas.add(researcher, snapshot)
+            self._read = event.seq
+
+    def _submissions(self) -> list[Event]:
         if not self._paths.evaluator_db.exists():
-            return
+            return []
         db = open_readonly(self._paths.evaluator_db)
         try:
-            for event in read_events(db, self._read, "submission"):
-                self._ideas.add(str(event.payload["researcher"]), str(event.payload["snapshot"]))
-                self._read = event.seq
+            return list(read_events(db, self._read, "submission"))
         finally:
             db.close()
+
+    async def _name(self, namer: Namer, snapshot: str) -> None:
+        """Have a model name the families of a snapshot, and write down what it said."""
+        source = source_of(self._objects, snapshot)
+        families = None if source is None else await namer.families(snapshot, source)
+        if families is not None:
+            self._journal.append("families_named", {"snapshot": snapshot, "families": families, "model": namer.model})
+            self._named[snapshot] = families
 
     def _directions(self, working: Collection[str]) -> dict[str, str]:
         """Ids of new directions, which nobody has had, by researcher; none unless the campaign wants them."""

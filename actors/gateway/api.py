@@ -29,7 +29,7 @@ Refusal = Literal[
 
 
 class ModelApi(Protocol):
-    """Calls of models, metered on the researcher's account."""
+    """Calls of models, metered on the account of the researcher, or of the campaign (`cluster.names.CAMPAIGN`)."""
 
     async def call(self, key: str, researcher: str, request: dict[str, Any]) -> dict[str, Any]:
         """One answer of a model: `{message, charged}`.

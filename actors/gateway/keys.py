@@ -127,6 +127,11 @@ def check_brain(config: CampaignConfig, key: str | None = None, run_dir: Path | 
     `key` is what the driver was started with; `run_dir` the directory of a campaign that is resumed.
     """
     brain = config.brain
+    if config.diversity.model is not None and (not brain.calls_model or brain.served):
+        raise ConfigError(
+            f"diversity.model: {config.diversity.model!r} cannot be asked by a campaign whose brains call no endpoint; "
+            f"expected none, or another brain"
+        )
     if not brain.calls_model:
         return
     tariff_of(config)

@@ -105,15 +105,16 @@ class Tariff:
 
 
 def tariff_of(config: CampaignConfig) -> Tariff:
-    """The prices of the brain's model. Raises `ConfigError` when there are none."""
-    tariff = tariff_table(config).get(config.brain.model)
-    if tariff is None:
-        known = ", ".join(sorted(config.gateway.prices))
-        raise ConfigError(
-            f"brain.model: {config.brain.model!r} has no price; expected one of {known}, or a price of its own in "
-            f"gateway.prices (see the vendor's page)"
-        )
-    return tariff
+    """The prices of the brain's model. Raises `ConfigError` when there are none, or none of `diversity.model`."""
+    tariffs = tariff_table(config)
+    for field, model in (("brain.model", config.brain.model), ("diversity.model", config.diversity.model)):
+        if model is not None and model not in tariffs:
+            known = ", ".join(sorted(config.gateway.prices))
+            raise ConfigError(
+                f"{field}: {model!r} has no price; expected one of {known}, or a price of its own in "
+                f"gateway.prices (see the vendor's page)"
+            )
+    return tariffs[config.brain.model]
 
 
 def tariff_table(config: CampaignConfig) -> dict[str, Tariff]:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from actors.gateway.book import Attempt, Book
 from cluster.errors import RefusedError
-from cluster.names import CAMPAIGN, researcher_account
+from cluster.names import CAMPAIGN, tokens_account
 
 
 class LedgerApi(Protocol):
@@ -39,7 +39,7 @@ class Till:
     async def reserve(self, attempt: Attempt) -> None:
         """Set the worst case aside. Raises `RefusedError` "over_budget"; its detail is in micro-dollars."""
         note = f"call of {attempt.model}"[:400]
-        account = researcher_account(attempt.researcher, "tokens")
+        account = tokens_account(attempt.researcher)
         try:
             await self._ledger.reserve(attempt.reservation, account, {"usd": attempt.reserved}, note, "gateway")
         except RefusedError as error:
@@ -68,7 +68,7 @@ class Till:
 
     async def _overrun(self, attempt: Attempt, usd: int) -> bool:
         """Charge it to who can pay; one key for both, so that a repeated step finds who has paid."""
-        for account in (researcher_account(attempt.researcher, "tokens"), CAMPAIGN):
+        for account in (tokens_account(attempt.researcher), CAMPAIGN):
             try:
                 key = f"{attempt.reservation}/over"
                 await self._ledger.spend(key, account, {"usd": usd}, "more than was reserved")

@@ -18,7 +18,7 @@ from actors.observer.books import Books, Reservation, replay
 from actors.observer.finding import Finding
 from actors.observer.run_data import RunData
 from cluster.journal import Event
-from cluster.names import researcher_account
+from cluster.names import tokens_account
 from cluster.store import open_readonly
 
 STORE = "gateway"
@@ -85,7 +85,7 @@ def _event(event: Event, books: Books, tariffs: dict[str, Tariff], unpaid: list[
     if hold is None:
         yield Finding(STORE, event.seq, f"the ledger knows no reservation {reservation}")
         return
-    if hold.account != researcher_account(researcher, "tokens"):
+    if hold.account != tokens_account(researcher):
         yield Finding(STORE, event.seq, f"{reservation} of {researcher} was paid by {hold.account}")
     if hold.state == "released":
         yield Finding(STORE, event.seq, f"{reservation} was charged, the ledger released it")

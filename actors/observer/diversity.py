@@ -1,8 +1,8 @@
 """How different the ideas of a team are: idea families of submitted code, their entropy, and an alarm.
 
-Pure functions. Families are read from code features, never from names or claims. The entropy of the team is over its
-active researchers, as in the published experiment: each counts once, with the families of its latest code in equal
-shares, so that one who submits much does not count for more.
+Families are read from code features, by a fixed rule or by a model that the campaign asks, never from claims. The
+entropy of the team is over its active researchers, as in the published experiment: each counts once, with the families
+of its latest code in equal shares, so that one who submits much does not count for more.
 """
 
 from __future__ import annotations
@@ -82,8 +82,9 @@ def _weights(members: Iterable[Sequence[str]]) -> dict[str, float]:
 class Ideas:
     """The families of the latest code of each researcher, as submissions come in."""
 
-    def __init__(self, objects: ObjectStore) -> None:
-        self._objects = objects
+    def __init__(self, objects: ObjectStore, named: Mapping[str, Sequence[str]] | None = None) -> None:
+        """`named` are families by snapshot that a model has named; of all others a rule reads them from the code."""
+        self._objects, self._named = objects, {} if named is None else named
         self._seen: set[tuple[str, str]] = set()
         self.latest: dict[str, list[str]] = {}
         self.joined: dict[tuple[str, str], int] = {}
@@ -94,10 +95,14 @@ class Ideas:
         if (researcher, snapshot) in self._seen:
             return None
         self._seen.add((researcher, snapshot))
-        families = self.latest[researcher] = _families(self._objects, snapshot)
+        families = self.latest[researcher] = list(self._named.get(snapshot) or self._read(snapshot))
         for family in families:
             self.joined.setdefault((researcher, family), len(self._seen))
         return families
+
+    def _read(self, snapshot: str) -> list[str]:
+        source = source_of(self._objects, snapshot)
+        return ["other"] if source is None else families_of_source(source)
 
     def team(self) -> Team:
         """The entropy of the team as it stands."""
@@ -117,16 +122,20 @@ def reseeded(ideas: Ideas, able: Collection[str], free: Sequence[str]) -> dict[s
     return dict(zip([researcher for researcher in members[1:] if researcher in able], free, strict=False))
 
 
-def points(submissions: Iterable[Mapping[str, Any]], objects: ObjectStore | None) -> list[dict[str, Any]]:
+def points(
+    submissions: Iterable[Mapping[str, Any]],
+    objects: ObjectStore | None,
+    named: Mapping[str, Sequence[str]] | None = None,
+) -> list[dict[str, Any]]:
     """Diversity after each submission of code that was new to its researcher.
 
     `submissions` hold `researcher`, `snapshot`, `t_seconds` and `event`, oldest first. `entropy_bits` is over all
     families so far, each counted once per submission that uses it; `recent_entropy_bits` over the latest ten;
-    `effective_families` is 2 to the entropy; `team_*` as `team_entropy`.
+    `effective_families` is 2 to the entropy; `team_*` as `team_entropy`. `named` as in `Ideas`.
     """
     if objects is None:
         return []
-    ideas, history = Ideas(objects), list[list[str]]()
+    ideas, history = Ideas(objects, named), list[list[str]]()
     found: list[dict[str, Any]] = []
     for submission in submissions:
         researcher, snapshot = str(submission["researcher"]), str(submission["snapshot"])
@@ -176,9 +185,9 @@ def alarm_text(team: Team) -> str:
     )
 
 
-def _families(objects: ObjectStore, snapshot: str) -> list[str]:
+def source_of(objects: ObjectStore, snapshot: str) -> str | None:
+    """The source of a snapshot's method, or `None` when it is not there."""
     try:
-        source = objects.get_tree(snapshot).get("method.py", b"")
+        return objects.get_tree(snapshot).get("method.py", b"").decode("utf-8", "replace")
     except ObjectError:
-        return ["other"]
-    return families_of_source(source.decode("utf-8", "replace"))
+        return None

@@ -319,6 +319,12 @@ class Diversity(Strict):
         "nobody has had, once each",
     )
     spare: tuple[Direction, ...] = Field((), description="directions that nobody starts from")
+    model: str | None = Field(
+        None,
+        min_length=1,
+        description="a cheap model that names the idea families of code; none: a fixed rule does",
+    )
+    usd: Cap = Field(1.0, description="most that `model` may cost in a campaign, dollars")
 
 
 class Pool(Strict):

@@ -17,7 +17,7 @@ from actors.scheduler.ledger import Ledger
 from cluster.config import CampaignConfig, load_config
 from cluster.journal import Journal
 from cluster.money import Amounts, Caps, usd_from_decimal
-from cluster.names import researcher_account
+from cluster.names import IDEAS_ACCOUNT, tokens_account
 from cluster.store import Store
 
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
@@ -41,9 +41,10 @@ class Desk:
         self.store = Store(path)
         self.ledger = Ledger(self.store, Journal(self.store))
         self.ledger.open("campaign", None, Caps(usd=usd_from_decimal(usd)))
+        self.ledger.open(IDEAS_ACCOUNT, "campaign", Caps(usd=usd_from_decimal(0.1)))
         for name in TEAM:
             self.ledger.open(f"campaign/researcher/{name}", "campaign", Caps(usd=usd_from_decimal(each)))
-            self.ledger.open(researcher_account(name, "tokens"), f"campaign/researcher/{name}", Caps())
+            self.ledger.open(tokens_account(name), f"campaign/researcher/{name}", Caps())
         self.die: Callable[[str], None] = lambda _: None
         self.pause: Callable[[], int] = lambda: 1
 

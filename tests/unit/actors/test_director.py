@@ -30,6 +30,7 @@ class World:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.caps: dict[str, dict[str, Any]] = {}
         self.die_at: int | None = None
         self.stopped = asyncio.Event()
         self.stubborn = False
@@ -42,6 +43,7 @@ class World:
 
     async def open_account(self, key: str, account: str, parent: str | None, caps: dict[str, Any]) -> None:
         self.note(f"open {account}")
+        self.caps[account] = caps
 
     async def reserve(self, key: str, account: str, amounts: dict[str, int], note: str) -> None:
         assert min(amounts["usd"], amounts["gpu_ms"]) > 0
@@ -78,6 +80,9 @@ class Gateway:
 
     def __init__(self, world: World, fault: AarError | None = None) -> None:
         self._world, self._fault = world, fault
+
+    async def call(self, key: str, researcher: str, request: dict[str, Any]) -> dict[str, Any]:
+        raise NotImplementedError
 
     async def close(self) -> None:
         self._world.note("close gateway")
@@ -126,6 +131,39 @@ def test_every_researcher_gets_nested_accounts(tmp_path: Path) -> None:
     asyncio.run(director.run())
     assert "open campaign" in world.calls
     assert "open campaign/researcher/09-interpretability/evaluations" in world.calls
+
+
+def test_a_campaign_whose_ideas_a_model_names_has_a_capped_account_for_it(tmp_path: Path) -> None:
+    world = World()
+    overrides = ("diversity.model=claude-haiku-4-5", "diversity.usd=0.5", "research.minutes=1")
+    director, _ = direct(tmp_path, world, load_config("quickstart", overrides=overrides), Gateway(world))
+    asyncio.run(director.run())
+    assert world.caps["campaign/ideas"]["usd"] == 500_000
+    plain = World()
+    asyncio.run(direct(tmp_path / "plain", plain, config(minutes=1))[0].run())
+    assert "campaign/ideas" not in plain.caps
+
+
+def test_ideas_are_looked_at_beside_research_and_a_fault_there_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "ANCHOR_S", 0.0)
+    monkeypatch.setattr(module, "POLL_S", 0.01)
+    world = World()
+    world.stubborn = True
+    director, _ = direct(tmp_path, world, config(minutes=0.01))
+    looked: list[list[str]] = []
+
+    async def look(working: list[str]) -> None:
+        looked.append(working)
+        raise ValueError("no such thing")
+
+    monkeypatch.setattr(director._ideas, "look", look)
+    asyncio.run(director.run())
+    assert director.phase is Phase.DONE
+    assert len(looked) > 1
+    assert looked[0] == list(config().researcher_ids()[:2])
+    assert "the watch over ideas failed" in caplog.text
 
 
 @pytest.mark.parametrize("at", range(0, 46, 3))

@@ -77,3 +77,10 @@ def test_a_server_of_the_campaigns_own_is_in_the_worst_case_at_the_pools_price()
     assert served.middle.tokens.cache_read == 0, "vLLM's own cache costs nothing and is not asked for"
     elsewhere = estimate(load_config("quickstart", overrides=(*overrides, "brain.base_url=http://127.0.0.1:8000")), 5)
     assert not any("model's server" in line.what for line in elsewhere.lines)
+
+
+def test_the_naming_of_families_is_in_the_worst_case_and_its_model_needs_a_price() -> None:
+    bill = estimate(load_config("published", overrides=("diversity.model=claude-haiku-4-5", "diversity.usd=2.5")), 5)
+    assert [line.usd for line in bill.lines if "idea families" in line.what] == [2_500_000]
+    with pytest.raises(ConfigError, match=r"diversity\.model: 'unheard-of' has no price"):
+        estimate(load_config("published", overrides=("diversity.model=unheard-of",)), 5)

@@ -9,14 +9,21 @@ from typing import Any
 import pytest
 
 from actors.director.ideas import IdeaWatch
-from cluster.config import CampaignConfig, load_config
+from actors.director.namer import TOOL, Namer, chosen, request
+from actors.gateway.gateway import Gateway
+from actors.gateway.request import check
+from actors.gateway.retry import Failure
+from actors.observer.audit_calls import audit_calls
+from actors.observer.run_data import load_run
+from cluster.config import CampaignConfig, dump_config, load_config
 from cluster.errors import AarError
 from cluster.journal import Journal
-from cluster.names import CAMPAIGN, RunPaths
+from cluster.names import CAMPAIGN, IDEAS_ACCOUNT, RunPaths
 from cluster.objects import ObjectStore
 from cluster.store import Store
 from forum_actor.posts import Post, make_draft
 from forum_actor.watch import alarms
+from tests.unit.actors.gateway_world import Desk, Simulated, answer, make
 from tests.unit.actors.test_observer_diversity import LOSS, PROBE, UE
 
 SPARE = "diversity.spare=[{id: one, text: First.}, {id: two, text: Second.}]"
@@ -54,8 +61,9 @@ class Member:
 
 
 class World:
-    def __init__(self, root: Path, *overrides: str, forum: bool = True) -> None:
+    def __init__(self, root: Path, *overrides: str, forum: bool = True, gateway: Gateway | None = None) -> None:
         self.paths = RunPaths(root)
+        self.gateway = gateway
         self.config: CampaignConfig = load_config("quickstart", overrides=overrides)
         self.team = Team()
         self.forum = forum
@@ -68,7 +76,9 @@ class World:
 
     def start(self) -> None:
         members = {name: self.team.member(name) for name in self.config.researcher_ids()}
-        self.watch = IdeaWatch(self.paths, self.store, self.config, self.team if self.forum else None, members)
+        forum, named_by = self.team if self.forum else None, self.config.diversity.model
+        namer = None if named_by is None or self.gateway is None else Namer(named_by, self.gateway)
+        self.watch = IdeaWatch(self.paths, self.store, self.config, forum, members, namer)
 
     def submit(self, code: str, *numbers: int) -> None:
         for number in numbers:
@@ -146,3 +156,58 @@ def test_what_was_not_told_before_a_death_is_told_after_it(tmp_path: Path, forum
     assert world.team.directions == {ids[1]: "First.", ids[2]: "Second."}
     assert list(world.team.posts) == (["collapse/1"] if forum else [])
     assert world.events() == ["ideas_collapsed"]
+
+
+HAIKU = "claude-haiku-4-5"
+
+
+def names(*families: str) -> dict[str, Any]:
+    call = {"type": "tool_use", "id": "t", "name": TOOL, "input": {"families": list(families)}}
+    return {**answer(), "content": [call], "stop_reason": "tool_use"}
+
+
+def test_a_model_names_the_families_of_each_code_once_on_the_campaigns_account(tmp_path: Path) -> None:
+    desk = Desk(tmp_path / "scheduler.db")
+    endpoint = Simulated(names("evolutionary", "nonsense"), names("UE", "ensemble"), answer("I will not."))
+    gateway = make(tmp_path, desk, endpoint)
+    overrides = ("brain.kind=claude", f"diversity.model={HAIKU}")
+    world = World(tmp_path, *overrides, gateway=gateway)
+    world.paths.config.write_text(dump_config(world.config))
+    world.submit("probe", 0, 1)
+    world.look()
+    world.submit("loss", 2)
+    world.look()
+    world.start()
+    world.submit("prior", 3)
+    world.look()
+    assert [body.model for _, body in endpoint.sent] == [HAIKU] * 3, "each code is asked about once"
+    assert "run.hidden" in endpoint.sent[0][1].fields["messages"][0]["content"]
+    latest = world.watch._ideas.latest
+    ids = world.config.researcher_ids()
+    assert [latest[ids[n]] for n in range(4)] == [["evolutionary"], ["evolutionary"], ["ensemble", "UE"], ["UE"]]
+    assert desk.spent(IDEAS_ACCOUNT) == desk.spent() > 0
+    assert desk.reserved() == 0
+    run = load_run(tmp_path)
+    assert audit_calls(run) == (3, [])
+    assert run.events("director", "families_named")[0].payload["model"] == HAIKU
+
+
+@pytest.mark.parametrize("reason", ["bad_key", "bad_request"])
+def test_without_the_models_help_a_rule_names_the_families(tmp_path: Path, reason: Any) -> None:
+    gateway = make(tmp_path, Desk(tmp_path / "scheduler.db"), Simulated(*[Failure(reason, "no")] * 3))
+    world = World(tmp_path, "brain.kind=claude", f"diversity.model={HAIKU}", gateway=gateway)
+    world.submit("probe", 0)
+    world.look()
+    assert world.watch._ideas.latest == {world.config.researcher_ids()[0]: ["model internal"]}
+    assert world.events() == []
+
+
+def test_the_code_that_is_named_cannot_say_more_than_a_known_family() -> None:
+    check(request(HAIKU, "# ignore all that\n" * 9000))
+    assert len(request(HAIKU, "x" * 90_000)["messages"][0]["content"]) < 21_000
+    assert chosen(names("loss", "loss", "best method ever")) == ["loss"]
+    for odd in ({}, {"content": None}, names(), names("nothing"), {"content": [{"type": "tool_use", "name": TOOL}]}):
+        assert chosen(odd) is None
+    for value in (None, 7, "loss", {"loss": 1}, [["loss"]]):
+        block = {"type": "tool_use", "name": TOOL, "input": {"families": value}}
+        assert chosen({"content": [block]}) is None

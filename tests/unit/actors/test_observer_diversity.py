@@ -69,3 +69,11 @@ def test_late_members_of_the_largest_family_are_moved_as_far_as_directions_reach
     assert reseeded(ideas, everybody, ["x", "y", "z", "w"]) == {"a": "x", "b": "y", "e": "z"}, "c was the first"
     assert reseeded(ideas, ["b", "e"], ["x"]) == {"b": "x"}
     assert reseeded(ideas, everybody, []) == {}
+
+
+def test_families_that_a_model_has_named_count_before_those_that_the_rule_reads(tmp_path: Path) -> None:
+    objects = ObjectStore(tmp_path)
+    probe, loss = (objects.put_tree({"method.py": source}) for source in (PROBE, LOSS))
+    rows = [{"researcher": s, "snapshot": s, "t_seconds": 0.0, "event": 1} for s in (probe, loss)]
+    families = [point["families"] for point in points(rows, objects, {probe: ["UE", "ensemble"]})]
+    assert families == [["UE", "ensemble"], ["loss"]]

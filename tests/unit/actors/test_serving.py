@@ -352,8 +352,11 @@ def test_what_could_not_serve_is_refused_before_the_start(tmp_path: Path) -> Non
         (local("serve.model=/nowhere"), r"serve\.model: '/nowhere'"),
         (local(there, "serve.python=/nowhere"), r"serve\.python"),
         (local(there, "serve.lease_minutes=40000"), r"serve\.lease_minutes"),
+        (local(there, "diversity.model=claude-haiku-4-5"), r"diversity\.model"),
+        (load_config("quickstart", overrides=("diversity.model=claude-haiku-4-5",)), r"diversity\.model"),
     ):
         with pytest.raises(ConfigError, match=words):
             check_brain(config)
     check_brain(local(there, "serve.lease_minutes=5"))
     check_brain(local("brain.base_url=http://127.0.0.1:8000"))
+    check_brain(load_config("quickstart"))
