@@ -28,7 +28,6 @@ from cluster.names import CAMPAIGN, SERVING_ACCOUNT
 from gpu_pool.leases import Job, LeaseRequest, LeaseResult, Step
 from gpu_pool.serving.state import Phase, ServerState
 
-STEP = "serve"
 _LONGEST_REST = 10
 """A rest is at most this many times `rest_s`."""
 
@@ -194,7 +193,7 @@ def serve_request(config: CampaignConfig, number: int) -> LeaseRequest:
         kind="serve",
         gpus=serve.gpus,
         seconds=seconds,
-        job=Job((Step(STEP, "serve", {}, {}, {}, seconds),)),
+        job=Job((Step("serve", "serve", {}, {}, {}, seconds),)),
         label=f"serve {config.brain.model}",
         # What one lease of foreign code may have; the slot gives a server what the section `serve` says.
         memory_bytes=config.pool.memory_bytes,

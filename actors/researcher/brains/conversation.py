@@ -12,7 +12,6 @@ them; and `{"role": "summary", "content": text, "keep": n}`, which replaces all 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,14 +30,6 @@ class Conversation:
 
     messages: list[dict[str, Any]] = field(default_factory=list)
     tokens: int = 0
-
-    @classmethod
-    def of(cls, history: Iterable[Turn]) -> Conversation:
-        """The conversation of a history."""
-        talk = cls()
-        for turn in history:
-            talk.add_turn(turn)
-        return talk
 
     def copy(self) -> Conversation:
         """One that can be added to without changing this one; no message is ever changed in place."""

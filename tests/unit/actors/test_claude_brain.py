@@ -370,7 +370,10 @@ def test_a_long_history_is_summarised_where_the_endpoint_cannot(tmp_path: Path) 
     assert len(kept) >= 3
     assert all("I know that the prior is right." in entry["content"] for entry in kept)
     assert all(entry["usage"]["output_tokens"] > 0 for entry in kept)
-    sizes = [Conversation.of(one.transcript.history[:n]).tokens for n in range(len(one.transcript.history))]
+    talk, sizes = Conversation(), []
+    for turn in one.transcript.history:
+        talk.add_turn(turn)
+        sizes.append(talk.tokens)
     assert max(sizes) < 16_000
     assert not any(name in request for request in model.requests for name in ("thinking", "betas"))
     assert not any("cache_control" in str(request) for request in model.requests)

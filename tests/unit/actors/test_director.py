@@ -221,7 +221,9 @@ def test_the_live_view_shows_calls_and_the_models_server(tmp_path: Path) -> None
     assert "1 calls, 2 wait, cache 93%" in shown
     assert "model server ready" in shown
     quiet, _ = direct(tmp_path / "quiet", World(), config(minutes=1))
-    assert "calls" not in one_line("c", asyncio.run(quiet.status()))
+    status = asyncio.run(quiet.status())
+    assert "calls" not in one_line("c", status)
+    assert "alike" in one_line("c", {**status, "alarm": "ideas are alike"})
 
 
 def test_time_in_which_the_campaign_is_down_is_no_research_time(tmp_path: Path) -> None:
