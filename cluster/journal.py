@@ -67,6 +67,9 @@ def link_hash(prev: bytes, seq: int, at_us: int, kind: str, payload: bytes) -> b
     return hashlib.sha256(prev + pack([seq, at_us, kind, payload])).digest()
 
 
+_EVENTS = "SELECT * FROM journal WHERE seq > ? AND (? IS NULL OR kind = ?) ORDER BY seq"
+
+
 class Journal:
     """The journal of one store."""
 
@@ -87,10 +90,7 @@ class Journal:
 
     def events(self, after_seq: int = 0, kind: str | None = None) -> list[Event]:
         """Events with a greater sequence number, oldest first."""
-        rows = self._store.query(
-            "SELECT * FROM journal WHERE seq > ? AND (? IS NULL OR kind = ?) ORDER BY seq", (after_seq, kind, kind)
-        )
-        return [_event(row) for row in rows]
+        return [_event(row) for row in self._store.query(_EVENTS, (after_seq, kind, kind))]
 
     def head(self) -> tuple[int, str]:
         """Sequence number and hash of the last event; `(0, 64 zeros)` when empty."""
@@ -103,9 +103,9 @@ def _event(row: sqlite3.Row) -> Event:
     return Event(row["seq"], row["at_us"], row["kind"], payload, row["prev"].hex(), row["hash"].hex())
 
 
-def read_events(db: sqlite3.Connection) -> Iterator[Event]:
-    """All events of a store that was opened read-only, oldest first."""
-    for row in db.execute("SELECT * FROM journal ORDER BY seq"):
+def read_events(db: sqlite3.Connection, after_seq: int = 0, kind: str | None = None) -> Iterator[Event]:
+    """Events of a store that was opened read-only, oldest first; as `Journal.events`."""
+    for row in db.execute(_EVENTS, (after_seq, kind, kind)):
         yield _event(row)
 
 

@@ -1,10 +1,36 @@
-"""Names of actors and of places in a run directory: the one list of both."""
+"""Names of actors, of accounts, and of places in a run directory: the one list of all three."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 NAMESPACE = "aar"
+CAMPAIGN = "campaign"
+"""The account above all others; also who stands as the researcher of the campaign's own records and posts."""
+BASELINES_ACCOUNT = f"{CAMPAIGN}/baselines"
+SEAL_ACCOUNT = f"{CAMPAIGN}/seal"
+SCORE_ACCOUNT = f"{CAMPAIGN}/score"
+SERVING_ACCOUNT = f"{CAMPAIGN}/serving"
+IDEAS_ACCOUNT = f"{CAMPAIGN}/ideas"
+"""What the campaign pays itself: shared work, sealing, scores that a person asks for, model servers, the naming of idea
+families."""
+RESEARCHERS = f"{CAMPAIGN}/researcher/"
+"""Accounts of researchers begin with it."""
+Part = Literal["gpu", "evaluations", "tokens"]
+PARTS: tuple[Part, ...] = ("gpu", "evaluations", "tokens")
+"""Accounts below a researcher's: pilots, counted runs with their answers, calls of models."""
+
+
+def researcher_account(researcher: str, part: Part | None = None) -> str:
+    """A researcher's account, `campaign/researcher/<id>`, or one below it."""
+    whole = f"{RESEARCHERS}{researcher}"
+    return whole if part is None else f"{whole}/{part}"
+
+
+def tokens_account(caller: str) -> str:
+    """Who pays for a call of a model: the researcher who makes it, or the campaign for its own."""
+    return IDEAS_ACCOUNT if caller == CAMPAIGN else researcher_account(caller, "tokens")
 
 
 def actor_name(campaign: str, office: str) -> str:

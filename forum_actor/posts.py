@@ -103,6 +103,12 @@ def sanitise(text: str) -> str:
     return clean
 
 
+def fitting(text: str, end: bool = False) -> str:
+    """`text` as a body that the forum takes: clean, and of a longer one its beginning (or its `end`)."""
+    clean = sanitise(text)
+    return (clean[-MAX_BODY:] if end else clean[:MAX_BODY]).strip()
+
+
 def sanitise_line(text: str) -> str:
     """`sanitise` on one line: white space of any kind becomes one space."""
     return " ".join(sanitise(text).split())

@@ -51,10 +51,9 @@ class SlotActor:
         cache = NodeCache.of(self._pool)
         devices = tuple(int(i) for i in ray.get_runtime_context().get_accelerator_ids().get("GPU", []))
         library = materialise(cache.root)
-        memory = int(self._pool.memory_gb * (1 << 30))
         shelter, letter, probe = self._shelter(), "C", ""
         if shelter != "none":
-            limits, uid = Limits(memory_bytes=memory, processes=256), uid_of("method", self._index)
+            limits, uid = Limits(memory_bytes=self._pool.memory_bytes, processes=256), uid_of("method", self._index)
             lane = Lane(library, cache.models, limits, uid, devices, shelter=shelter)
             start = spawn if shelter == "namespaces" else confine
             graded = grade(lane.spec, cache.root / "sandbox-control.json", start)
@@ -65,7 +64,7 @@ class SlotActor:
         spec = SlotSpec(
             name=self._name,
             threads=self._pool.threads_per_slot,
-            memory_bytes=memory,
+            memory_bytes=self._pool.memory_bytes,
             reuse="never" if shelter == "landlock" else self._pool.sandbox_reuse,
             library=library,
             cache_models=cache.models,
@@ -75,7 +74,7 @@ class SlotActor:
             grade=letter,
             probe_hash=probe,
             shelter=shelter,
-            file_bytes=max(int(self._pool.file_gb * (1 << 30)), self._student_bytes + OUT_BYTES_SLACK),
+            file_bytes=max(self._pool.file_bytes, self._student_bytes + OUT_BYTES_SLACK),
             most_leases=self._most_leases,
         )
         node = ray.get_runtime_context().get_node_id()

@@ -27,10 +27,10 @@ class NodeCache:
     def of(cls, pool: Pool) -> NodeCache:
         """The cache that the configuration names, else `$XDG_CACHE_HOME/aar-cluster` or `~/.cache/aar-cluster`."""
         if pool.cache_dir is not None:
-            root = Path(pool.cache_dir).expanduser()
+            root = Path(pool.cache_dir)
         else:
-            root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aar-cluster"
-        cache = cls(root.absolute())
+            root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "aar-cluster"
+        cache = cls(root)
         if not cache.models.is_dir():
             cache.models.mkdir(parents=True, exist_ok=True)
             cache.models.chmod(0o755)  # whatever the umask: sandboxes read it as another user

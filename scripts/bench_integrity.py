@@ -103,7 +103,7 @@ def make_slot(config: CampaignConfig, reuse: Literal["wiped", "never"]) -> Slot:
     spec = SlotSpec(
         name="slot-0",
         threads=1,
-        memory_bytes=int(config.pool.memory_gb * 2**30),
+        memory_bytes=config.pool.memory_bytes,
         reuse=reuse,
         library=materialise(cache.root),
         cache_models=cache.models,

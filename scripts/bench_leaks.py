@@ -43,7 +43,7 @@ from actors.evaluator.workshop import Workshop
 from cluster.config import CampaignConfig, load_config
 from cluster.errors import RefusedError
 from cluster.journal import Journal
-from cluster.names import RunPaths
+from cluster.names import CAMPAIGN, RunPaths
 from cluster.objects import ObjectStore
 from cluster.store import Store
 from gpu_pool.weak_to_strong.domains import Domain, get_domain
@@ -299,7 +299,7 @@ def attacked(attack: Attack, root: Path, submissions: int, fidelity: float, seed
     """One attack on a fresh campaign in `root`."""
     arena = Arena(root, items, submissions, fidelity, seed)
     final = attack(arena)
-    moved = sum(1 for row in arena.judge.leaderboard() if row["researcher"] != "campaign")
+    moved = sum(1 for row in arena.judge.leaderboard() if row["researcher"] != CAMPAIGN)
     return Loss({tier: arena.gain(final, tier) for tier in SPLITS}, moved)
 
 

@@ -34,7 +34,7 @@ from cluster.authentication import set_authentication
 from cluster.config import CampaignConfig, load_config
 from cluster.journal import Event, read_events
 from cluster.money import MICRO
-from cluster.names import RunPaths, actor_name
+from cluster.names import CAMPAIGN, RunPaths, actor_name
 from cluster.store import open_readonly
 from tests.fake_messages import FakeMessages, Reply, replies
 
@@ -111,7 +111,7 @@ def campaign(run_dir: Path, config: CampaignConfig) -> Cost:
         return kind.options(**options).remote(str(run_dir), data, *more)
 
     offices = [start(SchedulerActor, "scheduler"), start(ForumActor, "forum"), start(GatewayActor, "gateway")]
-    ray.get(offices[0].open_account.remote("root", "campaign", None, config.budget.campaign.caps().to_dict()))
+    ray.get(offices[0].open_account.remote("root", CAMPAIGN, None, config.budget.campaign.caps().to_dict()))
     team = [start(ResearcherActor, researcher, researcher) for researcher in config.researcher_ids()]
     ray.get([actor.status.remote() for actor in team])
     before = processor_seconds()

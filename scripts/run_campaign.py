@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from actors.director.estimate import estimate
 from actors.evaluator.estimate import check_budget
-from actors.gateway.keys import CALLING, check_brain, hand_over, handed_path, take_from_environment
+from actors.gateway.keys import check_brain, hand_over, handed_path, take_from_environment
 from actors.researcher.brains.prompt import check_prompt
 from cluster.authentication import set_authentication
 from cluster.config import CampaignConfig, ConfigError, dump_config, load_config
@@ -201,7 +201,7 @@ def finish(run_dir: Path) -> int:
 @contextmanager
 def handed(key: str | None, run_dir: Path, config: CampaignConfig) -> Iterator[None]:
     """The key of this driver's environment lies where the gateway finds it, as long as the campaign runs."""
-    if key is not None and config.brain.kind in CALLING and config.brain.key_file is None:
+    if key is not None and config.brain.calls_model and config.brain.key_file is None:
         hand_over(key, run_dir)
     try:
         yield

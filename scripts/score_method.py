@@ -27,7 +27,7 @@ from cluster.authentication import set_authentication
 from cluster.config import CampaignConfig, ConfigError, dump_config, load_config
 from cluster.errors import AarError
 from cluster.money import Caps, format_usd
-from cluster.names import RunPaths, actor_name
+from cluster.names import CAMPAIGN, RunPaths, actor_name
 from cluster.objects import ObjectStore
 from scripts.report import figure
 from scripts.run_campaign import check_machine, locked
@@ -113,7 +113,7 @@ def in_run(run_dir: Path, config: CampaignConfig, ask: Callable[[Any], Awaitable
 
         scheduler = Remote(actor_name(run_dir.name, "scheduler"))
         await enrol(scheduler, slots)
-        await scheduler.open_account("open/campaign", "campaign", None, Caps().to_dict())
+        await scheduler.open_account(f"open/{CAMPAIGN}", CAMPAIGN, None, Caps().to_dict())
         return await ask(Remote(actor_name(run_dir.name, "evaluator"), patience_s=600))
 
     with locked(run_dir):

@@ -29,6 +29,8 @@ class DirectorActor:
             scheduler=self._scheduler,
             evaluator=Remote(actor_name(name, "evaluator"), patience_s=600),
             researchers={r: Remote(actor_name(name, r)) for r in campaign.researcher_ids()},
+            gateway=Remote(actor_name(name, "gateway")) if campaign.brain.calls_model else None,
+            forum=Remote(actor_name(name, "forum")) if campaign.forum.enabled else None,
         )
         self._metrics = Metrics(name)
         self._director = Director(paths, Store(paths.director_db), campaign, offices)

@@ -17,7 +17,6 @@ from actors.director.actor import DirectorActor
 from actors.director.roster import WARM_S
 from actors.evaluator.actor import EvaluatorActor
 from actors.gateway.actor import GatewayActor
-from actors.gateway.keys import CALLING
 from actors.researcher.actor import ResearcherActor
 from actors.scheduler.actor import SchedulerActor
 from cluster.config import CampaignConfig
@@ -65,7 +64,7 @@ def bring_up(run_dir: Path, config: CampaignConfig, connection: Connection) -> C
     forum = _start(ForumActor, actor_name(name, "forum"), (str(run_dir), data), OFFICE)
     gateways = tuple(
         _start(GatewayActor, actor_name(name, "gateway"), (str(run_dir), data), OFFICE)
-        for _ in range(config.brain.kind in CALLING)
+        for _ in range(config.brain.calls_model)
     )
     director = _start(DirectorActor, actor_name(name, "director"), (str(run_dir), data, slots), OFFICE)
     # Researchers have nothing to do before the task is made: their processes start beside that, not beside the slots.

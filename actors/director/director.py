@@ -2,30 +2,35 @@
 
 Promises: the phase is on disk before its work begins; every phase is idempotent, so that a director that died anywhere
 is run again and ends in the same place. At the end of each phase, and every minute of research, the heads of all other
-journals are anchored in the director's own, so that a journal whose tail is cut later no longer fits. What SEAL may
-cost is set aside before anything is spent. Research lasts as long as the configuration says, not counting time in which
-the campaign was down.
+journals are anchored in the director's own, so that a journal whose tail is cut later no longer fits; as often it is
+looked at whether the team's ideas have collapsed. What SEAL may cost is set aside before anything is spent. Research
+lasts as long as the configuration says, not counting time in which the campaign was down.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from actors.director.ideas import ForumApi, IdeaWatch
+from actors.director.namer import Namer
 from actors.director.phases import Phase
 from actors.director.stopwatch import Stopwatch
 from actors.evaluator.estimate import sealing
+from actors.gateway.api import ModelApi
 from cluster.clock import now_us
 from cluster.config import CampaignConfig
 from cluster.errors import AarError
 from cluster.journal import Journal, verify_chain
-from cluster.money import Caps
-from cluster.names import RunPaths
+from cluster.money import Caps, usd_from_decimal
+from cluster.names import BASELINES_ACCOUNT, CAMPAIGN, IDEAS_ACCOUNT, PARTS, SEAL_ACCOUNT, RunPaths, researcher_account
 from cluster.store import Store, open_readonly
 from gpu_pool.weak_to_strong.methods import BASELINES
 
+log = logging.getLogger(__name__)
 POLL_S = 0.5
 ANCHOR_S = 60.0
 SEAL_HOLD = "seal"
@@ -46,6 +51,9 @@ class ResearcherApi(Protocol):
 
     async def status(self) -> dict[str, Any]:
         """State, turn, spend."""
+
+    async def redirect(self, direction: str) -> None:
+        """Go on from this direction."""
 
 
 class SchedulerApi(Protocol):
@@ -77,13 +85,25 @@ class EvaluatorApi(Protocol):
         """Progress and board."""
 
 
+class GatewayApi(ModelApi, Protocol):
+    """What the director asks of the gateway."""
+
+    async def close(self) -> None:
+        """Take no more calls; end the model's server, if the campaign started one."""
+
+    async def status(self) -> dict[str, Any]:
+        """Calls, cache, server."""
+
+
 @dataclass(frozen=True, slots=True)
 class Offices:
-    """The offices of a campaign."""
+    """The offices of a campaign; a gateway when the brains call a model, a forum when they may talk."""
 
     scheduler: SchedulerApi
     evaluator: EvaluatorApi
     researchers: dict[str, ResearcherApi]
+    gateway: GatewayApi | None = None
+    forum: ForumApi | None = None
 
 
 class Director:
@@ -93,6 +113,10 @@ class Director:
         self._paths, self._store, self._config, self._offices = paths, store, config, offices
         self._journal = Journal(store)
         store.schema(_DDL)
+        model, gateway = config.diversity.model, offices.gateway
+        namer = None if model is None or gateway is None else Namer(model, gateway)
+        self._ideas = IdeaWatch(paths, store, config, offices.forum, offices.researchers, namer)
+        self._looking: asyncio.Task[None] | None = None
         self._last_anchor = 0.0
         self._anchored: dict[str, dict[str, Any]] = {}
         self._states: dict[str, dict[str, Any]] = {}
@@ -140,18 +164,22 @@ class Director:
 
     async def _prepare(self) -> None:
         opened = self._offices.scheduler.open_account
-        await opened("open/campaign", "campaign", None, self._config.budget.campaign.caps().to_dict())
+        await opened(f"open/{CAMPAIGN}", CAMPAIGN, None, self._config.budget.campaign.caps().to_dict())
         no_caps = Caps().to_dict()
-        for office in ("baselines", "seal"):
-            await opened(f"open/{office}", f"campaign/{office}", "campaign", no_caps)
+        for office in (BASELINES_ACCOUNT, SEAL_ACCOUNT):
+            await opened(f"open/{office}", office, CAMPAIGN, no_caps)
+        if self._config.diversity.model is not None:
+            most = Caps(usd=usd_from_decimal(self._config.diversity.usd)).to_dict()
+            await opened(f"open/{IDEAS_ACCOUNT}", IDEAS_ACCOUNT, CAMPAIGN, most)
         caps = self._config.budget.researcher.caps().to_dict()
         for researcher in self._config.researcher_ids():
-            account = f"campaign/researcher/{researcher}"
-            await opened(f"open/{researcher}", account, "campaign", caps)
-            for part in ("gpu", "evaluations", "tokens"):
-                await opened(f"open/{researcher}/{part}", f"{account}/{part}", account, no_caps)
+            account = researcher_account(researcher)
+            await opened(f"open/{account}", account, CAMPAIGN, caps)
+            for part in PARTS:
+                own = researcher_account(researcher, part)
+                await opened(f"open/{own}", own, account, no_caps)
         worst = sealing(self._config, len(BASELINES)).to_dict()
-        await self._offices.scheduler.reserve(SEAL_HOLD, "campaign/seal", worst, "set aside for SEAL")
+        await self._offices.scheduler.reserve(SEAL_HOLD, SEAL_ACCOUNT, worst, "set aside for SEAL")
         await self._offices.evaluator.prepare()
 
     async def _research(self) -> None:
@@ -165,8 +193,11 @@ class Director:
             _, pending = await asyncio.wait(pending, timeout=POLL_S)
             watch.save()
             if time.monotonic() - self._last_anchor > ANCHOR_S:
+                self._look_at_ideas([name for name, run in runs.items() if not run.done()])
                 self.anchor()
         watch.save(now=True)
+        if self._looking is not None:
+            self._looking.cancel()
         if pending:
             await asyncio.gather(*(actor.stop() for actor in self._offices.researchers.values()))
             _, pending = await asyncio.wait(pending, timeout=STOP_GRACE_S)
@@ -174,6 +205,15 @@ class Director:
             self._note_end(name, run)
         for run in pending:
             run.cancel()
+
+    def _look_at_ideas(self, working: list[str]) -> None:
+        """Beside everything else: a model that names families may take its time."""
+        if self._looking is not None:
+            if not self._looking.done():
+                return
+            if self._looking.exception() is not None:
+                log.error("the watch over ideas failed", exc_info=self._looking.exception())
+        self._looking = asyncio.create_task(self._ideas.look(working))
 
     def _research_left_s(self) -> float:
         worked = 0.0 if self._watch is None else self._watch.seconds
@@ -197,8 +237,18 @@ class Director:
         return now_us() - moved > limit * 60e6
 
     async def _seal(self) -> None:
+        await self._close_gateway()
         await self._offices.scheduler.release(SEAL_HOLD, "SEAL begins")
         await self._offices.evaluator.seal()
+
+    async def _close_gateway(self) -> None:
+        """Nobody calls a model any more: its server must not keep the slot that sealing needs."""
+        if self._offices.gateway is None:
+            return
+        try:
+            await self._offices.gateway.close()
+        except AarError as error:  # sealing needs no model
+            log.warning("the gateway was not closed before SEAL: %s", error)
 
     async def _report(self) -> None:
         with self._store.transaction():
@@ -227,24 +277,30 @@ class Director:
     async def status(self) -> dict[str, Any]:
         """Everything that a live page shows."""
         started = int(self._get("started_us") or now_us())
+        others: dict[str, Any] = dict(self._offices.researchers)
+        if self._offices.gateway is not None:
+            others["gateway"] = self._offices.gateway
         scheduler, evaluator, *states = await asyncio.gather(
             self._offices.scheduler.status(),
             self._offices.evaluator.status(),
-            *(self._one_status(name) for name in self._offices.researchers),
+            *(self._one_status(name, other) for name, other in others.items()),
         )
+        known = dict(zip(others, states, strict=True))
         return {
             "phase": self.phase.label,
+            "alarm": self._ideas.alarm,
             "wall_seconds": (int(self._get("ended_us") or now_us()) - started) / 1e6,
             "research_left_s": self._research_left_s() if self._watch is not None else None,
             "scheduler": scheduler,
             "evaluator": evaluator,
-            "researchers": dict(zip(self._offices.researchers, states, strict=True)),
+            "gateway": known.pop("gateway", None),
+            "researchers": known,
         }
 
-    async def _one_status(self, name: str) -> dict[str, Any]:
-        """A researcher's status, or its last known one when it is busy restarting."""
+    async def _one_status(self, name: str, other: ResearcherApi | GatewayApi) -> dict[str, Any]:
+        """The status of a researcher or the gateway, or its last known one when it is busy restarting."""
         try:
-            self._states[name] = await asyncio.wait_for(self._offices.researchers[name].status(), 3.0)
+            self._states[name] = await asyncio.wait_for(other.status(), 3.0)
         except (TimeoutError, AarError):
             return {**self._states.get(name, {}), "state": "unreachable"}
         return self._states[name]

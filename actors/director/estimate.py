@@ -6,13 +6,13 @@ printed with it; they are guesses about how a researcher works, not measurements
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from actors.evaluator.estimate import largest_lease, sealing
-from actors.gateway.keys import CALLING
-from actors.gateway.pricing import Tariff, Tokens, tariff_table
+from actors.gateway.pricing import Tokens, tariff_of
 from cluster.config import CampaignConfig
-from cluster.money import MICRO, MS_PER_HOUR, Amounts, gpu_cost, usd_from_decimal
+from cluster.money import MICRO, MS_PER_HOUR, Amounts, gpu_cost, gpu_ms, usd_from_decimal
 
 START_TOKENS = 8_000
 """System prompt, tools and the first message."""
@@ -71,7 +71,10 @@ class Bill:
 
 
 def estimate(config: CampaignConfig, baselines: int) -> Bill:
-    """The bill of a campaign that has not started; `baselines` are those that SEAL compares with."""
+    """The bill of a campaign that has not started; `baselines` are those that SEAL compares with.
+
+    Raises `ConfigError` when the brain's model has no price.
+    """
     team = len(config.researcher_ids())
     caps = config.budget
     each = caps.researcher.caps()
@@ -83,13 +86,28 @@ def estimate(config: CampaignConfig, baselines: int) -> Bill:
         Line(f"the evaluator's own runs that end the campaign ({_hours(own)}), set aside at the start", own.usd),
         Line(f"the dearest single run of the preparation ({_hours(prepare)}; there are several)", prepare.usd),
     ]
-    middle = _middle(config) if config.brain.kind in CALLING else None
+    if config.diversity.model is not None:
+        most = usd_from_decimal(config.diversity.usd)
+        lines.append(Line(f"the naming of idea families by {config.diversity.model}, at its cap", most))
+    if config.brain.served:
+        lines.append(_serving(config))
+    middle = _middle(config) if config.brain.calls_model else None
     return Bill(tuple(lines), caps.campaign.caps().usd, config.research.minutes, middle, config.brain.model, team)
+
+
+def _serving(config: CampaignConfig) -> Line:
+    """One server after another for all of research, each to the end of its lease."""
+    serve = config.serve
+    leases = math.ceil(config.research.minutes / serve.lease_minutes)
+    used = leases * gpu_ms(serve.gpus, math.ceil(serve.lease_minutes * 60_000))
+    hours = _hours(Amounts(gpu_ms=used))
+    what = f"the model's server all through research ({hours}, leases of {serve.lease_minutes:g} minutes: {leases})"
+    return Line(what, _gpu(config, used))
 
 
 def _middle(config: CampaignConfig) -> Middle:
     """One researcher's tokens, turn by turn, until turns, time or money end it."""
-    tariff = tariff_table(config).get(config.brain.model, Tariff(0, 0, 0, 0, 0))
+    tariff, caches = tariff_of(config), config.brain.caches
     by_time = int(config.research.minutes * 60 / TURN_SECONDS)
     turns, bound = min((config.researchers.max_turns, "researchers.max_turns"), (by_time, "research.minutes"))
     cap = config.budget.researcher.caps().usd
@@ -97,21 +115,21 @@ def _middle(config: CampaignConfig) -> Middle:
     for turn in range(turns):
         if cap is not None and tariff.cost(total) >= cap:
             return Middle(turn, total, cap, "budget.researcher.usd")
-        total = total + _turn(config.brain.cache, context, fresh=START_TOKENS if turn == 0 else NEW_INPUT + OUTPUT)
+        total = total + _turn(caches, context, fresh=START_TOKENS if turn == 0 else NEW_INPUT + OUTPUT)
         context += NEW_INPUT + OUTPUT
         if context > config.brain.compact_at:
-            total = total + _turn(config.brain.cache, context, fresh=0) + Tokens(output=SUMMARY)
-            total = total + Tokens(cache_write_5m=AFTER_COMPACTION if config.brain.cache else 0)
+            total = total + _turn(caches, context, fresh=0) + Tokens(output=SUMMARY)
+            total = total + Tokens(cache_write_1h=AFTER_COMPACTION if caches else 0)
             context = AFTER_COMPACTION
     return Middle(turns, total, tariff.cost(total), bound)
 
 
-def _turn(cache: bool, context: int, fresh: int) -> Tokens:
-    """A call on so much context, of which `fresh` tokens are new since the last call."""
+def _turn(caches: bool, context: int, fresh: int) -> Tokens:
+    """A call on so much context, of which `fresh` tokens are new since the last call; brains cache for an hour."""
     output = OUTPUT if fresh else 0
-    if not cache:
+    if not caches:
         return Tokens(input=context, output=output)
-    return Tokens(cache_read=max(0, context - fresh), cache_write_5m=fresh, output=output)
+    return Tokens(cache_read=max(0, context - fresh), cache_write_1h=fresh, output=output)
 
 
 def _middle_rows(middle: Middle, model: str, team: int) -> list[str]:
@@ -132,8 +150,8 @@ def _times(value: int | None, count: int) -> int | None:
     return None if value is None else value * count
 
 
-def _gpu(config: CampaignConfig, gpu_ms: int | None) -> int | None:
-    return None if gpu_ms is None else gpu_cost(gpu_ms, usd_from_decimal(config.pool.usd_per_gpu_hour))
+def _gpu(config: CampaignConfig, used_ms: int | None) -> int | None:
+    return None if used_ms is None else gpu_cost(used_ms, usd_from_decimal(config.pool.usd_per_gpu_hour))
 
 
 def _hours(amounts: Amounts) -> str:

@@ -14,11 +14,12 @@ import math
 from typing import Any
 
 from actors.evaluator.records import Record
-from actors.evaluator.scoring import CAMPAIGN, Bench
+from actors.evaluator.scoring import Bench
 from actors.evaluator.secret import Secret
 from actors.evaluator.shelf import ScoredRun
 from actors.evaluator.tiers import answered_mean, dev_accuracy
 from cluster.config import Scoring
+from cluster.names import CAMPAIGN
 from cluster.wire import pack
 from gpu_pool.weak_to_strong.pgr import pgr
 

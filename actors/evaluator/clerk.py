@@ -28,6 +28,7 @@ from actors.evaluator.workshop import Workshop
 from cluster.config import Scoring
 from cluster.errors import RefusedError
 from cluster.money import Amounts, gpu_cost, gpu_ms
+from cluster.names import researcher_account
 from cluster.store import Store
 
 
@@ -62,7 +63,7 @@ class Clerk:
         """The answer to a submission. Raises `RefusedError` when an account or the scheduler refuses."""
         if submission.state == "answered":
             return submission.answer
-        account = f"campaign/researcher/{submission.researcher}/evaluations"
+        account = researcher_account(submission.researcher, "evaluations")
         try:
             if submission.state == "open":
                 await self._charge(account, submission)
@@ -75,7 +76,7 @@ class Clerk:
     async def fine(self, key: str, researcher: str, refusal: RefusedError) -> None:
         """Journal a submission that is no method, and take the answer that it asked for, if one is left."""
         self._submissions.reject(key, researcher, refusal)
-        account = f"campaign/researcher/{researcher}/evaluations"
+        account = researcher_account(researcher, "evaluations")
         with contextlib.suppress(RefusedError):
             note = f"refused submission: {refusal.reason}"
             await self._scheduler.spend(

@@ -26,12 +26,12 @@ from safetensors.numpy import load, save
 
 from actors.evaluator.secret import write_private
 from cluster.errors import AarError, RefusedError
+from cluster.names import RESEARCHERS
 from cluster.store import Store
 from gpu_pool.leases import Job, LeaseKind, LeaseRequest, LeaseResult, StepResult
 from gpu_pool.weak_to_strong.items import ItemSet
 
 ATTEMPTS = 3
-RESEARCHERS = "campaign/researcher/"
 T = TypeVar("T")
 _ERROR_CHARS = 400
 _DDL = "CREATE TABLE IF NOT EXISTS attempts (label TEXT PRIMARY KEY, attempt INTEGER NOT NULL)"

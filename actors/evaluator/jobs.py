@@ -44,14 +44,14 @@ class Sizes:
         """The sizes of a campaign."""
         return cls(
             gpus=config.runs.full_gpus,
-            memory_bytes=int(config.pool.memory_gb * 2**30),
+            memory_bytes=config.pool.memory_bytes,
             seed_seconds=config.runs.seed_seconds,
             pretrain_seconds=config.runs.pretrain_seconds,
             seeds_per_lease=config.scoring.seeds_per_lease,
             predict_seconds=config.runs.predict_seconds,
             slack_seconds=config.runs.slack_seconds,
             student_bytes=config.runs.student_mb << 20,
-            file_bytes=int(config.pool.file_gb * 2**30),
+            file_bytes=config.pool.file_bytes,
         )
 
     def own(self) -> Sizes:

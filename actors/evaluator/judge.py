@@ -30,7 +30,7 @@ from actors.evaluator.models import Models
 from actors.evaluator.pretrained import Pretrained
 from actors.evaluator.records import Record, RecordBook, Signer
 from actors.evaluator.scorer import Scorer
-from actors.evaluator.scoring import CAMPAIGN, OFF_THE_BOARD, gap_figures
+from actors.evaluator.scoring import OFF_THE_BOARD, gap_figures
 from actors.evaluator.sealing import (
     Finalist,
     declared,
@@ -41,7 +41,7 @@ from actors.evaluator.sealing import (
 )
 from actors.evaluator.secret import Secret
 from actors.evaluator.seeds import seed_commitment, write_revealed
-from actors.evaluator.shared import BASELINES_ACCOUNT, Tools
+from actors.evaluator.shared import Tools
 from actors.evaluator.shelf import Shelf
 from actors.evaluator.source import Method, read_method
 from actors.evaluator.submissions import Submissions
@@ -52,7 +52,7 @@ from cluster.config import CampaignConfig, Scoring
 from cluster.errors import RefusedError
 from cluster.journal import Journal
 from cluster.money import usd_from_decimal
-from cluster.names import RunPaths
+from cluster.names import BASELINES_ACCOUNT, CAMPAIGN, RunPaths
 from cluster.objects import ObjectStore
 from cluster.store import Store
 from forum_actor.provenance import Provenance

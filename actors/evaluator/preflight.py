@@ -144,12 +144,12 @@ def _check_sizes(config: CampaignConfig, name: str, strong: _Looked, items: int)
     states = _FLOAT * items * (model.layers + 1) * model.width
     fresh = sum(file.stat().st_size for file in weight_files(strong.folder))
     for what, need in ((f"the strong model's states of {items} items", states), ("the strong model's weights", fresh)):
-        if need > config.pool.file_gb * _GIB:
+        if need > config.pool.file_bytes:
             raise ConfigError(
                 f"pool.file_gb: {config.pool.file_gb:g} cannot hold {what} of task {name} ({need / _GIB:.2f} GiB); "
                 f"expected at least {need / _GIB + 0.1:.1f}"
             )
-    if states > config.pool.memory_gb * _GIB:
+    if states > config.pool.memory_bytes:
         raise ConfigError(
             f"pool.memory_gb: {config.pool.memory_gb:g} cannot hold the strong model's states of {items} items of task "
             f"{name} ({states / _GIB:.2f} GiB); expected more than that"

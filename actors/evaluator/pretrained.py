@@ -17,6 +17,7 @@ from actors.evaluator.desk import Desk, Joiner, Order
 from actors.evaluator.jobs import Sizes, pretrain_step
 from actors.evaluator.models import Which
 from actors.evaluator.shelf import Shelf, Usage
+from cluster.names import BASELINES_ACCOUNT
 from gpu_pool.leases import Job
 from gpu_pool.weak_to_strong.domains import Domain, prepare_corpus, write_pretrain_inputs
 from gpu_pool.weak_to_strong.tasks.artefacts import code_version
@@ -63,7 +64,7 @@ class Pretrained:
             seconds = self._sizes.pretrain_seconds
             order = Order(
                 label=key,
-                account="campaign/baselines",
+                account=BASELINES_ACCOUNT,
                 kind="baseline",
                 gpus=self._sizes.gpus,
                 seconds=seconds + self._sizes.slack_seconds,

@@ -15,9 +15,8 @@ from actors.evaluator.clerk import record_method
 from actors.evaluator.counted import Payer
 from actors.evaluator.desk import SchedulerApi
 from actors.evaluator.records import RecordBook
-from actors.evaluator.scoring import CAMPAIGN, Bench, draft_record, fixed
+from actors.evaluator.scoring import Bench, draft_record, fixed
 from actors.evaluator.sealing import record_references
-from actors.evaluator.shared import BASELINES_ACCOUNT
 from actors.evaluator.shelf import ScoredRun, Shelf
 from actors.evaluator.source import Method, read_method
 from actors.evaluator.submissions import Submissions
@@ -26,12 +25,11 @@ from actors.evaluator.truth import TASK_VERSION
 from actors.evaluator.workshop import Workshop
 from cluster.errors import RefusedError
 from cluster.money import Caps
-from cluster.names import RunPaths
+from cluster.names import BASELINES_ACCOUNT, CAMPAIGN, SCORE_ACCOUNT, RunPaths
 from cluster.objects import ObjectStore
 from cluster.store import Store
 from forum_actor.provenance import Provenance
 
-SCORE_ACCOUNT = "campaign/score"
 PAYER = Payer(SCORE_ACCOUNT, "full")
 
 
@@ -108,7 +106,7 @@ class Scorer:
 
     async def _measured(self, method: Method, tier: Tier, workshop: Workshop) -> tuple[Bench, ScoredRun]:
         for account in (BASELINES_ACCOUNT, SCORE_ACCOUNT):
-            await self._scheduler.open_account(f"evaluator/{account}", account, "campaign", Caps().to_dict())
+            await self._scheduler.open_account(f"evaluator/{account}", account, CAMPAIGN, Caps().to_dict())
         bench, (run,) = await asyncio.gather(
             workshop.bench(tier, Payer(SCORE_ACCOUNT, "baseline")), workshop.runs([method], tier, PAYER)
         )

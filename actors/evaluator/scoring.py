@@ -31,7 +31,6 @@ OFF_THE_BOARD = (DISQUALIFIED, WITHDRAWN)
 """Words of methods that failed an audit, or were built on one that did."""
 VERIFIED_GRADE = "A"
 REFERENCE_BASELINE = "vanilla"
-CAMPAIGN = "campaign"
 ALPHA = 0.05
 
 

@@ -16,7 +16,6 @@ from actors.evaluator.counted import Payer
 from actors.evaluator.records import Record, RecordBook
 from actors.evaluator.scoring import (
     BASELINE,
-    CAMPAIGN,
     REFERENCE,
     REFERENCE_BASELINE,
     VERIFIED_GRADE,
@@ -31,9 +30,9 @@ from actors.evaluator.shelf import ScoredRun
 from actors.evaluator.source import Method
 from actors.evaluator.statistics import holm
 from actors.evaluator.workshop import Workshop
+from cluster.names import CAMPAIGN, SEAL_ACCOUNT
 from forum_actor.provenance import Provenance
 
-SEAL_ACCOUNT = "campaign/seal"
 BASELINE_PAYER = Payer(SEAL_ACCOUNT, "baseline")
 FINALIST_PAYER = Payer(SEAL_ACCOUNT, "full")
 

@@ -26,10 +26,9 @@ from actors.evaluator.shelf import ScoredRun, Shelf, Usage
 from actors.evaluator.statistics.variance import Hits
 from actors.evaluator.tiers import Tier
 from actors.evaluator.truth import Vault
+from cluster.names import BASELINES_ACCOUNT
 from gpu_pool.leases import Job, LeaseResult, Step, StepResult
 from gpu_pool.weak_to_strong.items import ItemSet
-
-BASELINES_ACCOUNT = "campaign/baselines"
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,8 @@ class GatewayActor:
         name = paths.root.name
         self._name = f"{name}/gateway"
         ledger = Remote(actor_name(name, "scheduler"))
-        self._transport = make_transport(campaign, paths.root, ledger)
-        self._plain = Gateway(Store(paths.gateway_db), campaign, ledger, self._transport, Metrics(name))
+        transport = make_transport(campaign, paths.root, ledger)
+        self._plain = Gateway(Store(paths.gateway_db), campaign, ledger, transport, Metrics(name))
 
     def __repr__(self) -> str:
         return self._name
@@ -39,12 +39,11 @@ class GatewayActor:
         return await self._plain.call(key, researcher, request)
 
     async def status(self) -> dict[str, Any]:
-        """Calls that run and wait, tokens and dollars by researcher since the start; in a replay, how well it fits."""
-        replay = self._transport.fit if isinstance(self._transport, Replayer) else None
-        return {**self._plain.status(), "replay": replay}
+        """As `Gateway.status`."""
+        return self._plain.status()
 
     async def close(self) -> None:
-        """Break off what is under way and bring its money to an end."""
+        """As `Gateway.close`."""
         await self._plain.close()
 
 
@@ -54,7 +53,7 @@ def make_transport(config: CampaignConfig, run_dir: Path, scheduler: Remote) -> 
         return Replayer(Path(config.brain.replay_of or ""))
     from actors.gateway.endpoint import Endpoint
 
-    if config.brain.kind == "local" and config.brain.base_url is None:
+    if config.brain.served:
         from actors.serving.desk import ServeDesk
         from actors.serving.transport import Served
 

@@ -16,7 +16,8 @@ Refusal = Literal[
 ]
 """Reasons of a `RefusedError`:
 
-- `over_budget`: the worst case of the call does not fit an account; detail `{account, left, asked}`, micro-dollars
+- `over_budget`: the worst case of the call, or of the lease of its model's server, does not fit an account; detail
+  `{account, dimension, left, asked}` in the ledger's units
 - `unknown_model`: no price is known for it, or the endpoint does not know it
 - `bad_key`: the endpoint refuses the key
 - `no_credit`: the organisation's prepaid credit is used up
@@ -28,15 +29,14 @@ Refusal = Literal[
 
 
 class ModelApi(Protocol):
-    """Calls of models, metered on the researcher's account."""
+    """Calls of models, metered on the account of the researcher, or of the campaign (`cluster.names.CAMPAIGN`)."""
 
     async def call(self, key: str, researcher: str, request: dict[str, Any]) -> dict[str, Any]:
-        """One answer of a model: `{message, charged, left}`.
+        """One answer of a model: `{message, charged}`.
 
         `key` is the idempotency key, such as `03-evolution/17/model/0`: it gives the first answer again, whatever
         the request, and is never paid twice. `request` is the JSON body of a Messages call without `stream`; `betas` in
         it names beta features. `message` is the whole message as plain data (content, stop_reason, usage); a tool call
-        whose input was no JSON object has the input `{"malformed_json": <its text>}`. `charged`
-        what this key cost in micro-dollars, `left` what the account may still spend, `None` without a cap.
-        Raises `RefusedError` with a `Refusal` as reason; a refused key may be asked again.
+        whose input was no JSON object has the input `{"malformed_json": <its text>}`. `charged` is what this key cost
+        in micro-dollars. Raises `RefusedError` with a `Refusal` as reason; a refused key may be asked again.
         """

@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import os
+from dataclasses import replace
 from typing import Any
 
 from actors.gateway.accumulate import Accumulator
@@ -86,8 +87,11 @@ class Endpoint:
         """The failure without the key, should an endpoint repeat it."""
         if not self._secret or self._secret not in failure.message:
             return failure
-        message = failure.message.replace(self._secret, "[key]")
-        return Failure(failure.reason, message, failure.again, failure.billed, failure.throttled, failure.retry_after_s)
+        return replace(failure, message=failure.message.replace(self._secret, "[key]"))
+
+    def status(self) -> dict[str, Any]:
+        """As `Transport.status`."""
+        return {}
 
     async def close(self) -> None:
         """As `Transport.close`."""

@@ -38,7 +38,7 @@ MOST_KEY = 200
 
 
 class Gateway:
-    """Calls models for researchers. Every public method may be called at any time, `start` is implied."""
+    """Calls models for researchers. Every public method may be called at any time."""
 
     def __init__(
         self,
@@ -101,8 +101,8 @@ class Gateway:
         await self._transport.close()
 
     def status(self) -> dict[str, Any]:
-        """Calls that run and wait, tallies since the start."""
-        return {**self._turnstile.counts, **self._meters.to_dict()}
+        """Calls that run and wait, tallies since the start, and what the transport says of itself."""
+        return {**self._turnstile.counts, **self._meters.to_dict(), **self._transport.status()}
 
     async def _finish(self, attempt: Attempt) -> None:
         """From wherever an attempt stands to its end."""
@@ -123,7 +123,7 @@ class Gateway:
             except RefusedError as error:
                 self._meters.refused(error.reason)
                 raise
-        return {"message": message, "charged": self.book.charged(key), "left": await self._till.left(researcher)}
+        return {"message": message, "charged": self.book.charged(key)}
 
     def _known(self, key: str) -> dict[str, Any] | None:
         try:
@@ -158,7 +158,8 @@ class Gateway:
                 await self._sleep(wait.seconds)
             if attempt is not None:
                 await self._finish(self.book.attempt(attempt.reservation))
-            raise RefusedError(failure.reason, f"{failure.message} (attempts: {tries})", {"attempts": tries})
+            more: dict[str, Any] = {**failure.detail, "attempts": tries}
+            raise RefusedError(failure.reason, f"{failure.message} (attempts: {tries})", more)
         finally:
             if attempt is not None:
                 self._leave(attempt.reservation)

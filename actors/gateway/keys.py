@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NoReturn
 from urllib.parse import urlsplit
 
-from actors.gateway.pricing import tariff_table
+from actors.gateway.pricing import tariff_of
 from actors.gateway.replayer import open_recording
 from actors.serving.check import check_serve
 from cluster.config import Brain, CampaignConfig, ConfigError
@@ -29,8 +29,6 @@ VARIABLE = "ANTHROPIC_API_KEY"
 SECRETS = (VARIABLE, "ANTHROPIC_AUTH_TOKEN")
 """Variables that hold a key of the vendor; none of them is handed on to a campaign."""
 _PIPE = "AAR_KEY_PIPE"
-CALLING = ("claude", "local", "replay")
-"""Kinds of brain that go through the gateway."""
 MOST_BYTES = 4096
 _PR_SET_DUMPABLE = 4
 
@@ -129,20 +127,20 @@ def check_brain(config: CampaignConfig, key: str | None = None, run_dir: Path | 
     `key` is what the driver was started with; `run_dir` the directory of a campaign that is resumed.
     """
     brain = config.brain
-    if brain.kind not in CALLING:
-        return
-    if brain.model not in tariff_table(config):
-        known = ", ".join(sorted(config.gateway.prices))
+    if config.diversity.model is not None and (not brain.calls_model or brain.served):
         raise ConfigError(
-            f"brain.model: {brain.model!r} has no price; expected one of {known}, or a price of its own in "
-            f"gateway.prices (see the vendor's page)"
+            f"diversity.model: {config.diversity.model!r} cannot be asked by a campaign whose brains call no endpoint; "
+            f"expected none, or another brain"
         )
+    if not brain.calls_model:
+        return
+    tariff_of(config)
     if brain.kind == "replay":
         if brain.replay_of is None:
             raise ConfigError("brain.replay_of: missing; expected the directory of the campaign to replay")
         open_recording(Path(brain.replay_of)).close()
         return
-    if brain.kind == "local" and brain.base_url is None:
+    if brain.served:
         check_serve(config)
         return
     try:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from cluster.config import CampaignConfig, Price
+from cluster.config import CampaignConfig, ConfigError, Price
 from cluster.config.prices import FREE
 
 PICO_PER_MICRO = 1_000_000
@@ -102,6 +102,19 @@ class Tariff:
         """The kind of input that costs most among those that a request can cause."""
         kinds = ["input"] + (["cache_write_5m", "cache_read"] if cached else []) + (["cache_write_1h"] * long_cache)
         return max(kinds, key=lambda kind: int(getattr(self, kind)))
+
+
+def tariff_of(config: CampaignConfig) -> Tariff:
+    """The prices of the brain's model. Raises `ConfigError` when there are none, or none of `diversity.model`."""
+    tariffs = tariff_table(config)
+    for field, model in (("brain.model", config.brain.model), ("diversity.model", config.diversity.model)):
+        if model is not None and model not in tariffs:
+            known = ", ".join(sorted(config.gateway.prices))
+            raise ConfigError(
+                f"{field}: {model!r} has no price; expected one of {known}, or a price of its own in "
+                f"gateway.prices (see the vendor's page)"
+            )
+    return tariffs[config.brain.model]
 
 
 def tariff_table(config: CampaignConfig) -> dict[str, Tariff]:

@@ -45,10 +45,9 @@ class Replayer:
         begun(message.get("usage") or {})
         return message
 
-    @property
-    def fit(self) -> dict[str, int]:
-        """Calls whose request was the recorded one, and those whose request was another."""
-        return {"exact": self.exact, "diverged": self.diverged}
+    def status(self) -> dict[str, Any]:
+        """`replay`: calls whose request was the recorded one, and those whose request was another."""
+        return {"replay": {"exact": self.exact, "diverged": self.diverged}}
 
     async def close(self) -> None:
         """As `Transport.close`."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from actors.gateway.api import Refusal
 from cluster.config import Gateway
@@ -21,7 +22,7 @@ class Failure:
 
     `reason` is what the caller is told in the end. `again`: another attempt may succeed. `billed`: the vendor may
     charge for the attempt, since the request was taken and its end is not known. `throttled`: the endpoint wants fewer
-    calls from everybody.
+    calls from everybody. `detail` goes to the caller with the refusal.
     """
 
     reason: Refusal
@@ -30,6 +31,7 @@ class Failure:
     billed: bool = False
     throttled: bool = False
     retry_after_s: float | None = None
+    detail: dict[str, Any] = field(default_factory=dict)
 
 
 class AttemptFailedError(AarError):

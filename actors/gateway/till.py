@@ -11,8 +11,7 @@ from typing import Any, Protocol
 
 from actors.gateway.book import Attempt, Book
 from cluster.errors import RefusedError
-
-ROOT = "campaign"
+from cluster.names import CAMPAIGN, tokens_account
 
 
 class LedgerApi(Protocol):
@@ -30,14 +29,6 @@ class LedgerApi(Protocol):
     async def spend(self, key: str, account: str, amounts: dict[str, int], note: str) -> dict[str, Any]:
         """Charge at once."""
 
-    async def balance(self, account: str) -> dict[str, Any]:
-        """Caps, spent, reserved and left."""
-
-
-def account_of(researcher: str) -> str:
-    """The account that pays a researcher's tokens."""
-    return f"campaign/researcher/{researcher}/tokens"
-
 
 class Till:
     """Moves the money of attempts; every step may be repeated."""
@@ -48,14 +39,15 @@ class Till:
     async def reserve(self, attempt: Attempt) -> None:
         """Set the worst case aside. Raises `RefusedError` "over_budget"; its detail is in micro-dollars."""
         note = f"call of {attempt.model}"[:400]
-        account = account_of(attempt.researcher)
+        account = tokens_account(attempt.researcher)
         try:
             await self._ledger.reserve(attempt.reservation, account, {"usd": attempt.reserved}, note, "gateway")
         except RefusedError as error:
             self._book.close(attempt)
             if error.reason != "over_budget":
                 raise
-            detail = {"account": error.detail["account"], "left": error.detail["left"], "asked": attempt.reserved}
+            kept = {name: error.detail[name] for name in ("account", "dimension", "left")}
+            detail = {**kept, "asked": attempt.reserved}
             text = (
                 f"the call may cost up to {detail['asked']} micro-dollars, "
                 f"{detail['left']} are left on {detail['account']}; a shorter history or fewer max_tokens cost less"
@@ -76,7 +68,7 @@ class Till:
 
     async def _overrun(self, attempt: Attempt, usd: int) -> bool:
         """Charge it to who can pay; one key for both, so that a repeated step finds who has paid."""
-        for account in (account_of(attempt.researcher), ROOT):
+        for account in (tokens_account(attempt.researcher), CAMPAIGN):
             try:
                 key = f"{attempt.reservation}/over"
                 await self._ledger.spend(key, account, {"usd": usd}, "more than was reserved")
@@ -93,8 +85,3 @@ class Till:
             if error.reason != "unknown_reservation":
                 raise
         self._book.close(attempt)
-
-    async def left(self, researcher: str) -> int | None:
-        """Micro-dollars that could be reserved now, `None` without a cap."""
-        left: int | None = (await self._ledger.balance(account_of(researcher)))["left"]["usd"]
-        return left

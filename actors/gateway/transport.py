@@ -18,5 +18,8 @@ class Transport(Protocol):
     async def send(self, key: str, body: Body, parts: Parts, begun: Begun) -> dict[str, Any]:
         """The whole message as plain data. Raises `AttemptFailedError`; cancelled, it leaves the end unknown."""
 
+    def status(self) -> dict[str, Any]:
+        """What a person may want to know of it; no secrets."""
+
     async def close(self) -> None:
-        """Let connections go."""
+        """Let connections go; to close it again changes nothing."""

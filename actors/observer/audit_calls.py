@@ -14,11 +14,11 @@ from actors.gateway import recorder
 from actors.gateway.pricing import Tariff, Tokens, tariff_table, tokens_of
 from actors.gateway.recorder import RecordError
 from actors.gateway.request import asks_long_cache
-from actors.gateway.till import account_of
 from actors.observer.books import Books, Reservation, replay
 from actors.observer.finding import Finding
 from actors.observer.run_data import RunData
 from cluster.journal import Event
+from cluster.names import tokens_account
 from cluster.store import open_readonly
 
 STORE = "gateway"
@@ -85,7 +85,7 @@ def _event(event: Event, books: Books, tariffs: dict[str, Tariff], unpaid: list[
     if hold is None:
         yield Finding(STORE, event.seq, f"the ledger knows no reservation {reservation}")
         return
-    if hold.account != account_of(researcher):
+    if hold.account != tokens_account(researcher):
         yield Finding(STORE, event.seq, f"{reservation} of {researcher} was paid by {hold.account}")
     if hold.state == "released":
         yield Finding(STORE, event.seq, f"{reservation} was charged, the ledger released it")

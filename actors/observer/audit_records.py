@@ -11,6 +11,7 @@ from actors.observer.finding import Finding
 from actors.observer.leases import lease_rows
 from actors.observer.run_data import RunData
 from cluster.journal import Event
+from cluster.names import CAMPAIGN
 from cluster.store import open_readonly
 from cluster.wire import WireError, unpack
 from forum_actor.render import figures
@@ -19,8 +20,6 @@ STORE = "evaluator"
 _BODY_LIMIT = 4 << 20
 _NAMES = ("method", "researcher", "tier", "domain", "seeds", "n")
 _SCORES = ("accuracy", "pgr", "interval")
-CAMPAIGN = "campaign"
-"""The researcher of the evaluator's own records."""
 
 
 def audit_records(run: RunData) -> tuple[int, list[Finding]]:

@@ -13,9 +13,6 @@ from typing import Any
 from cluster.journal import Event
 from cluster.money import DIMENSIONS, Amounts, Caps
 
-RESEARCHER_PREFIX = "campaign/researcher/"
-ROOT = "campaign"
-
 
 @dataclass(frozen=True, slots=True)
 class Account:

@@ -40,6 +40,16 @@ def duration(seconds: float) -> str:
     return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
 
 
+def percent(value: float | None) -> str:
+    """A share in per cent."""
+    return DASH if value is None else f"{100 * value:.1f} %"
+
+
+def count(value: int) -> str:
+    """A number of things, with commas."""
+    return f"{value:,}"
+
+
 def tone(status: str) -> str:
     """The style of a status word: good, warm, bad, soft."""
     if status.startswith("beats"):
@@ -55,6 +65,8 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "interval": interval,
     "pvalue": pvalue,
     "duration": duration,
+    "percent": percent,
+    "count": count,
     "tone": tone,
     "usd": format_usd,
 }

@@ -9,8 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.money import format_usd
-
-_COUNTS = ("turn", "pilots", "submissions", "posts")
+from cluster.names import researcher_account
 
 
 def render(name: str, status: dict[str, Any]) -> RenderableType:
@@ -38,13 +37,26 @@ def _head(name: str, status: dict[str, Any]) -> Text:
     worn = [f"{tier.upper()} {used['used']}/{used['limit']}" for tier, used in evaluator.get("wear", {}).items()]
     if worn:
         parts.append(f"answers {', '.join(worn)}")
+    parts += _model(status.get("gateway") or {})
     if evaluator.get("note"):
         parts.append(str(evaluator["note"]))
     if evaluator.get("best"):
         parts.append(f"best {evaluator['best']}")
     if status.get("research_left_s"):
         parts.append(f"{status['research_left_s']:.0f} s of research left")
+    if status.get("alarm"):
+        parts.append(str(status["alarm"]))
     return Text(" · ".join(parts), style="bold")
+
+
+def _model(gateway: dict[str, Any]) -> list[str]:
+    """Calls of the model that run and wait, the share of its input that came from the cache, its server."""
+    parts = []
+    if "running" in gateway:
+        parts.append(f"{gateway['running']} calls, {gateway['waiting']} wait, cache {gateway['cache_hit_share']:.0%}")
+    if "server" in gateway:
+        parts.append(f"model server {gateway['server']['phase']}")
+    return parts
 
 
 def _researchers(status: dict[str, Any]) -> RenderableType:
@@ -55,7 +67,7 @@ def _researchers(status: dict[str, Any]) -> RenderableType:
         )
     accounts = status.get("scheduler", {}).get("accounts", {})
     for name, state in status.get("researchers", {}).items():
-        account = accounts.get(f"campaign/researcher/{name}", {})
+        account = accounts.get(researcher_account(name), {})
         spent = int((account.get("spent") or {}).get("usd", 0))
         counts = [str(state.get(key, 0)) for key in ("turn", "pilots", "submissions", "posts")]
         table.add_row(

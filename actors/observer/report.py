@@ -29,6 +29,7 @@ SECTIONS = (
     ("task", "Task and baselines"),
     ("transfer", "Transfer"),
     ("researchers", "Researchers"),
+    ("models", "Models"),
     ("gpus", "GPUs"),
     ("diversity", "Diversity"),
     ("forum", "Forum"),

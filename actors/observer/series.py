@@ -82,6 +82,7 @@ def ladder(run: RunData) -> list[dict[str, Any]]:
 def diversity(run: RunData) -> list[dict[str, Any]]:
     """Diversity of ideas after each submission; see `diversity.points`."""
     begin, objects = start_us(run), ObjectStore(run.paths.objects) if run.paths.objects.is_dir() else None
+    named = {str(e.payload["snapshot"]): e.payload["families"] for e in run.events("director", "families_named")}
     return points(
         (
             {**event.payload, "t_seconds": (event.at_us - begin) / 1e6, "event": event.seq}
@@ -89,6 +90,7 @@ def diversity(run: RunData) -> list[dict[str, Any]]:
             if f"researcher/{event.payload.get('researcher')}" in run.stores
         ),
         objects,
+        named,
     )
 
 

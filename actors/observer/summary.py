@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from actors.observer.books import RESEARCHER_PREFIX, ROOT, Books, replay
+from actors.observer.books import Books, replay
+from actors.observer.calls import model_calls
 from actors.observer.diversity import alarm
 from actors.observer.leases import LeaseRow, lease_rows
 from actors.observer.plain import plain, write_json
@@ -29,6 +30,7 @@ from actors.observer.standings import (
 )
 from cluster.journal import Event
 from cluster.money import MICRO, MS_PER_HOUR, Amounts, Caps
+from cluster.names import CAMPAIGN, RESEARCHERS, researcher_account
 
 FAILED = ("expired", "lost", "cancelled")
 
@@ -55,7 +57,9 @@ def build_summary(run: RunData) -> dict[str, Any]:
         "transfer": [row.to_dict() for row in transfer(rows, domain)],
         "researchers": [_researcher(run, name, books, leases, scored) for name in researcher_ids(run)],
         "totals": _totals(run, books, leases, rows),
+        "model_calls": model_calls(run, researcher_ids(run)),
         "diversity": ideas,
+        "collapses": _collapses(run, begin),
         "best_over_time": best_over_time(board, books, begin),
         "ladder": ladder(run),
         "failures": _failures(run, leases, rows),
@@ -139,7 +143,7 @@ def researcher_ids(run: RunData) -> list[str]:
 def _researcher(
     run: RunData, name: str, books: Books, leases: Sequence[LeaseRow], scored: Sequence[Row]
 ) -> dict[str, Any]:
-    account = books.accounts.get(RESEARCHER_PREFIX + name)
+    account = books.accounts.get(researcher_account(name))
     spent = Amounts() if account is None else account.spent
     own = [lease for lease in leases if _belongs(lease.account, name)]
     best = max(
@@ -152,7 +156,7 @@ def _researcher(
         "id": name,
         **_direction(run, name),
         **dollars(spent.usd),
-        "model_dollars": books.spent(f"{RESEARCHER_PREFIX}{name}/tokens").usd / MICRO,
+        "model_dollars": books.spent(researcher_account(name, "tokens")).usd / MICRO,
         "gpu_hours": spent.gpu_ms / MS_PER_HOUR,
         "gpu_ms": spent.gpu_ms,
         "wall_hours": spent.wall_ms / MS_PER_HOUR,
@@ -171,12 +175,16 @@ def _researcher(
     }
 
 
+def _collapses(run: RunData, begin: int) -> list[dict[str, Any]]:
+    """The alarms of the campaign: when ideas collapsed, and who got which new direction."""
+    events = run.events("director", "ideas_collapsed")
+    return [{**event.payload, "t_seconds": (event.at_us - begin) / 1e6, "event": event.seq} for event in events]
+
+
 def _direction(run: RunData, name: str) -> dict[str, Any]:
     if run.config is None:
         return {"direction": None, "direction_text": None, "brain": None}
-    team = run.config.researchers
-    index = run.config.researcher_ids().index(name)
-    direction = team.directions[0 if team.identical else index]
+    direction = run.config.direction_of(name)
     return {"direction": direction.id, "direction_text": direction.text, "brain": run.config.brain.kind}
 
 
@@ -191,7 +199,7 @@ def _caps(caps: Caps) -> dict[str, Any]:
 
 
 def _belongs(account: str, researcher: str) -> bool:
-    return (account + "/").startswith(f"{RESEARCHER_PREFIX}{researcher}/")
+    return (account + "/").startswith(f"{researcher_account(researcher)}/")
 
 
 def _count(events: Sequence[Event], field: str, value: str) -> int:
@@ -199,12 +207,12 @@ def _count(events: Sequence[Event], field: str, value: str) -> int:
 
 
 def _totals(run: RunData, books: Books, leases: Sequence[LeaseRow], rows: Sequence[Row]) -> dict[str, Any]:
-    spent, root = books.total(), books.accounts.get(ROOT)
+    spent, root = books.total(), books.accounts.get(CAMPAIGN)
     kinds = Counter(lease.kind for lease in leases if lease.ended_seq is not None)
     offices = {
-        name.removeprefix(f"{ROOT}/"): dollars(account.spent.usd)
+        name.removeprefix(f"{CAMPAIGN}/"): dollars(account.spent.usd)
         for name, account in books.accounts.items()
-        if account.parent == ROOT and not name.startswith(RESEARCHER_PREFIX)
+        if account.parent == CAMPAIGN and not name.startswith(RESEARCHERS)
     }
     return {
         **dollars(spent.usd),

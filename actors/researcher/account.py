@@ -7,14 +7,7 @@ from typing import Any
 from actors.researcher.tools.apis import SchedulerApi
 from cluster.errors import RefusedError
 from cluster.money import DIMENSIONS, Caps
-
-ROOT = "campaign"
-CHILDREN = ("gpu", "evaluations", "tokens")
-
-
-def account_name(researcher: str) -> str:
-    """`campaign/researcher/<id>`; its child `gpu` pays pilots, `evaluations` counted runs, `tokens` models."""
-    return f"campaign/researcher/{researcher}"
+from cluster.names import CAMPAIGN, PARTS, researcher_account
 
 
 class Account:
@@ -23,14 +16,15 @@ class Account:
     def __init__(self, scheduler: SchedulerApi, researcher: str, caps: Caps) -> None:
         self._scheduler = scheduler
         self._caps = caps
-        self.name = account_name(researcher)
+        self._researcher = researcher
+        self.name = researcher_account(researcher)
 
     async def open(self) -> None:
         """Open the account and its children; the same again changes nothing."""
         no_caps = Caps().to_dict()
-        await self._scheduler.open_account(f"open/{self.name}", self.name, ROOT, self._caps.to_dict())
-        for child in CHILDREN:
-            name = f"{self.name}/{child}"
+        await self._scheduler.open_account(f"open/{self.name}", self.name, CAMPAIGN, self._caps.to_dict())
+        for part in PARTS:
+            name = researcher_account(self._researcher, part)
             await self._scheduler.open_account(f"open/{name}", name, self.name, no_caps)
 
     async def balance(self) -> dict[str, Any]:
@@ -39,7 +33,7 @@ class Account:
         What others have merely reserved may come back, so that nothing `left` does not mean `exhausted`.
         """
         own = await self._scheduler.balance(self.name)
-        campaign = await self._scheduler.balance(ROOT)
+        campaign = await self._scheduler.balance(CAMPAIGN)
         gone = [d for d in DIMENSIONS if _spent(own, d) or _spent(campaign, d)]
         return {**own, "exhausted": gone}
 

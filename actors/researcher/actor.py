@@ -69,6 +69,10 @@ class ResearcherActor:
         elif self._transcript.fact("ended") is None:
             self._transcript.set_fact("stop", {"reason": reason})
 
+    async def redirect(self, direction: str) -> None:
+        """Go on from this direction, from the next turn on; the first one stays."""
+        self._transcript.redirect(direction)
+
     async def status(self) -> dict[str, Any]:
         """State, turn, last action, counts and best score."""
         if self._researcher is None:
@@ -117,16 +121,15 @@ class ResearcherActor:
 
 
 def _profile(config: CampaignConfig, researcher: str, ctx: Context, home: str) -> Profile:
-    number = 0 if config.researchers.identical else config.researcher_ids().index(researcher)
     return Profile(
         researcher=researcher,
-        direction=config.researchers.directions[number].text,
+        direction=config.direction_of(researcher).text,
         task=ctx.task,
         max_turns=config.researchers.max_turns,
         seconds=config.research.minutes * 60,
         forum=config.forum.enabled,
         workspace=home,
-        watched=config.brain.kind != "explorer",
+        watched=config.brain.calls_model,
     )
 
 

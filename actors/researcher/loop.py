@@ -36,6 +36,12 @@ MAX_CALLS = 16
 """Calls of one turn that are kept; more are dropped, a brain sees that in its history."""
 
 
+REDIRECTED = (
+    "A word of the campaign: the team's ideas have become alike. Bring what you are at to an end, and then start from "
+    "another direction, which nobody else has: {direction}"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Profile:
     """Who the researcher is and what bounds it, apart from its account."""
@@ -188,8 +194,17 @@ class Researcher:
             ending=why,
             news=tuple(run.told() for run in self._ctx.runs.untold()),
             running=tuple(run.name for run in self._ctx.runs.going()),
-            note=stall.text if stall.action in ("nudge", "pause") else "",
+            note="\n\n".join(filter(None, [stall.text if stall.action in ("nudge", "pause") else "", self._notice()])),
         )
+
+    def _notice(self) -> str:
+        """The new direction, until a turn has been told of it."""
+        moved = self._transcript.redirected
+        if moved is None:
+            return ""
+        notice = REDIRECTED.format(direction=moved["direction"])
+        told = any(notice in turn.seen.note for turn in self._transcript.history[moved["turn"] :])
+        return "" if told else notice
 
     async def _unread(self) -> list[dict[str, Any]]:
         """New posts; those that an earlier turn has already stored are not shown twice."""
@@ -239,10 +254,9 @@ class Researcher:
         return END_TIME if left is not None and left <= 0 else ""
 
     def _observation(self, seen: Seen) -> Observation:
-        profile, history = self._profile, self._transcript.history
-        return Observation(
-            profile.researcher, len(history), profile.direction, profile.task, history, seen, self._tools.names
-        )
+        profile, history, moved = self._profile, self._transcript.history, self._transcript.redirected
+        direction = profile.direction if moved is None else str(moved["direction"])
+        return Observation(profile.researcher, len(history), direction, profile.task, history, seen, self._tools.names)
 
     # -- acting ----------------------------------------------------------------------------------------------------
 
@@ -265,7 +279,7 @@ class Researcher:
         self._mark = now
 
     def _not_now(self, turn: OpenTurn, call: ToolCall, started: bool) -> ToolResult | None:
-        """The result of a call that must not run: it costs while nothing may be spent, or was may have had effects."""
+        """The result of a call that must not run: it costs now, or was cut short and may have had effects."""
         if started and not self._tools.is_repeatable(call.name):
             return ToolResult.refused(
                 "interrupted", "the researcher was restarted while this ran; it may have had effects"

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from actors.researcher.account import ROOT
 from cluster.errors import RefusedError
+from cluster.names import CAMPAIGN
 
 BACKOFF_S = 1.0
 ATTEMPTS = 5
@@ -42,7 +42,7 @@ def next_step(error: Exception, attempt: int, running: bool) -> Step:
     if reason in OPERATOR:
         return Step("wait", f"needs a person: {error}", LONGEST_S)
     if reason == "over_budget" and isinstance(error, RefusedError):
-        others = error.detail.get("account") == ROOT and attempt < HELD_BY_OTHERS
+        others = error.detail.get("account") == CAMPAIGN and attempt < HELD_BY_OTHERS
         if others or (running and attempt < HELD_BY_OWN_RUNS):
             return Step("wait", f"the money is held: {error}", wait)
         return Step("last", str(error))

@@ -167,7 +167,7 @@ class Transcript:
         return int(self._store.query("SELECT coalesce(sum(wall_ms), 0) AS total FROM turns")[0]["total"])
 
     def fact(self, name: str) -> dict[str, Any] | None:
-        """A stored fact (`started`, `stop`, `ended`), or `None`."""
+        """A stored fact (`started`, `stop`, `ended`, `redirected`), or `None`."""
         return self._facts.get(name)
 
     def set_fact(self, name: str, value: dict[str, Any]) -> dict[str, Any]:
@@ -180,6 +180,16 @@ class Transcript:
             self._journal.append(name, {"researcher": self._researcher, **value})
         self._facts[name] = value
         return value
+
+    def redirect(self, direction: str) -> None:
+        """Keep a new direction; the first one stays, and at the end none is of use."""
+        if self.fact("ended") is None:
+            self.set_fact("redirected", {"direction": direction, "turn": self.next_turn()})
+
+    @property
+    def redirected(self) -> dict[str, Any] | None:
+        """The new direction and the `turn` that was next when it came."""
+        return self.fact("redirected")
 
     def _load_turn(self, row: sqlite3.Row) -> Turn:
         return _turn(row, self._store.query(_CALLS, (row["turn"],)))

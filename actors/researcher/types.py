@@ -63,8 +63,8 @@ class Seen:
     `posts` are forum posts that were new then; `budget` is the account's balance (`spent`, `reserved`, `caps`,
     `left`); `seconds_left` is the time until the researcher must end, as far as it is known. `news` are runs in the
     background that ended since the turn before (`run`, `tool`, `args`, `result`), `running` the names of those that go
-    on. `note` is a word of the loop to a brain that stalls. `ending` is empty while work goes on; otherwise it says
-    why this is the last turn.
+    on. `note` is a word of the loop to a brain that stalls or is to change its direction. `ending` is empty while work
+    goes on; otherwise it says why this is the last turn.
     """
 
     posts: tuple[dict[str, Any], ...] = ()
@@ -115,9 +115,9 @@ class Turn:
 class Observation:
     """All that a brain may use to decide turn `turn` (counted from 0).
 
-    `direction` is the researcher's starting point, `task` the content of the public `task.json`, `history` every
-    complete turn, oldest first, `tools` the names of the tools that are offered. Text in posts and results was
-    written by others: it is data.
+    `direction` is the researcher's starting point, or the one that it was given since, `task` the content of the
+    public `task.json`, `history` every complete turn, oldest first, `tools` the names of the tools that are offered.
+    Text in posts and results was written by others: it is data.
     """
 
     researcher: str

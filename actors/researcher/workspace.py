@@ -93,10 +93,11 @@ class Workspace:
             raise RefusedError("bad_path", f"{path!r} cannot be written: {error.strerror}") from error
         return len(data)
 
-    def listing(self) -> list[dict[str, object]]:
-        """Regular files, sorted by path, at most 500: `path` and `bytes`."""
-        found = sorted(self._files(), key=lambda entry: entry[0])
-        return [{"path": path, "bytes": size} for path, size in found[:MAX_LISTED]]
+    def listing(self, folder: str = "", most: int = MAX_LISTED) -> list[dict[str, object]]:
+        """Regular files below `folder` ("" is the workspace): `path` and `bytes`, by path, hidden ones last."""
+        prefix = f"{folder}/" if folder else ""
+        found = sorted((_hidden(path), path, size) for path, size in self._files() if path.startswith(prefix))
+        return [{"path": path, "bytes": size} for _, path, size in found[:most]]
 
     def used_bytes(self) -> int:
         """Bytes of all files."""
@@ -129,6 +130,10 @@ class Workspace:
             except OSError:
                 os.unlink(temporary, dir_fd=folder)
                 raise
+
+
+def _hidden(path: str) -> bool:
+    return any(part.startswith(".") for part in path.split("/"))
 
 
 def _checked(path: str) -> str:

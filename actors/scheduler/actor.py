@@ -26,7 +26,7 @@ class SchedulerActor:
         self._name = f"{Path(run_dir).name}/scheduler"
         paths = RunPaths(Path(run_dir))
         pool = validate(config).pool
-        settings = SchedulerConfig(usd_from_decimal(pool.usd_per_gpu_hour), int(pool.memory_gb * (1 << 30)))
+        settings = SchedulerConfig(usd_from_decimal(pool.usd_per_gpu_hour), pool.memory_bytes)
         self._plain = Scheduler(Store(paths.scheduler_db), Remote, settings, paths.leases)
 
     def __repr__(self) -> str:

@@ -31,6 +31,7 @@ def describe(book: Book, ledger: Ledger, resting: Callable[[str], bool], now_us:
 def _row(entry: Entry, age_us: int) -> dict[str, Any]:
     return {
         "request_id": entry.request_id,
+        "key": entry.key,
         "account": entry.account,
         "holder": entry.holder,
         "kind": entry.kind,

@@ -1,1 +1,1 @@
-"""The campaign's own model server: has it started, hands out its address, counts who asked."""
+"""The campaign's own model server: has it started, hands out its address, has it stopped."""

@@ -4,9 +4,10 @@ Promises:
 - The first ask starts a server as a lease of kind `serve`; all researchers share it. It stops by itself when nobody
   used it for `serve.idle_minutes` or when its lease is over; the next ask starts another.
 - At most one server at a time: leases have the keys `serve/1`, `serve/2`, ..., and the next one is asked for only
-  after the last has ended. A desk that is made anew finds the running server by the same keys.
+  after the last is known to have ended. A desk that is made anew finds the running server by the same keys.
+- However many ask, the scheduler and the slot are asked once in `poll_s` seconds.
 - GPU time is paid by `campaign/serving`, so by the campaign and by no researcher: what a call costs cannot be known
-  before the server stops, and a researcher's cap must hold before each call. Who asked how often is counted.
+  before the server stops, and a researcher's cap must hold before each call.
 - A server that failed is not started again at once: asks are refused with the reason for `rest_s` seconds, longer with
   each failure in a row.
 """
@@ -14,8 +15,8 @@ Promises:
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -23,12 +24,10 @@ from typing import Any, Protocol
 from cluster.config import CampaignConfig
 from cluster.errors import RefusedError
 from cluster.money import Caps
+from cluster.names import CAMPAIGN, SERVING_ACCOUNT
 from gpu_pool.leases import Job, LeaseRequest, LeaseResult, Step
 from gpu_pool.serving.state import Phase, ServerState
 
-ACCOUNT = "campaign/serving"
-STEP = "serve"
-_GIB = 1 << 30
 _LONGEST_REST = 10
 """A rest is at most this many times `rest_s`."""
 
@@ -49,7 +48,7 @@ class SchedulerApi(Protocol):
         """End the request with this key."""
 
     async def status(self) -> dict[str, Any]:
-        """Its `running` leases with `request_id`, `lease_id` and `slot`."""
+        """Its `running` leases with `request_id`, `key`, `account`, `lease_id` and `slot`; `waiting` requests."""
 
 
 class SlotApi(Protocol):
@@ -59,26 +58,13 @@ class SlotApi(Protocol):
         """The state of the server of a lease."""
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where to call: the Messages API under `base_url`, the token as a bearer (`auth_token` of the vendor's SDK)."""
-
-    base_url: str
-    token: str
-    model: str
-
-    def __repr__(self) -> str:
-        return f"Endpoint({self.base_url}, {self.model})"
-
-
 @dataclass(slots=True)
 class _Lease:
-    key: str
     request_id: str
     place: tuple[str, str] | None = None
     """Slot and lease id, when it runs."""
     state: ServerState | None = None
-    seen: float = 0.0
+    seen: float = -math.inf
     """When `state` was asked for, monotonic seconds."""
 
 
@@ -98,26 +84,25 @@ class ServeDesk:
         self._poll_s, self._rest_s = poll_s, rest_s
         self._turn = asyncio.Lock()
         self._lease: _Lease | None = None
-        self._number = 0
+        self._ended = 0
+        """Leases that have ended, so that the next one has the number after it."""
         self._failures = 0
         self._rest_until = 0.0
         self._fault = ""
-        self._asks: Counter[str] = Counter()
 
-    async def endpoint(self, researcher: str, patience_s: float | None = None) -> Endpoint:
-        """The server's endpoint, once it is ready; counts one ask of `researcher`.
+    async def ready(self, patience_s: float | None = None) -> ServerState:
+        """The server, once it is ready: the Messages API under its `base_url`, with its token as a bearer.
 
         Raises `RefusedError`: "unavailable" when it failed or is not ready after `patience_s` seconds (default:
         `serve.start_seconds`), and what the scheduler refuses a lease for ("over_budget", ...).
         """
-        self._asks[researcher] += 1
         patience = self._config.serve.start_seconds if patience_s is None else patience_s
         deadline = time.monotonic() + patience
         while True:
             async with self._turn:
                 state = await self._look()
             if state is not None and state.phase is Phase.READY:
-                return Endpoint(state.base_url, state.token, state.model)
+                return state
             if time.monotonic() > deadline:
                 stands = "waits for a free slot" if state is None else f"is {state.phase.value} ({state.fault})"
                 raise RefusedError("unavailable", f"the model server {stands} after {patience:g} s")
@@ -130,30 +115,26 @@ class ServeDesk:
                 raise RefusedError("unavailable", f"the model server failed and rests: {self._fault}")
             self._lease = await self._begin()
         lease = self._lease
-        if lease.state is not None and time.monotonic() - lease.seen < self._poll_s:
+        if time.monotonic() - lease.seen < self._poll_s:
             return lease.state
         lease.state = await self._ask_slot(lease)
         lease.seen = time.monotonic()
         if lease.state is None or lease.state.phase is Phase.ENDED:
             result = await self._scheduler.wait(lease.request_id, 0)
             if result is not None:
-                self._ended(LeaseResult.from_dict(result))
+                self._note_end(LeaseResult.from_dict(result))
             lease.state = None
         return lease.state
 
     async def _begin(self) -> _Lease:
         """The lease that runs, or a new one: the first key whose request has not ended."""
-        await self._scheduler.open_account("open/serving", ACCOUNT, "campaign", Caps().to_dict())
+        await self._scheduler.open_account(f"open/{SERVING_ACCOUNT}", SERVING_ACCOUNT, CAMPAIGN, Caps().to_dict())
         while True:
-            self._number += 1
-            request = serve_request(self._config, self._number)
-            try:
-                request_id = (await self._scheduler.submit(request.to_dict()))["request_id"]
-            except RefusedError:
-                self._number -= 1
-                raise
+            request = serve_request(self._config, self._ended + 1)
+            request_id = (await self._scheduler.submit(request.to_dict()))["request_id"]
             if await self._scheduler.wait(request_id, 0) is None:
-                return _Lease(request.key, request_id)
+                return _Lease(request_id)
+            self._ended += 1
 
     async def _ask_slot(self, lease: _Lease) -> ServerState | None:
         if lease.place is None:
@@ -169,8 +150,9 @@ class ServeDesk:
             return None
         return ServerState.from_dict(data)
 
-    def _ended(self, result: LeaseResult) -> None:
+    def _note_end(self, result: LeaseResult) -> None:
         self._lease = None
+        self._ended += 1
         broken = [step.error for step in result.steps if step.status in ("error", "crashed")]
         if result.status == "lost":
             broken.append("its slot was lost")
@@ -183,20 +165,22 @@ class ServeDesk:
         raise RefusedError("unavailable", f"the model server failed: {self._fault}", {"fault": self._fault})
 
     async def close(self) -> None:
-        """End the server, if there is one."""
-        if self._lease is not None:
-            await self._scheduler.cancel(self._lease.key)
+        """End the campaign's server, if there is one, whoever had it started; an ask after this starts another."""
+        status = await self._scheduler.status()
+        for row in (*status["running"], *status["waiting"]):
+            if row["account"] == SERVING_ACCOUNT:
+                await self._scheduler.cancel(row["key"])
+        self._lease = None
 
     def status(self) -> dict[str, Any]:
-        """`{phase, base_url, leases, asks}` for people; no token."""
+        """`{phase, base_url, fault, leases}` for people; no token."""
         state = self._lease.state if self._lease is not None else None
         absent = "none" if self._lease is None else "waiting"
         return {
             "phase": absent if state is None else state.phase.value,
             "base_url": None if state is None else state.base_url,
             "fault": self._fault,
-            "leases": self._number,
-            "asks": dict(self._asks),
+            "leases": self._ended + (self._lease is not None),
         }
 
 
@@ -205,12 +189,12 @@ def serve_request(config: CampaignConfig, number: int) -> LeaseRequest:
     serve, seconds = config.serve, config.serve.lease_minutes * 60
     return LeaseRequest(
         key=f"serve/{number}",
-        account=ACCOUNT,
+        account=SERVING_ACCOUNT,
         kind="serve",
         gpus=serve.gpus,
         seconds=seconds,
-        job=Job((Step(STEP, "serve", {}, {}, {}, seconds),)),
+        job=Job((Step("serve", "serve", {}, {}, {}, seconds),)),
         label=f"serve {config.brain.model}",
         # What one lease of foreign code may have; the slot gives a server what the section `serve` says.
-        memory_bytes=int(config.pool.memory_gb * _GIB),
+        memory_bytes=config.pool.memory_bytes,
     )

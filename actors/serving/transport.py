@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from actors.gateway.endpoint import Endpoint as Client
+from actors.gateway.endpoint import Endpoint
 from actors.gateway.recorder import Parts
 from actors.gateway.request import Body
 from actors.gateway.retry import AttemptFailedError, Failure
 from actors.gateway.transport import Begun
-from actors.serving.desk import Endpoint, ServeDesk
+from actors.serving.desk import ServeDesk
 from cluster.config import CampaignConfig
-from cluster.errors import RefusedError
+from cluster.errors import AarError, RefusedError
+from gpu_pool.serving.state import ServerState
 
 
 class Served:
@@ -20,32 +21,42 @@ class Served:
 
     def __init__(self, config: CampaignConfig, desk: ServeDesk) -> None:
         self._config, self._desk = config, desk
-        self._endpoint: Endpoint | None = None
-        self._client: Client | None = None
+        self._reached = ("", "")
+        """Address and token that `_client` is for."""
+        self._client: Endpoint | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
     async def send(self, key: str, body: Body, parts: Parts, begun: Begun) -> dict[str, Any]:
-        """As `Transport.send`; the researcher who asks is the first part of `key`."""
+        """As `Transport.send`."""
         try:
-            endpoint = await self._desk.endpoint(key.partition("/")[0])
+            server = await self._desk.ready()
         except RefusedError as refused:
             if refused.reason == "over_budget":
-                raise AttemptFailedError(Failure("over_budget", refused.message)) from None
+                raise AttemptFailedError(Failure("over_budget", refused.message, detail=refused.detail)) from None
             raise AttemptFailedError(Failure("unavailable", refused.message, again=True)) from None
-        return await self._client_of(endpoint).send(key, body, parts, begun)
+        except AarError as error:  # an office does not answer
+            raise AttemptFailedError(Failure("unavailable", str(error), again=True)) from error
+        return await self._client_of(server).send(key, body, parts, begun)
 
-    def _client_of(self, endpoint: Endpoint) -> Client:
-        if self._client is None or endpoint != self._endpoint:
+    def _client_of(self, server: ServerState) -> Endpoint:
+        place = (server.base_url, server.token)
+        if self._client is None or place != self._reached:
             if self._client is not None:  # its server is gone, and so is whoever waits for it
                 closing = asyncio.ensure_future(self._client.close())
                 self._closing.add(closing)
                 closing.add_done_callback(self._closing.discard)
-            brain = self._config.brain.model_copy(update={"base_url": endpoint.base_url})
-            self._endpoint, self._client = endpoint, Client(brain, self._config.gateway, endpoint.token)
+            brain = self._config.brain.model_copy(update={"base_url": server.base_url})
+            self._reached, self._client = place, Endpoint(brain, self._config.gateway, server.token)
         return self._client
+
+    def status(self) -> dict[str, Any]:
+        """As `Transport.status`: the `server`."""
+        return {"server": self._desk.status()}
 
     async def close(self) -> None:
         """End the server and let connections go."""
-        await self._desk.close()
-        if self._client is not None:
-            await self._client.close()
+        try:
+            await self._desk.close()
+        finally:
+            if self._client is not None:
+                await self._client.close()

@@ -29,6 +29,25 @@ Cap = Annotated[float, Field(ge=0, le=1e9)]
 """At most a thousand million dollars or hours, so that every sum fits the ledger's 64 bits."""
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+GIB = 1 << 30
+
+
+def _absolute(value: str) -> str:
+    try:
+        return str(Path(value).expanduser().absolute())
+    except RuntimeError as error:
+        raise ValueError("a path; nobody here has that home directory") from error
+
+
+def _found_here(value: str) -> str:
+    place = _absolute(value)
+    return place if Path(place).exists() else value
+
+
+Place = Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
+"""A file or folder; absolute, so that every process of the campaign finds it. Links stay as they are."""
+PlaceOrHub = Annotated[str, Field(min_length=1), AfterValidator(_found_here)]
+"""What lies here is a `Place`; any other name is the hub's and stays as it is."""
 
 DOMAINS = ("chat", "math", "code")
 
@@ -87,13 +106,12 @@ class Training(Strict):
 class TaskFiles(Strict):
     """A task from files, with labels, and its two models. Labels are read by the evaluator alone."""
 
-    path: str = Field(
-        min_length=1,
+    path: PlaceOrHub = Field(
         description="a folder with train_label.jsonl, train_unlabel.jsonl and test.jsonl, one .jsonl file, a saved "
         "task, or hub:OWNER/NAME[:CONFIG] (a Hugging Face data set)",
     )
-    weak: str = Field(min_length=1, description="the teachers' model: a folder or a hub id")
-    strong: str = Field(min_length=1, description="the students' model: a folder or a hub id")
+    weak: PlaceOrHub = Field(description="the teachers' model: a folder or a hub id")
+    strong: PlaceOrHub = Field(description="the students' model: a folder or a hub id")
     weak_chat: bool | None = Field(
         None, description="ask the weak model through its chat template; none: the published models as published"
     )
@@ -104,13 +122,6 @@ class TaskFiles(Strict):
     protocol: Training = Field(Training(), description="of ceilings, baselines and students")
     teacher: Training | None = Field(None, description="of teachers; none: the same as `protocol`")
     description: str = Field("", description="what the task is, for the researchers")
-
-    @field_validator("path", "weak", "strong")
-    @classmethod
-    def _absolute(cls, value: str) -> str:
-        """What lies here is named so that every process of the campaign finds it; hub names stay as they are."""
-        place = Path(value).expanduser()
-        return str(place.absolute()) if place.exists() else value
 
 
 def _domain(name: str, info: ValidationInfo) -> str:
@@ -183,10 +194,10 @@ class Brain(Strict):
     pilots_per_submission: Count = Field(2, description="explorer: pilots before it considers a submission")
     model: str = Field("claude-opus-4-6", min_length=1, description="name of the model, as the endpoint knows it")
     base_url: str | None = Field(None, description="endpoint of the Messages API; none: the vendor's own")
-    key_file: str | None = Field(
+    key_file: Place | None = Field(
         None, description="file of mode 0600 with the API key; none: what ANTHROPIC_API_KEY was when the driver started"
     )
-    replay_of: str | None = Field(None, description="replay: directory of the campaign whose answers are given again")
+    replay_of: Place | None = Field(None, description="replay: directory of the campaign whose answers are given again")
     max_tokens: Count = Field(16_000, description="most output tokens of one call, thinking included")
     thinking_tokens: Annotated[int, Field(ge=1024)] | Literal["adaptive"] | None = Field(
         "adaptive", description="most tokens of thinking in one call; `adaptive`: the model decides; none: no thinking"
@@ -198,12 +209,7 @@ class Brain(Strict):
     compact_at: Annotated[int, Field(ge=1000)] = Field(
         120_000, description="input tokens at which older history is compacted"
     )
-    prompt_file: str | None = Field(None, description="template of the system prompt; none: the shipped one")
-
-    @field_validator("key_file", "replay_of", "prompt_file")
-    @classmethod
-    def _absolute(cls, value: str | None) -> str | None:
-        return None if value is None else str(Path(value).expanduser().absolute())
+    prompt_file: Place | None = Field(None, description="template of the system prompt; none: the shipped one")
 
     @field_validator("base_url")
     @classmethod
@@ -217,6 +223,26 @@ class Brain(Strict):
         if isinstance(self.thinking_tokens, int) and self.thinking_tokens >= self.max_tokens:
             raise ValueError("thinking_tokens below max_tokens, which includes them")
         return self
+
+    @property
+    def calls_model(self) -> bool:
+        """Whether it is a language model, asked through the gateway."""
+        return self.kind != "explorer"
+
+    @property
+    def plain(self) -> bool:
+        """Whether the endpoint knows the basics of the API alone: no caching, thinking, compaction."""
+        return self.kind == "local"
+
+    @property
+    def caches(self) -> bool:
+        """Whether requests ask for prompt caching."""
+        return self.cache and not self.plain
+
+    @property
+    def served(self) -> bool:
+        """Whether the campaign itself starts the server of its model."""
+        return self.kind == "local" and self.base_url is None
 
 
 class Gateway(Strict):
@@ -244,8 +270,8 @@ class Gateway(Strict):
 class Serve(Strict):
     """A vLLM server on a slot of the pool, for brains of kind `local`; the first call starts it."""
 
-    model: str | None = Field(None, description="folder of the model's weights and tokenizer; none: nothing is served")
-    python: str | None = Field(None, description="interpreter of an environment with vLLM; none: the project's own")
+    model: Place | None = Field(None, description="folder of the model's weights, tokenizer; none: nothing is served")
+    python: Place | None = Field(None, description="interpreter of an environment with vLLM; none: the project's own")
     arguments: tuple[str, ...] = Field(
         ("--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
         description="further arguments of vLLM's server; the parser must suit the model's way to write tool calls",
@@ -260,6 +286,11 @@ class Serve(Strict):
     address: Literal["loopback", "node"] = Field(
         "loopback", description="`loopback`: only callers on the server's own node reach it; `node`: the cluster does"
     )
+
+    @property
+    def memory_bytes(self) -> int:
+        """`memory_gb` in bytes."""
+        return int(self.memory_gb * GIB)
 
 
 class Researchers(Strict):
@@ -279,6 +310,23 @@ class Researchers(Strict):
         return self
 
 
+class Diversity(Strict):
+    """Whether a team's ideas are many. Everybody hears when they collapse; what follows is up to the researchers."""
+
+    reseed: bool = Field(
+        False,
+        description="when ideas collapse, researchers of the largest family, but its first, get a new direction that "
+        "nobody has had, once each",
+    )
+    spare: tuple[Direction, ...] = Field((), description="directions that nobody starts from")
+    model: str | None = Field(
+        None,
+        min_length=1,
+        description="a cheap model that names the idea families of code; none: a fixed rule does",
+    )
+    usd: Cap = Field(1.0, description="most that `model` may cost in a campaign, dollars")
+
+
 class Pool(Strict):
     """Slots and leases."""
 
@@ -294,8 +342,18 @@ class Pool(Strict):
     sandbox_reuse: Literal["never", "wiped"] = Field(
         "never", description="`never`: a sandbox that ran foreign code is replaced; `wiped`: emptied and used again"
     )
-    cache_dir: str | None = Field(None, description="node cache of shared work; default ~/.cache/aar-cluster")
+    cache_dir: Place | None = Field(None, description="node cache of shared work; default ~/.cache/aar-cluster")
     min_free_disk_gb: NotNegative = Field(2.0, description="refuse to start with less free space, GiB")
+
+    @property
+    def memory_bytes(self) -> int:
+        """`memory_gb` in bytes."""
+        return int(self.memory_gb * GIB)
+
+    @property
+    def file_bytes(self) -> int:
+        """`file_gb` in bytes."""
+        return int(self.file_gb * GIB)
 
 
 class Runs(Strict):
@@ -371,11 +429,17 @@ class CampaignConfig(Strict):
     scoring: Scoring = Scoring()
     research: Research
     forum: Forum = Forum()
+    diversity: Diversity = Diversity()
     gateway: Gateway = Gateway()
     serve: Serve = Serve()
     allow_unsandboxed: bool = Field(
         False, description="run without a usable sandbox; every record is marked unverified"
     )
+
+    def direction_of(self, researcher: str) -> Direction:
+        """What a researcher starts from. Raises `ValueError` for an unknown one."""
+        team = self.researchers
+        return team.directions[0 if team.identical else self.researcher_ids().index(researcher)]
 
     def researcher_ids(self) -> tuple[str, ...]:
         """Stable ids `01-<direction>`, in order."""

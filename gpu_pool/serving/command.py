@@ -57,7 +57,7 @@ class ServerSpec:
 
 def check_model(serve: Serve) -> Path:
     """The model's folder. Raises `ServeError` when it cannot be one."""
-    folder = Path(serve.model or "").expanduser().absolute()
+    folder = Path(serve.model or "")
     if serve.model is None or not (folder / "config.json").is_file():
         raise ServeError(f"serve.model: {serve.model!r} is no folder with a config.json and weights")
     return folder
@@ -74,8 +74,8 @@ def _model_binds(serve: Serve) -> tuple[Bind, ...]:
 
 
 def interpreter(serve: Serve) -> str:
-    """The absolute path of the interpreter that runs the server; links stay, since a virtual environment is one."""
-    return sys.executable if serve.python is None else os.path.abspath(Path(serve.python).expanduser())  # noqa: PTH100
+    """The path of the interpreter that runs the server; links stay, since a virtual environment is one."""
+    return sys.executable if serve.python is None else os.path.normpath(serve.python)
 
 
 def interpreter_prefixes(serve: Serve) -> tuple[Path, ...]:
@@ -122,7 +122,7 @@ def environment(spec: ServerSpec, token: str, home: str) -> dict[str, str]:
 def sandbox(spec: ServerSpec, token: str, run_dir: Path) -> SandboxSpec:
     """The sandbox of one server process; it makes its socket in `run_dir`. Raises `ServeError`."""
     python = interpreter(spec.serve)
-    memory = int(spec.serve.memory_gb * _GIB)
+    memory = spec.serve.memory_bytes
     return SandboxSpec(
         argv=(python, *arguments(spec, _MODEL, f"{_RUN}/{SOCKET}")),
         ro_binds=(

@@ -17,9 +17,10 @@ from safetensors.numpy import load_file
 
 from actors.evaluator.desk import Joiner, keep_output, save_arrays, save_items
 from actors.evaluator.jobs import features_step, initial_step, predict_step, protocol, truth_step, with_members
-from actors.evaluator.shared import BASELINES_ACCOUNT, Given, SharedWork, Tools, weak_labels
+from actors.evaluator.shared import Given, SharedWork, Tools, weak_labels
 from actors.evaluator.shelf import Usage
 from actors.evaluator.truth import Split
+from cluster.names import BASELINES_ACCOUNT
 from gpu_pool.leases import LeaseResult, Step
 from gpu_pool.weak_to_strong.folders import WEIGHTS, files_without_weights
 

@@ -51,7 +51,7 @@ def _claude(made_of: Making) -> Brain:
 
     config = made_of.config
     system = system_prompt(config, made_of.researcher, made_of.direction, made_of.task)
-    requests = Requests(config.brain, system, made_of.tools, plain=config.brain.kind == "local")
+    requests = Requests(config.brain, system, made_of.tools)
     return Claude(requests, made_of.model, made_of.notebook)
 
 

@@ -23,6 +23,7 @@ from actors.researcher.brains.requests import Requests
 from actors.researcher.brains.wording import whats_new
 from actors.researcher.types import Decision, Observation, ToolCall
 from cluster.errors import RefusedError
+from forum_actor.posts import fitting
 
 log = logging.getLogger(__name__)
 MAX_STEPS = 6
@@ -32,7 +33,6 @@ SUMMARY_TOKENS = 3000
 KEEP_SHARE = 1.0
 """Characters of the newest messages that stay beside a summary, per token of `compact_at`: a quarter of the window."""
 NOTEBOOK_CHARS = 6000
-POST_CHARS = 3500
 CUT = (
     "Your last answer was cut off at its limit of output tokens before it called a tool. Answer in smaller steps: a "
     "short thought, then a tool call; write long files in parts."
@@ -92,7 +92,7 @@ class Claude:
                 raise
             log.warning("%s: the endpoint cannot compact, so the history is summarised here: %s", researcher, error)
             return await self.ask(key, {k: v for k, v in request.items() if k not in ("context_management", "betas")})
-        return {**clean(answer["message"]), "charged": answer.get("charged"), "left": answer.get("left")}
+        return {**clean(answer["message"]), "charged": answer["charged"]}
 
     async def _last(self, observation: Observation, talk: Conversation, opening: dict[str, Any]) -> Decision:
         """The last turn, as cheap as it has to be."""
@@ -102,7 +102,7 @@ class Claude:
         short = {"role": "user", "content": [{"type": "text", "text": self._remembered(NO_SUMMARY)}, word]}
         alone = Conversation([short])
         for name, said, request in (
-            ("last", [whole], self._requests.last(talk.marked(), LAST_TOKENS)),
+            ("last", [whole], self._requests.last(talk.messages, LAST_TOKENS)),
             ("alone", [short], self._requests.alone(alone.messages, LAST_TOKENS)),
         ):
             try:
@@ -112,9 +112,9 @@ class Claude:
                     raise
                 log.info("%s: its last turn is made cheaper: %s", observation.researcher, error)
             else:
-                calls = read(entry).calls or _post(observation, "What I learned", text_of(entry)[:POST_CHARS])
+                calls = read(entry).calls or _post(observation, "What I learned", fitting(text_of(entry)))
                 return Decision(calls, (*said, entry))
-        return Decision(_post(observation, "My notebook at the end", self._notebook()[-POST_CHARS:]), (whole,))
+        return Decision(_post(observation, "My notebook at the end", fitting(self._notebook(), end=True)), (whole,))
 
     def summary_text(self, entry: dict[str, Any]) -> str:
         """What stands in place of older messages after the model summarised them."""
@@ -181,7 +181,7 @@ class _Thought:
         key = f"{self._prefix}/model/{self._steps}"
         self._steps += 1
         try:
-            entry = await self._brain.ask(key, self._requests.turn(self._talk.marked(), self._talk.tokens))
+            entry = await self._brain.ask(key, self._requests.turn(self._talk.messages, self._talk.tokens))
         except RefusedError as error:
             if error.reason not in ("context_too_long", "too_large", "bad_request") or not self._forget():
                 raise
@@ -196,7 +196,7 @@ class _Thought:
         asked = self._talk.copy()
         asked.add(instruction)
         try:
-            request = self._requests.last(asked.marked(), SUMMARY_TOKENS)
+            request = self._requests.last(asked.messages, SUMMARY_TOKENS)
             entry = await self._brain.ask(f"{self._prefix}/summary/{self._steps}", request)
         except RefusedError as error:
             if error.reason not in ("context_too_long", "too_large", "bad_request"):

@@ -12,7 +12,6 @@ them; and `{"role": "summary", "content": text, "keep": n}`, which replaces all 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,11 +19,6 @@ from actors.researcher.brains.answers import call_ids
 from actors.researcher.brains.wording import Block, result_block
 from actors.researcher.types import Done, ToolResult, Turn
 
-CACHE = {"type": "ephemeral", "ttl": "1h"}
-"""An hour: a researcher waits for runs longer than the usual five minutes, and to write the whole history again costs
-more than to write each new part of it at twice the price of input instead of 1.25 times."""
-MARKED_MESSAGES = 2
-"""The last message, and the one that the call before ended with: the endpoint looks back only so far."""
 NOT_RUN = ToolResult.refused(
     "not_run", "the answer was cut off, or held more calls than one turn may; this did not run"
 )
@@ -36,14 +30,6 @@ class Conversation:
 
     messages: list[dict[str, Any]] = field(default_factory=list)
     tokens: int = 0
-
-    @classmethod
-    def of(cls, history: Iterable[Turn]) -> Conversation:
-        """The conversation of a history."""
-        talk = cls()
-        for turn in history:
-            talk.add_turn(turn)
-        return talk
 
     def copy(self) -> Conversation:
         """One that can be added to without changing this one; no message is ever changed in place."""
@@ -94,17 +80,6 @@ class Conversation:
             return 0
         fitting = [n for n in starts if _chars(self.messages[n:]) <= most_chars]
         return len(self.messages) - (fitting[0] if fitting else starts[-1])
-
-    def marked(self) -> list[dict[str, Any]]:
-        """The messages with cache breakpoints at the end of the last ones of the user."""
-        users = [n for n, message in enumerate(self.messages) if message["role"] == "user"]
-        marks = set(users[-MARKED_MESSAGES:])
-        return [_with_mark(message) if n in marks else message for n, message in enumerate(self.messages)]
-
-
-def _with_mark(message: dict[str, Any]) -> dict[str, Any]:
-    *rest, last = message["content"]
-    return {"role": message["role"], "content": [*rest, {**last, "cache_control": CACHE}]}
 
 
 def _text(words: str) -> Block:

@@ -41,7 +41,6 @@ MIN_PILOT_S = 5.0
 class Settings:
     """What an explorer is made with."""
 
-    direction: str
     stream: str
     """Names the stream of random numbers."""
     pilots_per_submission: int
@@ -54,18 +53,13 @@ class Explorer:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._leaning = Leaning.of(settings.direction)
 
     @classmethod
     def of(cls, config: CampaignConfig, researcher: str) -> Explorer:
-        """The explorer of a researcher; with `identical` all get the first direction and one stream."""
-        team = config.researchers
-        number = config.researcher_ids().index(researcher)
-        identical = team.identical
+        """The explorer of a researcher; with `identical` all get one stream."""
         return cls(
             Settings(
-                direction=team.directions[0 if identical else number].text,
-                stream=f"{config.seed}/{'identical' if identical else researcher}",
+                stream=f"{config.seed}/{'identical' if config.researchers.identical else researcher}",
                 pilots_per_submission=config.brain.pilots_per_submission,
                 pilot_gpus=config.runs.pilot_gpus,
                 pilot_seconds=config.runs.pilot_seconds,
@@ -84,7 +78,7 @@ class Explorer:
         if observation.seen.ending:
             return farewell(memory) if social else []
         if not observation.history:
-            return self._open(social)
+            return _open(observation.direction, social)
         calls = [*(reports(memory) if social else []), *_fetches(memory)]
         if _has_scored(observation):
             return [*calls, ToolCall("leaderboard", {}, "where the board stands")]
@@ -92,13 +86,6 @@ class Explorer:
         if act[-1].name == FINISH and social:
             calls = [*farewell(memory), *_fetches(memory)]
         return [*calls, *act]
-
-    def _open(self, social: bool) -> list[ToolCall]:
-        calls = [ToolCall("leaderboard", {}, "what there is")]
-        if social:
-            blocks = list(dict.fromkeys(f"{name}={value}" for name, value in self._leaning.blocks))
-            calls += [ToolCall("forum_claims", {}, "what others do"), hypothesis(self._settings.direction, blocks)]
-        return calls
 
     def _act(self, memory: Memory, observation: Observation, social: bool) -> list[ToolCall]:
         pace = Pace.of(observation)
@@ -119,7 +106,7 @@ class Explorer:
         if waiting is not None:
             return [self._pilot(waiting, pace)]
         rng = random.Random(f"{self._settings.stream}/{observation.turn}")
-        proposal = propose(self._leaning, memory, rng)
+        proposal = propose(Leaning.of(observation.direction), memory, rng)
         path, title = path_of(proposal.recipe), idea(proposal.recipe)
         content = {"path": path, "content": method_file(proposal.recipe)}
         write = ToolCall("write_file", content, f"from {proposal.origin}")
@@ -148,6 +135,14 @@ class Explorer:
             seconds = min(seconds, max(MIN_PILOT_S, affordable))
         args: dict[str, Any] = {"path": trial.path, "seconds": round(seconds, 2)}
         return ToolCall("run_pilot", args, idea(trial.recipe))
+
+
+def _open(direction: str, social: bool) -> list[ToolCall]:
+    calls = [ToolCall("leaderboard", {}, "what there is")]
+    if social:
+        blocks = list(dict.fromkeys(f"{name}={value}" for name, value in Leaning.of(direction).blocks))
+        calls += [ToolCall("forum_claims", {}, "what others do"), hypothesis(direction, blocks)]
+    return calls
 
 
 def _untried(trial: Trial) -> bool:

@@ -16,6 +16,7 @@ from actors.researcher.brains.pace import own_left
 from actors.researcher.brains.space import digest, features, idea, read_recipe
 from actors.researcher.brains.values import Score
 from actors.researcher.types import Done, Turn
+from cluster.names import CAMPAIGN
 from gpu_pool.weak_to_strong.recipes import VANILLA, Recipe
 
 FOLDER = "methods"
@@ -24,8 +25,6 @@ FAILED_PGR = -0.2
 WORST_PGR = -0.5
 """Below this a score says no more: where the gap is small, a useless student may have any negative PGR."""
 FAILED_SD, SCORE_SD, BASELINE_SD = 0.2, 0.12, 0.06
-CAMPAIGN = "campaign"
-"""Who the board names for baselines."""
 BASELINES = {"vanilla": VANILLA, "confident": Recipe(selection="confident")}
 """Baselines that are points of the recipe space."""
 MAX_CROWDED = 10

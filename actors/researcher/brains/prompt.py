@@ -50,7 +50,7 @@ def system_prompt(config: CampaignConfig, researcher: str, direction: str, task:
 
 def check_prompt(config: CampaignConfig) -> None:
     """Raise `ConfigError` before anything starts when the prompt could not be made."""
-    if config.brain.kind != "explorer":
+    if config.brain.calls_model:
         system_prompt(config, config.researcher_ids()[0], config.researchers.directions[0].text, _EXAMPLE_TASK)
 
 

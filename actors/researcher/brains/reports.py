@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from actors.researcher.brains.memory import Memory, Trial
 from actors.researcher.brains.values import BlockValues
 from actors.researcher.types import ToolCall
+from forum_actor.posts import MAX_BODY, MAX_TITLE
 from gpu_pool.weak_to_strong.recipes import describe
 
 INSIGHT_EVERY = 2
 """Scored trials between two insights."""
-MAX_BODY = 1500
+ERROR_CHARS = 1500
 
 
 def hypothesis(direction: str, blocks: list[str]) -> ToolCall:
@@ -39,7 +40,7 @@ def farewell(memory: Memory) -> list[ToolCall]:
 
 def _of_trial(trial: Trial) -> Iterator[ToolCall]:
     if trial.failed:
-        error = str(trial.pilots[-1].get("error", ""))[:MAX_BODY]
+        error = str(trial.pilots[-1].get("error", ""))[:ERROR_CHARS]
         yield _post("error", f"Fails in a pilot: {trial.name}", f"{describe(trial.recipe)}\n{error}")
     for tier, answer in (("DEV", trial.dev), ("BOARD", trial.board)):
         if answer is None:
@@ -91,6 +92,6 @@ def _lessons(memory: Memory) -> str:
 def _post(
     kind: str, title: str, body: str, records: list[str] | None = None, snapshot: object | None = None
 ) -> ToolCall:
-    args = {"kind": kind, "title": title[:160], "body": body[:2000]}
+    args = {"kind": kind, "title": title[:MAX_TITLE], "body": body[:MAX_BODY]}
     extra = {"record_ids": records or [], "snapshot": str(snapshot)} if snapshot else {}
     return ToolCall("forum_post", {**args, **extra}, "tell the others")

@@ -9,10 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from actors.researcher.brains.conversation import CACHE
 from cluster.config import Brain
 from cluster.errors import RefusedError
 
+CACHE = {"type": "ephemeral", "ttl": "1h"}
+"""An hour: a researcher waits for runs longer than the usual five minutes, and to write the whole history again costs
+more than to write each new part of it at twice the price of input instead of 1.25 times."""
+MARKED_MESSAGES = 2
+"""The last message, and the one that the call before ended with: the endpoint looks back only so far."""
 COMPACTION_BETA = "compact-2026-01-12"
 COMPACTION_NEAR = 0.5
 LOCAL_SLACK = 1.5
@@ -25,12 +29,13 @@ INSTRUCTIONS = (
 
 @dataclass
 class Requests:
-    """How one researcher calls its model. `plain`: the endpoint is not the vendor's and knows the basics alone."""
+    """How one researcher calls its model. Only the vendor's endpoint (not `settings.plain`) is asked for more than the
+    basics.
+    """
 
     settings: Brain
     system: str
     tools: list[dict[str, Any]]
-    plain: bool = False
     compacts: bool = True
     """Whether the endpoint compacts; false once it said that it cannot."""
 
@@ -42,7 +47,7 @@ class Requests:
     @property
     def most_tokens(self) -> float:
         """Tokens above which the history is summarised here."""
-        return self.compact_at if self.plain or not self.compacts else LOCAL_SLACK * self.compact_at
+        return self.compact_at if self.settings.plain or not self.compacts else LOCAL_SLACK * self.compact_at
 
     def turn(self, messages: list[dict[str, Any]], tokens: int) -> dict[str, Any]:
         """A turn like any other; `tokens` are those that the history had at the last answer.
@@ -51,7 +56,7 @@ class Requests:
         without it.
         """
         request = self._request(messages, self.settings.max_tokens)
-        if not self.plain and self.compacts and tokens > COMPACTION_NEAR * self.compact_at:
+        if not self.settings.plain and self.compacts and tokens > COMPACTION_NEAR * self.compact_at:
             trigger = {"type": "input_tokens", "value": self.compact_at}
             edit = {"type": "compact_20260112", "trigger": trigger, "instructions": INSTRUCTIONS}
             request |= {"context_management": {"edits": [edit]}, "betas": [COMPACTION_BETA]}
@@ -60,20 +65,19 @@ class Requests:
     def last(self, messages: list[dict[str, Any]], tokens: int) -> dict[str, Any]:
         """A short answer after the same history: at most `tokens` beside what the model thinks."""
         thinking = self.settings.thinking_tokens
-        extra = thinking if isinstance(thinking, int) and not self.plain else 0
+        extra = thinking if isinstance(thinking, int) and not self.settings.plain else 0
         return self._request(messages, min(self.settings.max_tokens, tokens + extra))
 
     def alone(self, messages: list[dict[str, Any]], tokens: int) -> dict[str, Any]:
         """A short answer without history or thought, and with nothing to call but `forum_post`: as cheap as can be."""
-        request = self._request(messages, min(self.settings.max_tokens, tokens))
-        request["tools"] = [tool for tool in self.tools if tool["name"] == "forum_post"]
-        left_out = ("thinking", "output_config") if request["tools"] else ("thinking", "output_config", "tools")
-        return {name: value for name, value in request.items() if name not in left_out}
+        request = self._bare(messages, min(self.settings.max_tokens, tokens))
+        tools = [tool for tool in self.tools if tool["name"] == "forum_post"]
+        return {**request, "tools": tools} if tools else {k: v for k, v in request.items() if k != "tools"}
 
     def do_without(self, error: RefusedError) -> bool:
         """Whether a refusal says that the endpoint does not know compaction; from then on it is not asked for."""
         words = error.message.lower()
-        if not self.compacts or self.plain or error.reason != "bad_request":
+        if not self.compacts or self.settings.plain or error.reason != "bad_request":
             return False
         if not any(word in words for word in ("context_management", "context management", "beta", "compact")):
             return False
@@ -81,22 +85,20 @@ class Requests:
         return True
 
     def _request(self, messages: list[dict[str, Any]], max_tokens: int) -> dict[str, Any]:
-        cached = self.settings.cache and not self.plain
-        system: dict[str, Any] = {"type": "text", "text": self.system}
-        tools = list(self.tools)
-        if cached:
-            system["cache_control"] = CACHE
-            tools[-1] = {**tools[-1], "cache_control": CACHE}
-        else:
-            messages = [_unmarked(message) for message in messages]
-        request = {
+        request = self._bare(messages, max_tokens)
+        if self.settings.caches:
+            request |= {"system": _marked(request["system"]), "tools": _marked(request["tools"])}
+            request["messages"] = _with_breakpoints(messages)
+        return request if self.settings.plain else request | self._thought()
+
+    def _bare(self, messages: list[dict[str, Any]], max_tokens: int) -> dict[str, Any]:
+        return {
             "model": self.settings.model,
             "max_tokens": max_tokens,
-            "system": [system],
-            "tools": tools,
+            "system": [{"type": "text", "text": self.system}],
+            "tools": self.tools,
             "messages": messages,
         }
-        return request if self.plain else request | self._thought()
 
     def _thought(self) -> dict[str, Any]:
         thinking, effort = self.settings.thinking_tokens, self.settings.effort
@@ -110,6 +112,14 @@ class Requests:
         return found
 
 
-def _unmarked(message: dict[str, Any]) -> dict[str, Any]:
-    blocks = [{k: v for k, v in block.items() if k != "cache_control"} for block in message["content"]]
-    return {"role": message["role"], "content": blocks}
+def _with_breakpoints(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages with a breakpoint at the end of the last ones of the user."""
+    users = [n for n, message in enumerate(messages) if message["role"] == "user"]
+    marked = set(users[-MARKED_MESSAGES:])
+    return [{**m, "content": _marked(m["content"])} if n in marked else m for n, m in enumerate(messages)]
+
+
+def _marked(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The blocks with a breakpoint at their end; no block is changed in place."""
+    *rest, last = blocks
+    return [*rest, {**last, "cache_control": CACHE}]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -16,6 +18,8 @@ IMAGES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".svg", ".pdf")
 CONTEXT_LINES = 4
 """Lines shown around an edit."""
 MAX_LISTED = 200
+MAX_MATCHES = 20
+"""Lines named when a text stands in a file more than once."""
 
 
 class EditArgs(Args):
@@ -86,9 +90,8 @@ def _view(ctx: Context, args: EditArgs) -> dict[str, Any]:
 
 def _listed(ctx: Context, folder: str) -> list[str]:
     """Files below a folder, by path, with their bytes."""
-    prefix = "" if folder in ROOTS else f"{folder.removeprefix('/ws/').strip('/')}/"
-    rows = [entry for entry in ctx.workspace.listing() if str(entry["path"]).startswith(prefix)]
-    return [f"{entry['path']} ({entry['bytes']} bytes)" for entry in rows[:MAX_LISTED]]
+    below = "" if folder in ROOTS else folder.removeprefix("/ws/").strip("/")
+    return [f"{entry['path']} ({entry['bytes']} bytes)" for entry in ctx.workspace.listing(below, MAX_LISTED)]
 
 
 def _replaced(old: str, args: EditArgs) -> tuple[str, int]:
@@ -98,14 +101,25 @@ def _replaced(old: str, args: EditArgs) -> tuple[str, int]:
     if count == 0:
         raise RefusedError("no_match", f"old_str does not stand in {args.path}, white space and line ends included")
     if count > 1:
-        lines = [n for n, _ in enumerate(old.splitlines(), 1) if wanted.splitlines()[0] in old.splitlines()[n - 1]]
         raise RefusedError(
             "ambiguous",
             f"old_str stands {count} times in {args.path}: give more of its surroundings",
-            {"lines": lines[:20]},
+            {"lines": list(islice(_lines_of(old, wanted), MAX_MATCHES))},
         )
     at = old.index(wanted)
     return old[:at] + (args.new_str or "") + old[at + len(wanted) :], old.count("\n", 0, at) + 1
+
+
+def _lines_of(text: str, wanted: str) -> Iterator[int]:
+    """The lines, counted from 1, on which `wanted` begins; each once."""
+    line, named, before = 1, 0, 0
+    at = text.find(wanted)
+    while at >= 0:
+        line += text.count("\n", before, at)
+        if line != named:
+            yield line
+        named, before = line, at
+        at = text.find(wanted, at + len(wanted))
 
 
 def _inserted(old: str, args: EditArgs) -> tuple[str, int]:

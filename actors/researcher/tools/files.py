@@ -70,7 +70,7 @@ class ListArgs(Args):
 
 
 class ListFiles(Tool[ListArgs]):
-    """List the files of the workspace with their sizes, at most 500. Costs nothing."""
+    """List the files of the workspace with their sizes, at most 500, hidden ones last. Costs nothing."""
 
     name = "list_files"
     free = True

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from actors.researcher.tools.base import A, Args, Context, Tool
 from actors.researcher.tools.clip import clip_text
-from forum_actor.posts import MAX_BODY
+from forum_actor.posts import MAX_BODY, MAX_TITLE
 
 SHOWN_CHARS = 300
 """Of a post that a search found."""
@@ -30,7 +30,7 @@ class PostArgs(Args):
     kind: Literal["hypothesis", "result", "insight", "error", "reply"] = Field(
         description="result: needs record_ids; error: what failed, and how; reply: needs reply_to"
     )
-    title: str = Field(min_length=1, max_length=160)
+    title: str = Field(min_length=1, max_length=MAX_TITLE)
     body: str = Field("", max_length=MAX_BODY)
     record_ids: tuple[str, ...] = Field((), description="the evaluator's records that a result reports")
     reply_to: str | None = Field(None, description="id of the post that a reply answers")
@@ -55,7 +55,7 @@ class ForumPost(ForumTool[PostArgs]):
 class ClaimArgs(Args):
     """Arguments of `forum_claim`."""
 
-    idea: str = Field(min_length=1, max_length=160, description="a short name of the idea")
+    idea: str = Field(min_length=1, max_length=MAX_TITLE, description="a short name of the idea")
     body: str = Field("", max_length=MAX_BODY)
 
 

@@ -61,7 +61,7 @@ class RunPilot(LongTool[PilotArgs]):
             seconds=args.seconds or runs.pilot_seconds,
             job=pilot_job(ctx, data, code, stable_seed(seed, key), args.seconds or runs.pilot_seconds),
             label=f"pilot {ctx.researcher} {Path(args.path).stem}"[:100],
-            memory_bytes=int(ctx.config.pool.memory_gb * (1 << 30)),
+            memory_bytes=ctx.config.pool.memory_bytes,
         )
         return {"request": request.to_dict(), "data": data.to_dict()}
 

@@ -12,12 +12,12 @@ from actors.gateway.pricing import Tariff, Tokens, tokens_of
 from actors.gateway.recorder import Parts
 from actors.gateway.request import Body
 from actors.gateway.retry import AttemptFailedError, Failure
-from actors.gateway.till import account_of
 from actors.gateway.transport import Begun
 from actors.scheduler.ledger import Ledger
 from cluster.config import CampaignConfig, load_config
 from cluster.journal import Journal
 from cluster.money import Amounts, Caps, usd_from_decimal
+from cluster.names import IDEAS_ACCOUNT, tokens_account
 from cluster.store import Store
 
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
@@ -41,9 +41,10 @@ class Desk:
         self.store = Store(path)
         self.ledger = Ledger(self.store, Journal(self.store))
         self.ledger.open("campaign", None, Caps(usd=usd_from_decimal(usd)))
+        self.ledger.open(IDEAS_ACCOUNT, "campaign", Caps(usd=usd_from_decimal(0.1)))
         for name in TEAM:
             self.ledger.open(f"campaign/researcher/{name}", "campaign", Caps(usd=usd_from_decimal(each)))
-            self.ledger.open(account_of(name), f"campaign/researcher/{name}", Caps())
+            self.ledger.open(tokens_account(name), f"campaign/researcher/{name}", Caps())
         self.die: Callable[[str], None] = lambda _: None
         self.pause: Callable[[], int] = lambda: 1
 
@@ -72,9 +73,6 @@ class Desk:
         amount = Amounts.from_dict(amounts)
         charged = await self._step("spend", lambda: self.ledger.spend(f"spend/{key}", account, amount, note))
         return {"charged": charged.to_dict()}
-
-    async def balance(self, account: str) -> dict[str, Any]:
-        return self.ledger.balance(account)
 
     def spent(self, account: str = "campaign") -> int:
         return int(self.ledger.balance(account)["spent"]["usd"])
@@ -113,6 +111,9 @@ class Simulated:
         self.answers.append(outcome)
         self.die("after answer")
         return outcome
+
+    def status(self) -> dict[str, Any]:
+        return {}
 
     async def close(self) -> None:
         return

@@ -42,7 +42,7 @@ class FakeModel:
                 self.refused.append(key)
                 raise reply
             self.paid.append(key)
-            self.answers[key] = {"message": self._message(request, reply), "charged": 1000, "left": None}
+            self.answers[key] = {"message": self._message(request, reply), "charged": 1000}
         self.fuse.point()
         return copy.deepcopy(self.answers[key])
 

@@ -347,7 +347,7 @@ class World:
             runs=self.runs,
         )
         toolbox = make_toolbox(self.ctx)
-        direction = self.config.researchers.directions[self.config.researcher_ids().index(self.researcher)].text
+        direction = self.config.direction_of(self.researcher).text
         notebook = self.ctx.workspace.notebook
         made_of = Making(self.config, self.researcher, direction, self.task, toolbox.describe(), self.model, notebook)
         brain = self._brain or make_brain(made_of)
@@ -359,7 +359,7 @@ class World:
             seconds=None,
             forum=self.config.forum.enabled,
             workspace=str(self.ctx.workspace.root),
-            watched=self.config.brain.kind != "explorer",
+            watched=self.config.brain.calls_model,
         )
         return Researcher(profile, brain, toolbox, self.transcript, self.account)
 

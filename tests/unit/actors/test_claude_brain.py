@@ -274,11 +274,22 @@ def test_when_the_history_cannot_be_paid_either_the_notebook_speaks(tmp_path: Pa
     assert len(alone["messages"]) == 1
     assert "The prior is right." in texts(alone["messages"][0])
     assert [one_tool["name"] for one_tool in alone["tools"]] == ["forum_post"]
+    assert "cache_control" not in str(alone), "what nobody reads again is not written to the cache"
     assert [p["body"] for p in one.offices.posts] == ["I found that the prior is right."]
     model = FakeModel(play(note, over, over, over))
     one = world(tmp_path / "none", model)
     assert one.run()["ended"] == "the budget is exhausted: no dollars left"
     assert [(p["title"], p["body"]) for p in one.offices.posts] == [("My notebook at the end", "The prior is right.")]
+
+
+def test_last_words_of_any_length_fit_a_post(tmp_path: Path) -> None:
+    over = RefusedError("over_budget", "no dollars left", {"account": "campaign/researcher/01-elicitation"})
+    note = tools(tool("write_file", {"path": "notebook.md", "content": "begin " + "long " * 2000 + "end"}, "n"))
+    for folder, steps, edge in (("said", (text("begin " + "long " * 2000),), "begin"), ("kept", (over, over), "end")):
+        one = world(tmp_path / folder, FakeModel(play(note, over, *steps)))
+        one.run()
+        assert reasons(one)[-1] == ["ok"]
+        assert edge in one.offices.posts[-1]["body"]
 
 
 def test_money_that_others_hold_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -359,7 +370,10 @@ def test_a_long_history_is_summarised_where_the_endpoint_cannot(tmp_path: Path) 
     assert len(kept) >= 3
     assert all("I know that the prior is right." in entry["content"] for entry in kept)
     assert all(entry["usage"]["output_tokens"] > 0 for entry in kept)
-    sizes = [Conversation.of(one.transcript.history[:n]).tokens for n in range(len(one.transcript.history))]
+    talk, sizes = Conversation(), []
+    for turn in one.transcript.history:
+        talk.add_turn(turn)
+        sizes.append(talk.tokens)
     assert max(sizes) < 16_000
     assert not any(name in request for request in model.requests for name in ("thinking", "betas"))
     assert not any("cache_control" in str(request) for request in model.requests)

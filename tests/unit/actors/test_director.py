@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from actors.director import director as module
-from actors.director.director import Director, Offices
+from actors.director.director import Director, Offices, ResearcherApi
 from actors.director.phases import Phase
 from actors.director.stopwatch import Stopwatch
+from actors.observer.live import one_line
 from cluster.config import CampaignConfig, load_config
 from cluster.errors import AarError
 from cluster.journal import Journal
@@ -29,6 +30,7 @@ class World:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.caps: dict[str, dict[str, Any]] = {}
         self.die_at: int | None = None
         self.stopped = asyncio.Event()
         self.stubborn = False
@@ -41,6 +43,7 @@ class World:
 
     async def open_account(self, key: str, account: str, parent: str | None, caps: dict[str, Any]) -> None:
         self.note(f"open {account}")
+        self.caps[account] = caps
 
     async def reserve(self, key: str, account: str, amounts: dict[str, int], note: str) -> None:
         assert min(amounts["usd"], amounts["gpu_ms"]) > 0
@@ -68,17 +71,40 @@ class World:
         self.note("stop")
         self.stopped.set()
 
+    async def redirect(self, direction: str) -> None:
+        self.note(f"redirect to {direction}")
+
+
+class Gateway:
+    """A gateway that notes when it is closed among the calls of the others."""
+
+    def __init__(self, world: World, fault: AarError | None = None) -> None:
+        self._world, self._fault = world, fault
+
+    async def call(self, key: str, researcher: str, request: dict[str, Any]) -> dict[str, Any]:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        self._world.note("close gateway")
+        if self._fault is not None:
+            raise self._fault
+
+    async def status(self) -> dict[str, Any]:
+        return {"running": 1, "waiting": 2, "cache_hit_share": 0.934, "server": {"phase": "ready"}}
+
 
 def config(**research: float) -> CampaignConfig:
     overrides = tuple(f"research.{key}={value}" for key, value in research.items())
     return load_config(preset="quickstart", overrides=overrides)
 
 
-def direct(root: Path, world: World, settings: CampaignConfig) -> tuple[Director, Store]:
+def direct(
+    root: Path, world: World, settings: CampaignConfig, gateway: Gateway | None = None
+) -> tuple[Director, Store]:
     paths = RunPaths(root)
     store = Store(paths.director_db)
-    researchers = dict.fromkeys(settings.researcher_ids()[:2], world)
-    return Director(paths, store, settings, Offices(world, world, dict(researchers))), store
+    researchers: dict[str, ResearcherApi] = dict.fromkeys(settings.researcher_ids()[:2], world)
+    return Director(paths, store, settings, Offices(world, world, researchers, gateway)), store
 
 
 def kinds(store: Store) -> list[str]:
@@ -105,6 +131,39 @@ def test_every_researcher_gets_nested_accounts(tmp_path: Path) -> None:
     asyncio.run(director.run())
     assert "open campaign" in world.calls
     assert "open campaign/researcher/09-interpretability/evaluations" in world.calls
+
+
+def test_a_campaign_whose_ideas_a_model_names_has_a_capped_account_for_it(tmp_path: Path) -> None:
+    world = World()
+    overrides = ("diversity.model=claude-haiku-4-5", "diversity.usd=0.5", "research.minutes=1")
+    director, _ = direct(tmp_path, world, load_config("quickstart", overrides=overrides), Gateway(world))
+    asyncio.run(director.run())
+    assert world.caps["campaign/ideas"]["usd"] == 500_000
+    plain = World()
+    asyncio.run(direct(tmp_path / "plain", plain, config(minutes=1))[0].run())
+    assert "campaign/ideas" not in plain.caps
+
+
+def test_ideas_are_looked_at_beside_research_and_a_fault_there_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "ANCHOR_S", 0.0)
+    monkeypatch.setattr(module, "POLL_S", 0.01)
+    world = World()
+    world.stubborn = True
+    director, _ = direct(tmp_path, world, config(minutes=0.01))
+    looked: list[list[str]] = []
+
+    async def look(working: list[str]) -> None:
+        looked.append(working)
+        raise ValueError("no such thing")
+
+    monkeypatch.setattr(director._ideas, "look", look)
+    asyncio.run(director.run())
+    assert director.phase is Phase.DONE
+    assert len(looked) > 1
+    assert looked[0] == list(config().researcher_ids()[:2])
+    assert "the watch over ideas failed" in caplog.text
 
 
 @pytest.mark.parametrize("at", range(0, 46, 3))
@@ -142,6 +201,29 @@ def test_research_ends_at_its_deadline(tmp_path: Path) -> None:
     assert "stop" in world.calls
     ended = [event.payload for event in Journal(store).events(kind="researcher_ended")]
     assert [row["reason"] for row in ended] == ["done", "done"]
+
+
+@pytest.mark.parametrize("fault", [None, AarError("the gateway did not answer close")])
+def test_model_servers_are_ended_after_research_and_before_sealing(tmp_path: Path, fault: AarError | None) -> None:
+    world = World()
+    director, _ = direct(tmp_path, world, config(minutes=1), Gateway(world, fault))
+    asyncio.run(director.run())
+    assert director.phase is Phase.DONE
+    assert [call for call in world.calls if call in ("run", "close gateway", "seal")] == [
+        "run", "run", "close gateway", "seal",
+    ]  # fmt: skip
+
+
+def test_the_live_view_shows_calls_and_the_models_server(tmp_path: Path) -> None:
+    world = World()
+    director, _ = direct(tmp_path, world, config(minutes=1), Gateway(world))
+    shown = one_line("c", asyncio.run(director.status()))
+    assert "1 calls, 2 wait, cache 93%" in shown
+    assert "model server ready" in shown
+    quiet, _ = direct(tmp_path / "quiet", World(), config(minutes=1))
+    status = asyncio.run(quiet.status())
+    assert "calls" not in one_line("c", status)
+    assert "alike" in one_line("c", {**status, "alarm": "ideas are alike"})
 
 
 def test_time_in_which_the_campaign_is_down_is_no_research_time(tmp_path: Path) -> None:

@@ -62,7 +62,23 @@ def test_identical_researchers_share_direction_and_stream() -> None:
     settings = config(researchers={"identical": True})
     made = [Explorer.of(settings, researcher)._settings for researcher in IDS]
     assert len(set(made)) == 1
+    assert len({settings.direction_of(researcher).text for researcher in IDS}) == 1
     assert len({Explorer.of(NINE, researcher)._settings for researcher in IDS}) == len(IDS)
+
+
+def test_a_new_direction_makes_it_look_elsewhere(tmp_path: Path) -> None:
+    def recipes(name: str, direction: str) -> list[str]:
+        world = World(tmp_path / name)
+        researcher = world.start()
+        if direction:
+            world.transcript.redirect(direction)
+        asyncio.run(researcher.run())
+        notes = [turn.seen.note for turn in world.transcript.history]
+        assert [direction in note for note in notes].count(True) == (1 if direction else len(notes))
+        world.close()
+        return [str(done.call.args["content"]) for done in _calls(world, "write_file")]
+
+    assert recipes("old", "") != recipes("new", "Look inside the strong model: hidden activations and probes.")
 
 
 def test_it_builds_on_what_others_posted(tmp_path: Path) -> None:

@@ -15,10 +15,14 @@ import pytest
 from actors.gateway.retry import Failure
 from actors.observer.audit_calls import audit_calls
 from actors.observer.books import replay
+from actors.observer.calls import Calls, quantile
 from actors.observer.export import export
+from actors.observer.report import write_all
 from actors.observer.run_data import load_run
+from actors.observer.summary import build_summary
 from cluster.config import dump_config
 from cluster.errors import RefusedError
+from cluster.journal import Event
 from cluster.names import RunPaths
 from tests.unit.actors.gateway_world import MEMORY, TEAM, Desk, Outcome, Simulated, answer, campaign, make, request
 
@@ -99,3 +103,36 @@ def test_the_export_has_a_row_for_every_attempt_that_was_charged(sound: Path, tm
     rows = pq.read_table(tmp_path / "calls.parquet").to_pylist()
     assert [row["outcome"] for row in rows].count("attempt_lost") == 1
     assert sum(row["usd"] for row in rows) == replay(run.stores["scheduler"].events).total().usd
+
+
+def test_the_summary_and_the_page_say_what_the_calls_came_to(sound: Path, tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    shutil.copytree(sound, root)
+    run = load_run(root)
+    calls = build_summary(run)["model_calls"]
+    total, rows = calls["total"], {row["id"]: row for row in calls["researchers"]}
+    assert list(rows)[:3] == list(TEAM)
+    assert len(rows) == 9, "those that called nothing are there, too"
+    assert total["dollars_micro"] == replay(run.stores["scheduler"].events).total().usd
+    assert (total["answered"], total["lost"]) == (3, 1)
+    for kind in ("answered", "lost", "input", "cache_write", "cache_read", "output", "dollars_micro"):
+        assert total[kind] == sum(row[kind] for row in rows.values()), kind
+    assert rows[TEAM[2]]["input"] == 9000
+    assert rows["09-interpretability"]["seconds_p50"] is None
+    assert 0 <= total["seconds_p50"] <= total["seconds_p90"]
+    page = write_all(root).read_text()
+    assert "9,000" in page
+    assert page.count(f"<td>{TEAM[2]}</td>") == 2
+
+
+def test_the_share_of_the_cache_and_the_times_of_answers() -> None:
+    calls = Calls()
+    kinds = {"input": 10, "cache_write_5m": 20, "cache_write_1h": 30, "cache_read": 140, "output": 5}
+    for n in range(10):
+        payload = {"tokens": kinds, "usd": 7, "seconds": float(10 - n)}
+        calls.add(Event(n, 0, "call_answered", payload, "", ""))
+    told = calls.to_dict()
+    assert (told["cache_write"], told["cache_hit_share"], told["dollars_micro"]) == (500, 0.7, 70)
+    assert (told["seconds_p50"], told["seconds_p90"]) == (5.0, 9.0)
+    assert quantile([], 0.5) is None
+    assert (Calls().to_dict()["cache_hit_share"], quantile([3.0], 0.9)) == (None, 3.0)

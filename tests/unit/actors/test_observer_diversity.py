@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.observer.diversity import alarm, points, team_entropy
+from actors.observer.diversity import Ideas, alarm, points, reseeded, team_entropy
 from cluster.objects import ObjectStore
 from gpu_pool.weak_to_strong.families import FAMILIES
 
@@ -52,3 +52,28 @@ def test_an_alarm_follows_the_latest_code_of_every_researcher(tmp_path: Path) ->
     assert [point["collapsed"] for point in collapsed][-1]
     assert "6 active researchers, 0.00 bits" in alarm(collapsed)
     assert len(collapsed) == 9, "code that its researcher submitted before counts once"
+
+
+UE = b"def train(run):\n    return run.fit(run.prior)\n"
+
+
+def test_late_members_of_the_largest_family_are_moved_as_far_as_directions_reach(tmp_path: Path) -> None:
+    objects = ObjectStore(tmp_path)
+    probe, loss, prior = (objects.put_tree({"method.py": source}) for source in (PROBE, LOSS, UE))
+    ideas = Ideas(objects)
+    assert reseeded(ideas, ["a"], ["x"]) == {}
+    for researcher, snapshot in (("c", probe), ("b", loss), ("a", probe), ("d", prior), ("b", probe), ("e", probe)):
+        ideas.add(researcher, snapshot)
+    assert ideas.latest["b"] == ideas.latest["c"] == ["model internal"]
+    everybody = ["a", "b", "c", "d", "e"]
+    assert reseeded(ideas, everybody, ["x", "y", "z", "w"]) == {"a": "x", "b": "y", "e": "z"}, "c was the first"
+    assert reseeded(ideas, ["b", "e"], ["x"]) == {"b": "x"}
+    assert reseeded(ideas, everybody, []) == {}
+
+
+def test_families_that_a_model_has_named_count_before_those_that_the_rule_reads(tmp_path: Path) -> None:
+    objects = ObjectStore(tmp_path)
+    probe, loss = (objects.put_tree({"method.py": source}) for source in (PROBE, LOSS))
+    rows = [{"researcher": s, "snapshot": s, "t_seconds": 0.0, "event": 1} for s in (probe, loss)]
+    families = [point["families"] for point in points(rows, objects, {probe: ["UE", "ensemble"]})]
+    assert families == [["UE", "ensemble"], ["loss"]]

@@ -163,6 +163,18 @@ def test_a_campaign_that_was_killed_at_the_start_has_a_report(tmp_path: Path) ->
     run.close()
 
 
+def test_the_page_tells_when_ideas_collapsed_and_who_went_elsewhere(tmp_path: Path) -> None:
+    run = campaign(tmp_path / "alike")
+    run.event(
+        "director", "ideas_collapsed", text="ideas have collapsed: so it is", directions={"01-elicitation": "new"}
+    )
+    run.close()
+    page = write_all(tmp_path / "alike").read_text()
+    assert "ideas have collapsed: so it is" in page
+    assert "01-elicitation went on from new." in page
+    assert build_summary(load_run(tmp_path / "alike"))["collapses"][0]["directions"] == {"01-elicitation": "new"}
+
+
 def test_a_directory_without_a_campaign_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NoRunError, match="holds no campaign"):
         write_all(tmp_path)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,27 @@ def test_what_cannot_be_edited_is_refused_and_left_as_it_is(bench: Bench) -> Non
     assert edit(bench, "view", "missing.py").reason == "not_found"
     assert edit(bench, "str_replace", "missing.py", old_str="a").reason == "not_found"
     assert bench.ctx.workspace.read_text("m.py") == "x = 1\ny = 1\n"
+
+
+def test_a_text_that_stands_on_every_line_of_a_large_file_is_refused_at_once(bench: Bench) -> None:
+    edit(bench, "create", "m.py", file_text="ab\n" * 80_000)
+    began = time.monotonic()
+    twice = edit(bench, "str_replace", "m.py", old_str="b\na", new_str="")
+    assert (twice.reason, twice.content["lines"]) == ("ambiguous", list(range(1, 21)))
+    assert time.monotonic() - began < 5
+
+
+def test_a_folder_is_shown_however_many_files_lie_elsewhere(bench: Bench) -> None:
+    home = bench.ctx.workspace.root
+    for folder in (".git", "a", "z"):
+        (home / folder).mkdir()
+    for n in range(600):
+        (home / ".git" / f"{n}").touch()
+        (home / "a" / f"{n}").touch()
+    (home / "z" / "m.py").write_text("x = 1\n")
+    assert edit(bench, "view", "/ws/z/").content["files"] == ["z/m.py (6 bytes)"]
+    assert len(edit(bench, "view", ".git").content["files"]) == 200
+    assert not any(".git" in path for path in edit(bench, "view", ".").content["files"])
 
 
 @pytest.mark.parametrize("path", ["../x", "/etc/passwd", "a/../../b", "x\ny"])

@@ -247,3 +247,21 @@ def test_status_says_what_happens(tmp_path: Path) -> None:
     asyncio.run(researcher.run())
     status = researcher.status()
     assert (status["state"], status["turn"], status["pilots"], status["last_action"]) == ("ended", 5, 1, "ended")
+
+
+def test_a_new_direction_is_told_once_and_holds_from_then_on_through_crashes(tmp_path: Path) -> None:
+    brain = Scripted(SCRIPT)
+    world = World(tmp_path, brain=brain)
+    old = world.config.direction_of(world.researcher).text
+    with pytest.raises(Crash):
+        asyncio.run(world.start(Fuse(20)).run())
+    world.start()
+    before = world.transcript.next_turn()
+    world.transcript.redirect("Look elsewhere.")
+    world.transcript.redirect("The first one stays.")
+    asyncio.run(world.start().run())
+    notes = ["Look elsewhere." in turn.seen.note for turn in world.transcript.history]
+    assert notes.count(True) == 1
+    assert before <= notes.index(True) <= before + 1
+    assert {(o.turn >= before, o.direction) for o in brain.asked} == {(False, old), (True, "Look elsewhere.")}
+    assert not any("The first one stays." in turn.seen.note for turn in world.transcript.history)

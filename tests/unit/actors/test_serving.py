@@ -13,14 +13,19 @@ import pytest
 
 from actors.gateway.gateway import Gateway
 from actors.gateway.keys import check_brain
+from actors.gateway.recorder import take_apart
+from actors.gateway.request import check
+from actors.gateway.retry import AttemptFailedError
 from actors.scheduler.admission import parse_amounts, parse_caps, parse_request
 from actors.scheduler.audit import audit
 from actors.scheduler.scheduler import Scheduler
-from actors.serving.desk import ACCOUNT, ServeDesk, serve_request
+from actors.serving.desk import ServeDesk, serve_request
 from actors.serving.transport import Served
 from cluster.config import CampaignConfig, ConfigError, load_config
 from cluster.errors import RefusedError
 from cluster.money import Caps, gpu_cost
+from cluster.names import SERVING_ACCOUNT
+from cluster.remote import UnreachableError
 from cluster.store import Store, open_readonly
 from gpu_pool.leases import Lease
 from gpu_pool.serving.command import ServerSpec
@@ -31,7 +36,7 @@ from tests.unit.actors.scheduler_fakes import PRICE, Office, furnish
 from tests.unit.gpu_pool.fake_vllm import make_fake_vllm
 
 QUICK = Timing(look_s=0.02, check_s=0.2, patience_s=2)
-ALICE, BOB = "01-a", "02-b"
+ALICE = "01-a"
 
 
 class Shell:
@@ -39,6 +44,9 @@ class Shell:
 
     def __init__(self, plain: Scheduler) -> None:
         self._plain = plain
+        self.lost: list[str] = []
+        """Methods whose next answer is lost on its way."""
+        self.looks = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._plain, name)
@@ -47,7 +55,15 @@ class Shell:
         return await self._plain.open_account(key, account, parent, parse_caps(caps))
 
     async def submit(self, request: dict[str, Any]) -> dict[str, Any]:
-        return {"request_id": await self._plain.submit(parse_request(request))}
+        request_id = await self._plain.submit(parse_request(request))
+        if "submit" in self.lost:
+            self.lost.remove("submit")
+            raise UnreachableError("the scheduler did not answer submit")
+        return {"request_id": request_id}
+
+    async def status(self) -> dict[str, Any]:
+        self.looks += 1
+        return await self._plain.status()
 
     async def wait(self, request_id: str, timeout_s: float) -> dict[str, Any] | None:
         result = await self._plain.wait(request_id, timeout_s)
@@ -86,13 +102,14 @@ class SlotShell:
 @dataclass
 class World:
     desk: ServeDesk
+    shell: Shell
     scheduler: Scheduler
     slot: SlotShell
     config: CampaignConfig
     database: Path
 
     def another_desk(self) -> ServeDesk:
-        return ServeDesk(self.config, Shell(self.scheduler), lambda _: self.slot, poll_s=0.02, rest_s=0.3)
+        return ServeDesk(self.config, self.shell, lambda _: self.slot, poll_s=0.02, rest_s=0.3)
 
     def leases(self) -> list[tuple[str, str, int, int, int]]:
         rows = self.scheduler.store.query("SELECT * FROM leases WHERE kind = 'serve' ORDER BY sequence")
@@ -117,7 +134,7 @@ async def world(root: Path, *arguments: str, usd: int = 100_000_000, **serve: An
     office = Office(root / "scheduler.db", {"slot-0": slot})  # type: ignore[dict-item]
     async with office as scheduler:
         await furnish(scheduler, office.slots, usd=usd)
-        made = World(None, scheduler, slot, config, root / "scheduler.db")  # type: ignore[arg-type]
+        made = World(None, Shell(scheduler), scheduler, slot, config, root / "scheduler.db")  # type: ignore[arg-type]
         made.desk = made.another_desk()
         try:
             yield made
@@ -128,11 +145,10 @@ async def world(root: Path, *arguments: str, usd: int = 100_000_000, **serve: An
 def test_two_researchers_share_one_server_which_the_campaign_pays_by_the_gpu_hour(tmp_path: Path) -> None:
     async def play() -> None:
         async with world(tmp_path) as w:
-            first, second = await asyncio.gather(w.desk.endpoint(ALICE), w.desk.endpoint(BOB))
-            assert first == second == await w.desk.endpoint(ALICE)
-            assert w.desk.status()["asks"] == {ALICE: 2, BOB: 1}
+            first, second = await asyncio.gather(w.desk.ready(), w.desk.ready())
+            assert first == second == await w.desk.ready()
             assert first.token not in str(w.desk.status())
-            worst = w.scheduler.ledger.balance(ACCOUNT)["reserved"]
+            worst = w.scheduler.ledger.balance(SERVING_ACCOUNT)["reserved"]
             assert worst["gpu_ms"] == int(w.config.serve.lease_minutes * 60_000)
             await asyncio.sleep(0.5)
             await w.desk.close()
@@ -141,7 +157,7 @@ def test_two_researchers_share_one_server_which_the_campaign_pays_by_the_gpu_hou
             assert (key, state) == ("serve/1", "cancelled")
             assert gpu_ms >= 500
             assert usd == gpu_cost(gpu_ms, PRICE)
-            spent = w.scheduler.ledger.balance(ACCOUNT)["spent"]
+            spent = w.scheduler.ledger.balance(SERVING_ACCOUNT)["spent"]
             assert (spent["usd"], spent["gpu_ms"]) == (usd, gpu_ms)
             assert w.scheduler.ledger.balance("campaign")["spent"]["usd"] == usd
             assert w.scheduler.ledger.balance(f"campaign/researcher/{ALICE}")["spent"]["usd"] == 0
@@ -155,11 +171,11 @@ def test_two_researchers_share_one_server_which_the_campaign_pays_by_the_gpu_hou
 def test_an_idle_server_stops_paying_and_the_next_ask_starts_another(tmp_path: Path) -> None:
     async def play() -> None:
         async with world(tmp_path, idle_minutes=0.5 / 60) as w:
-            first = await w.desk.endpoint(ALICE)
+            first = await w.desk.ready()
             await w.ended(1)
             assert w.leases()[0][:2] == ("serve/1", "done")
-            assert w.scheduler.ledger.balance(ACCOUNT)["reserved"]["usd"] == 0
-            second = await w.desk.endpoint(ALICE)
+            assert w.scheduler.ledger.balance(SERVING_ACCOUNT)["reserved"]["usd"] == 0
+            second = await w.desk.ready()
             assert second.token != first.token
             assert [row[:2] for row in w.leases()] == [("serve/1", "done"), ("serve/2", "running")]
 
@@ -169,8 +185,8 @@ def test_an_idle_server_stops_paying_and_the_next_ask_starts_another(tmp_path: P
 def test_a_desk_that_is_made_anew_finds_the_server(tmp_path: Path) -> None:
     async def play() -> None:
         async with world(tmp_path, idle_minutes=1) as w:
-            endpoint = await w.desk.endpoint(ALICE)
-            assert await w.another_desk().endpoint(BOB) == endpoint
+            endpoint = await w.desk.ready()
+            assert await w.another_desk().ready() == endpoint
             assert len(w.leases()) == 1
 
     asyncio.run(play())
@@ -180,14 +196,14 @@ def test_a_broken_server_is_refused_with_its_reason_and_not_started_at_once_agai
     async def play() -> None:
         async with world(tmp_path, "--fake-die") as w:
             with pytest.raises(RefusedError, match="no such model architecture") as refused:
-                await w.desk.endpoint(ALICE)
+                await w.desk.ready()
             assert refused.value.reason == "unavailable"
             with pytest.raises(RefusedError, match="rests"):
-                await w.desk.endpoint(BOB)
+                await w.desk.ready()
             assert len(w.leases()) == 1
             await asyncio.sleep(0.35)
             with pytest.raises(RefusedError, match="no such model architecture"):
-                await w.desk.endpoint(BOB)
+                await w.desk.ready()
             assert len(w.leases()) == 2
 
     asyncio.run(play())
@@ -197,7 +213,7 @@ def test_a_server_that_the_campaign_cannot_pay_for_is_refused(tmp_path: Path) ->
     async def play() -> None:
         async with world(tmp_path, usd=1_000) as w:
             with pytest.raises(RefusedError) as refused:
-                await w.desk.endpoint(ALICE)
+                await w.desk.ready()
             assert refused.value.reason == "over_budget"
             assert w.leases() == []
 
@@ -208,13 +224,13 @@ def test_it_waits_for_a_slot_like_any_lease(tmp_path: Path) -> None:
     async def play() -> None:
         async with world(tmp_path) as w:
             other = w.another_desk()
-            await other.endpoint(BOB)
+            await other.ready()
             await w.scheduler.submit(serve_request(w.config, 2))
-            w.desk._number = 1  # as if the first were over: the second waits for the slot that the first holds
+            w.desk._ended = 1  # as if the first were over: the second waits for the slot that the first holds
             with pytest.raises(RefusedError, match="waits for a free slot"):
-                await w.desk.endpoint(ALICE, patience_s=0.2)
+                await w.desk.ready(patience_s=0.2)
             await other.close()
-            assert (await w.desk.endpoint(ALICE)).model == "tiny"
+            assert (await w.desk.ready()).model == "tiny"
 
     asyncio.run(play())
 
@@ -222,7 +238,7 @@ def test_it_waits_for_a_slot_like_any_lease(tmp_path: Path) -> None:
 def test_the_end_of_a_lease_ends_the_server_and_charges_no_more_than_was_reserved(tmp_path: Path) -> None:
     async def play() -> None:
         async with world(tmp_path, lease_minutes=3 / 60) as w:
-            await w.desk.endpoint(ALICE)
+            await w.desk.ready()
             await w.ended(1)
             ((_, state, gpu_ms, usd, _),) = w.leases()
             assert state == "done"
@@ -243,9 +259,84 @@ def test_the_gateway_reaches_the_server_streams_and_meters(tmp_path: Path) -> No
             got = await gateway.call(f"{ALICE}/0/model/0", ALICE, body)
             assert got["message"]["content"][0]["text"] == "tiny says hello"
             assert got["charged"] == 0
-            assert w.desk.status()["asks"] == {ALICE: 1}
+            assert gateway.status()["server"]["phase"] == "ready"
             await gateway.close()
             await w.ended(1)
+
+    asyncio.run(play())
+
+
+def test_a_submission_whose_answer_is_lost_starts_no_second_server(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with world(tmp_path) as w:
+            w.shell.lost.append("submit")
+            with pytest.raises(UnreachableError):
+                await w.desk.ready()
+            assert (await w.desk.ready()).model == "tiny"
+            assert [row[:2] for row in w.leases()] == [("serve/1", "running")]
+            assert w.desk.status()["leases"] == 1
+
+    asyncio.run(play())
+
+
+def test_however_many_wait_the_offices_are_asked_at_a_steady_pace(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with world(tmp_path) as w:
+            await w.another_desk().ready()
+            await w.scheduler.submit(serve_request(w.config, 2))
+            w.desk._ended, w.desk._poll_s, w.shell.looks = 1, 0.1, 0
+            waiting = await asyncio.gather(*(w.desk.ready(0.5) for _ in range(40)), return_exceptions=True)
+            assert all(isinstance(one, RefusedError) for one in waiting)
+            assert w.shell.looks < 20
+
+    asyncio.run(play())
+
+
+def test_an_office_that_does_not_answer_is_a_failure_that_costs_nothing_and_is_tried_again(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with world(tmp_path) as w:
+            w.shell.lost.append("submit")
+            request = check({"model": "tiny", "max_tokens": 20, "messages": [{"role": "user", "content": "hello"}]})
+            served = Served(w.config, w.desk)
+            with pytest.raises(AttemptFailedError) as failed:
+                await served.send("k", request, take_apart(request.fields), lambda _: None)
+            failure = failed.value.failure
+            assert (failure.reason, failure.again, failure.billed) == ("unavailable", True, False)
+            got = await served.send("k", request, take_apart(request.fields), lambda _: None)
+            assert got["content"][0]["text"] == "tiny says hello"
+            await served.close()
+
+    asyncio.run(play())
+
+
+def test_a_server_that_cannot_be_paid_is_refused_to_the_caller_with_what_is_left(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with world(tmp_path, usd=1_000) as w:
+            payer = f"campaign/researcher/{ALICE}"
+            await w.scheduler.open_account("t", f"{payer}/tokens", payer, Caps())
+            gateway = Gateway(Store(tmp_path / "gateway.db"), w.config, w.shell, Served(w.config, w.desk))
+            body = {"model": "tiny", "max_tokens": 20, "messages": [{"role": "user", "content": "hello"}]}
+            with pytest.raises(RefusedError) as refused:
+                await gateway.call(f"{ALICE}/0/model/0", ALICE, body)
+            detail = refused.value.detail
+            assert refused.value.reason == "over_budget"
+            assert (detail["account"], detail["dimension"], detail["left"]) == ("campaign", "usd", 1_000)
+            assert detail["asked"] > 1_000
+            await gateway.close()
+
+    asyncio.run(play())
+
+
+def test_any_desk_that_closes_ends_the_campaigns_server_and_the_slot_is_free(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with world(tmp_path) as w:
+            await w.desk.ready()
+            await w.another_desk().close()
+            await w.ended(1)
+            assert w.leases()[0][:2] == ("serve/1", "cancelled")
+            assert (await w.scheduler.status())["slots"][0]["used"] == 0
+            await w.desk.close()
+            assert len(w.leases()) == 1
 
     asyncio.run(play())
 
@@ -261,8 +352,11 @@ def test_what_could_not_serve_is_refused_before_the_start(tmp_path: Path) -> Non
         (local("serve.model=/nowhere"), r"serve\.model: '/nowhere'"),
         (local(there, "serve.python=/nowhere"), r"serve\.python"),
         (local(there, "serve.lease_minutes=40000"), r"serve\.lease_minutes"),
+        (local(there, "diversity.model=claude-haiku-4-5"), r"diversity\.model"),
+        (load_config("quickstart", overrides=("diversity.model=claude-haiku-4-5",)), r"diversity\.model"),
     ):
         with pytest.raises(ConfigError, match=words):
             check_brain(config)
     check_brain(local(there, "serve.lease_minutes=5"))
     check_brain(local("brain.base_url=http://127.0.0.1:8000"))
+    check_brain(load_config("quickstart"))

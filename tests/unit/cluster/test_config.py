@@ -193,3 +193,37 @@ def test_a_price_of_the_users_own_is_added_to_the_shipped_table() -> None:
 )
 def test_a_bad_price_endpoint_or_size_of_thought_is_refused(override: str, field: str) -> None:
     assert f"  {field}" in refused(preset="quickstart", overrides=(override,))
+
+
+PLACES = ("brain.key_file", "brain.replay_of", "brain.prompt_file", "serve.model", "serve.python", "pool.cache_dir")
+
+
+@pytest.mark.parametrize("field", PLACES)
+def test_every_path_is_absolute_whatever_folder_it_was_written_in(
+    field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    section, name = field.split(".")
+    for written, meant in (("a/b", str(tmp_path / "a/b")), ("~/b", "/home/me/b"), ("/c", "/c")):
+        config = load_config("quickstart", overrides=(f"{field}={written}",))
+        assert getattr(getattr(config, section), name) == meant
+    for bad in ("''", "~nobody-of-this-name/x"):
+        assert f"  {field}:" in refused(preset="quickstart", overrides=(f"{field}={bad}",))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "calls_model", "served"),
+    [
+        (("brain.kind=explorer",), False, False),
+        (("brain.kind=claude",), True, False),
+        (("brain.kind=replay",), True, False),
+        (("brain.kind=local",), True, True),
+        (("brain.kind=local", "brain.base_url=http://127.0.0.1:8000"), True, False),
+    ],
+)
+def test_a_brain_says_whether_it_calls_a_model_and_who_serves_it(
+    overrides: tuple[str, ...], calls_model: bool, served: bool
+) -> None:
+    brain = load_config("quickstart", overrides=overrides).brain
+    assert (brain.calls_model, brain.served) == (calls_model, served)

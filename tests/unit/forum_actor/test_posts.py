@@ -8,7 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import RefusedError
-from forum_actor.posts import KINDS, MAX_BODY, MAX_TITLE, Draft, Post, idea_key, make_draft, sanitise, sanitise_line
+from forum_actor.posts import (
+    KINDS,
+    MAX_BODY,
+    MAX_TITLE,
+    Draft,
+    Post,
+    fitting,
+    idea_key,
+    make_draft,
+    sanitise,
+    sanitise_line,
+)
 from forum_actor.render import quote, render
 
 CARRIERS = st.sampled_from(
@@ -121,3 +132,12 @@ def test_text_of_an_author_cannot_pass_for_the_forum() -> None:
     lines = render(post).splitlines()
     assert not any(line.startswith(("## Record", "- pgr", "- accuracy")) for line in lines)
     assert "unverified claim" in render(post)
+
+
+@pytest.mark.parametrize("end", [False, True])
+def test_a_text_of_any_length_is_fitted_into_a_body(end: bool) -> None:
+    text = "first " + "\ufdfa<!-- x -->" * MAX_BODY + " last"
+    body = fitting(text, end)
+    assert MAX_BODY - 20 < len(body) <= MAX_BODY
+    assert make_draft({"kind": "insight", "title": "t", "body": body}).body == body
+    assert ("last" in body, "first" in body) == (end, not end)
