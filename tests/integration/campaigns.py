@@ -68,6 +68,17 @@ def run_refused(*arguments: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
+def run_script(name: str, *arguments: str, home: Path, seconds: float) -> tuple[int, str]:
+    """Exit status and output of `scripts/<name>.py`, which starts a Ray of its own under `home` if it wants one."""
+    command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *arguments]
+    environment = {**os.environ, "RAY_ADDRESS": "local", "RAY_TMPDIR": str(home)}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        timeout=seconds, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout
+
+
 def until(condition: Callable[[], bool], seconds: float, what: str) -> None:
     """Wait for a condition. Raises `AssertionError` with `what` when it does not come."""
     deadline = time.monotonic() + seconds

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cluster.names import RunPaths
-from tests.integration.campaigns import Campaign, ray_home, run_refused, small_config
+from tests.integration.campaigns import Campaign, ray_home, run_refused, run_script, small_config
 
 ENDS_S = 420
 SUMMARY = ("campaign", "preset", "phase", "wall_seconds", "task", "baselines", "leaderboard", "researchers", "totals")
@@ -66,8 +66,8 @@ def test_a_taken_or_absent_name_is_refused_and_the_answer_says_what_to_do(tmp_pa
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(ENDS_S + 60)
-def test_an_undisturbed_campaign_ends_verified_with_a_whole_summary_and_report(tmp_path: Path, home: Path) -> None:
+@pytest.mark.timeout(2 * ENDS_S + 60)
+def test_an_undisturbed_campaign_ends_verified_and_its_records_come_again(tmp_path: Path, home: Path) -> None:
     with Campaign(tmp_path / "runs", "calm", home, "--config", str(small_config(tmp_path))) as campaign:
         campaign.until_phase("research", ENDS_S)
         assert campaign.processes()
@@ -75,6 +75,11 @@ def test_an_undisturbed_campaign_ends_verified_with_a_whole_summary_and_report(t
         assert campaign.survivors() == []
         campaign.assert_sound()
         paths = RunPaths(campaign.run_dir)
+        own = [e.payload for e in campaign.events("evaluator", "record") if e.payload["tier"] == "dev"]
+        record = next(r["record_id"] for r in own if r["researcher"] in TEAM)
+    status, said = run_script("replay_record", str(paths.root), record, home=home, seconds=ENDS_S)
+    assert status == 0, said
+    assert f"{record} of calm: the same numbers" in said
     _assert_whole(json.loads(paths.summary.read_text()))
     page = paths.report.read_text()
     assert _external(page) == []
