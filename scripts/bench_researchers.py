@@ -41,7 +41,13 @@ from tests.fake_messages import FakeMessages, Reply, replies
 DELAY_S = {9: 2.0, 100: 20.0}
 """Time of an answer: about what a large model takes at nine; longer for a hundred, so that two cores keep up."""
 WORDS = "The prior and the teacher disagree where the items are long; I note it and look at the next group. "
-TASK = {"domain": "math", "n_items": 1000, "description": "A task for the benchmark.", "strong_model": "none"}
+TASK = {
+    "domain": "math",
+    "n_items": 1000,
+    "description": "A task for the benchmark.",
+    "strong_model": "none",
+    "disguised": True,
+}
 
 
 def answer(request: dict[str, Any], turns: int) -> Reply:

@@ -163,6 +163,7 @@ class Workshop:
             "and that of the strong model trained on truth, on items that no method sees",
             "files": ["items.arrow", *files],
             "strong_model": str(self.models.folder("strong")),
+            "disguised": self._t.disguise is not None,
             "protocol": {name: value for name, value in fixed(student).items() if name != "members"},
             "data_version": self.data_version,
         }

@@ -279,6 +279,7 @@ def make_public(folder: Path) -> dict[str, Any]:
         "n_items": ITEMS,
         "description": "A made-up task.",
         "strong_model": str(folder / "strong"),
+        "disguised": True,
         "protocol": {"epochs": 5},
     }
     (folder / "task.json").write_text(json.dumps(task))
