@@ -20,7 +20,7 @@ from actors.evaluator.counted import Payer
 from actors.evaluator.desk import Joiner
 from actors.evaluator.shared import SharedWork, Tools
 from actors.evaluator.shelf import ScoredRun, Usage
-from actors.evaluator.source import Method, constant_bytes
+from actors.evaluator.source import Method, program_bytes
 from cluster.objects import ObjectStore
 
 UNKNOWN_SD = 0.05
@@ -107,7 +107,7 @@ class Auditor:
             copies=next((findings.copies for findings in done if findings.copies is not None), None),
             above_ceiling=above_ceiling,
             unmoved=_apart({name: said for findings in done for name, said in findings.answers.items()}),
-            constants=constant_bytes(self._objects.get_tree(method.snapshot)),
+            constants=program_bytes(self._objects.get_tree(method.snapshot)),
         )
         found_verdicts = tuple(verdicts(evidence))
         report = AuditReport(overall(found_verdicts), found_verdicts, Usage.of(results))

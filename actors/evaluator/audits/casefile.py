@@ -1,8 +1,8 @@
 """The case file of a disqualified method: what a person needs to judge the judge.
 
-`cases/<first 12 digits of the code hash>/` holds the method as it was scored, its difference to the nearest baseline,
-and `case.md` with every number and limit, who read its code, and what was built on it. It is written for people; what
-counts stands in the journal.
+`cases/<first 12 digits of the code hash>/` holds the method as it was submitted, its difference to the nearest
+baseline, and `case.md` with every number and limit, who read its code, and what was built on it. It is written for
+people; what counts stands in the journal.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def write_case(cases: Path, case: Case, objects: ObjectStore, baselines: Mapping
         "",
         f"Submitted by {case.researcher or 'a person'}, audited on {case.domain}.",
         f"Code hash `{method.code_hash}`, snapshot `{method.snapshot}`.",
-        f"`code/` is what was run; `difference.diff` is its difference to `{name}`, the nearest baseline.",
+        "`code/` is what was submitted; what ran is the same without comments, docstrings and layout.",
+        f"`difference.diff` is its difference to `{name}`, the nearest baseline.",
         "",
         "| audit | outcome | measured | limit | what it says |",
         "|---|---|---|---|---|",

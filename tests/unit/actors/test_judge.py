@@ -16,6 +16,7 @@ from actors.evaluator.answers import REPLY_BYTES
 from actors.evaluator.records import verify
 from cluster.errors import RefusedError
 from cluster.wire import pack
+from gpu_pool.leases import Step, StepResult
 from gpu_pool.weak_to_strong.items import ItemSet
 from tests.unit.actors.evaluator_world import World, needles
 
@@ -184,6 +185,29 @@ def test_a_failed_seed_counts_as_its_teacher_and_is_named(world: World) -> None:
     assert record["failed_seeds"] == [1]
     assert record["per_seed"][1] == weak["per_seed"][1]
     assert record["per_seed"][0] > 0.8
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("student.safetensors: has 104857601 bytes, more than 100", "bad_output: too large"),
+        ("student.safetensors: grew beyond 100 bytes while it was read", "bad_output: too large"),
+        ("it wrote more than 4096 MiB", "bad_output: too large"),
+        ("student.safetensors: is missing", "bad_output: missing"),
+        ("student.safetensors: has 7 names", "bad_output: no regular file"),
+        ("student.safetensors: is a symbolic link, or lies behind one", "bad_output: no regular file"),
+    ],
+)
+def test_a_submitter_is_told_no_number_of_a_methods_making(world: World, said: str, told: str) -> None:
+    real = world.scheduler._step
+
+    def refused(folder: Path, step: Step, index: int, made: dict[str, Path]) -> StepResult:
+        if step.entry != "method" or "SKILL" not in (Path(step.inputs["code"]) / "method.py").read_text():
+            return real(folder, step, index, made)
+        return StepResult(step.name, "bad_output", said, 0.1, 1.0, {}, "")
+
+    world.scheduler._step = refused  # type: ignore[method-assign]
+    assert submit(world, world.method(0.8))["error"] == told
 
 
 def test_a_student_that_answers_nan_or_a_method_that_always_fails_scores_as_no_gain(world: World) -> None:
