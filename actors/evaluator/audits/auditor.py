@@ -1,12 +1,14 @@
 """The auditor: runs the trials of one method, scores them, keeps the report.
 
 Each method is audited once per domain, in two leases; what a restart finds finished is not run again. The trials are
-scored on the items of BOARD, which no method sees, and on the training pool; their answers leave as verdicts only.
+scored on the items of BOARD, which no method sees, and on the training pool; their answers leave as verdicts only. No
+sealed item is asked about. In a domain where the method was never run, its students of the two pools stand for it.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +16,7 @@ import numpy as np
 
 from actors.evaluator.audits.material import Material
 from actors.evaluator.audits.trial_runs import Said, TrialRuns, canary_score
-from actors.evaluator.audits.trials import TRIALS
+from actors.evaluator.audits.trials import POOL_A, POOL_B, TRIALS
 from actors.evaluator.audits.verdicts import Evidence, Outcome, Verdict, overall, verdicts
 from actors.evaluator.counted import Payer
 from actors.evaluator.desk import Joiner
@@ -24,8 +26,13 @@ from actors.evaluator.source import Method, program_bytes
 from cluster.objects import ObjectStore
 
 UNKNOWN_SD = 0.05
-"""Spread between seeds that is assumed of a method that was run with a single one."""
+"""Spread between seeds that is assumed of a method; it weighs as much as one seed, so that three seeds that happen to
+agree do not make the limits narrow."""
 LEASES = 2
+AUDITED = 2
+"""Candidates that are audited at most, for each place in SEAL."""
+TOO_GOOD = "too good"
+"""The audit that holds counted runs against the ceiling."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +70,12 @@ def _apart(said: dict[str, Said]) -> float | None:
     return float(np.abs(one - other)[alike].max()) if alike.any() else None
 
 
+def seed_spread(per_seed: Sequence[float]) -> float:
+    """The standard deviation between seeds, with `UNKNOWN_SD` for what a few accuracies cannot tell."""
+    around = np.asarray(per_seed) - (np.mean(per_seed) if len(per_seed) else 0.0)
+    return float(np.sqrt((UNKNOWN_SD**2 + (around**2).sum()) / max(1, len(per_seed))))
+
+
 class Auditor:
     """Audits methods on one domain."""
 
@@ -80,14 +93,17 @@ class Auditor:
         return f"audit/{self._t.domain}/{code_hash}"
 
     async def audit(
-        self, method: Method, own: ScoredRun, weak: ScoredRun, above_ceiling: bool, payer: Payer
+        self, method: Method, own: ScoredRun | None, weak: ScoredRun, above_ceiling: bool, payer: Payer
     ) -> AuditReport:
-        """Audit a method; `own` are its counted runs, `weak` the hits of BOARD's teachers. Raises as `Desk.run`."""
+        """Audit a method; `own` are its counted runs, `weak` the hits of BOARD's teachers. Raises as `Desk.run`.
+
+        Without counted runs nothing is held against the ceiling.
+        """
         key = self._key(method.code_hash)
         return await self._join.once(key, lambda: self._audit(key, method, own, weak, above_ceiling, payer))
 
     async def _audit(
-        self, key: str, method: Method, own: ScoredRun, weak: ScoredRun, above_ceiling: bool, payer: Payer
+        self, key: str, method: Method, own: ScoredRun | None, weak: ScoredRun, above_ceiling: bool, payer: Payer
     ) -> AuditReport:
         found = self.known(method.code_hash)
         if found is not None:
@@ -97,11 +113,14 @@ class Auditor:
         parts = [TRIALS[start::LEASES] for start in range(LEASES)]
         done = await asyncio.gather(*(runs.run(f"{key}/{n}", part, payer) for n, part in enumerate(parts)))
         results = [findings.result for findings in done]
+        hidden = {name: score for findings in done for name, score in findings.hidden.items()}
+        taught = float(weak.hits[0].mean())
+        pools = [hidden[name].accuracy for name in (POOL_A, POOL_B) if name in hidden]
         evidence = Evidence(
-            own=own.mean,
-            seed_sd=float(np.std(own.per_seed, ddof=1)) if len(own.per_seed) > 1 else UNKNOWN_SD,
-            weak=float(weak.hits[0].mean()),
-            hidden={name: score for findings in done for name, score in findings.hidden.items()},
+            own=own.mean if own is not None else float(np.mean(pools or [taught])),
+            seed_sd=seed_spread([] if own is None else own.per_seed),
+            weak=taught,
+            hidden=hidden,
             pool={name: score for findings in done for name, score in findings.pool.items()},
             canaries=canary_score([rows for findings in done for rows in findings.dev], self._t.vault),
             copies=next((findings.copies for findings in done if findings.copies is not None), None),
@@ -109,7 +128,7 @@ class Auditor:
             unmoved=_apart({name: said for findings in done for name, said in findings.answers.items()}),
             constants=program_bytes(self._objects.get_tree(method.snapshot)),
         )
-        found_verdicts = tuple(verdicts(evidence))
+        found_verdicts = tuple(v for v in verdicts(evidence) if own is not None or v.audit != TOO_GOOD)
         report = AuditReport(overall(found_verdicts), found_verdicts, Usage.of(results))
         body = report.to_dict()
         self._t.shelf.put(key, body, {"method": method.name, "snapshot": method.snapshot, **body})
