@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from actors.evaluator.audits import TRIALS, Evidence, Score, overall, verdicts
 from actors.evaluator.audits import trials as names
 from actors.evaluator.audits.auditor import UNKNOWN_SD, seed_spread
+from actors.observer.audit_claims import audit_claims, audit_code, audit_seal
 from actors.observer.run_data import load_run
 from actors.observer.standings import record_rows
 from cluster.errors import RefusedError
@@ -262,6 +263,8 @@ def test_every_candidate_is_audited_in_every_domain_and_one_failure_counts_every
     assert values["chat"]["null task"] != values["math"]["null task"], "each domain has trials of its own"
     assert set(values["chat"]) - set(values["math"]) == {"too good"}, "only where counted runs came before"
     assert {verdict["outcome"] for record in records.values() for verdict in record["audits"]} == {"pass"}
+    run = load_run(world.paths.root)
+    assert [check(run)[1] for check in (audit_code, audit_seal, audit_claims)] == [[], [], []]
     asked = list(world.scheduler.requests)
     assert not [key for key in asked if "board/math/m" in key or "dev/math/m" in key], "an audit needs its trials only"
 
