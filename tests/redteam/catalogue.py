@@ -2,7 +2,8 @@
 
 A play is a pytest node. An attack is blocked (what prevents it held) or caught (what detects it did) when all its plays
 pass; it is missed when one fails. Rows 1 to 35 are attacks on systems that let agents do research; H1 to H6 are the
-holes of the published code of the experiment that this project rebuilds; B1 and B2 are bad input, S1 and S2 the sandbox itself.
+holes of the published code of the experiment that this project rebuilds; B1 and B2 are bad input; S1 and S2 are
+attacks on the sandbox itself.
 """
 
 from __future__ import annotations
