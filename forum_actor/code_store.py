@@ -3,7 +3,7 @@
 Promises: a snapshot never changes (its name is the hash of its tree); it is inert text that nothing here runs; every
 push is written once per (author, key) together with its journal event, and so is who fetched what. The first push of a
 content sets its lineage, so that lineage has no cycles and nobody can take the origin of a snapshot away from its
-author. A push that names no parent is compared with what its author had fetched before.
+author. A push is compared with what its author had fetched or pushed before, whatever parent it names.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class CodeStore:
         if parent is not None:
             self._require(parent)
         snapshot = self._objects.put_tree(blobs)
-        resembles = None if parent is not None or self.has(snapshot) else self._resembled(author, blobs)
+        resembles = None if self.has(snapshot) else self._resembled(author, blobs)
         clean = sanitise_line(str(note)[: 4 * MAX_NOTE])[:MAX_NOTE]
         size = sum(map(len, blobs.values()))
         return self._store.once(once_key, lambda db: self._record(db, snapshot, author, parent, resembles, clean, size))
@@ -115,8 +115,9 @@ class CodeStore:
         return self._journal.append("fetched", event).seq
 
     def _resembled(self, author: str, blobs: dict[str, bytes]) -> str | None:
-        """The snapshot that `author` saw before and that this one is most like, if it is very like it."""
+        """The snapshot that `author` fetched or pushed before and that this one is most like, if it is very like it."""
         seen = {e.payload["snapshot"] for e in self._journal.events(kind="fetched") if e.payload["reader"] == author}
+        seen |= {e.payload["snapshot"] for e in self._journal.events(kind="push") if e.payload["author"] == author}
         own = _lines(blobs)
         scored = [(_likeness(own, _lines(self._objects.get_tree(sha))), sha) for sha in sorted(seen)]
         best = max(scored, default=(0.0, ""))
@@ -173,7 +174,11 @@ def _lines(blobs: dict[str, bytes]) -> list[str]:
 
 
 def _likeness(one: list[str], other: list[str]) -> float:
-    return difflib.SequenceMatcher(None, one, other, autojunk=False).ratio()
+    """The share of lines in common and in order, 0 to 1; 0 as soon as it is known to be below `ALIKE`."""
+    matcher = difflib.SequenceMatcher(None, one, other, autojunk=False)
+    if matcher.real_quick_ratio() < ALIKE or matcher.quick_ratio() < ALIKE:
+        return 0.0
+    return matcher.ratio()
 
 
 def _checked(files: dict[str, str]) -> dict[str, bytes]:

@@ -1,8 +1,8 @@
 """Who read what, and what was built on what: the forum's journal, read as a graph.
 
-Built on: a push names its parent, or the code store found that it resembles a snapshot which its author had fetched
-before. Read: a snapshot was fetched or compared, a post was opened or copied into a workspace. A person, an audit or
-the evaluator asks; nothing here decides anything.
+Built on: a push names its parent, or the code store found that it resembles a snapshot which its author had fetched or
+pushed before. Read: a snapshot was fetched or compared, a post was opened or copied into a workspace. A person, an
+audit or the evaluator asks; nothing here decides anything.
 """
 
 from __future__ import annotations

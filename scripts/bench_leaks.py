@@ -8,8 +8,8 @@ names a function of the items, and its students answer with that function (`--fi
 that anybody could wish for). Labels are coin flips, so that whatever rises above a half was leaked. An attacker hands
 in methods through `submit`, sees what a researcher sees, and at the end names the function that he believes in, or one
 that is right on exactly half of the items if he learnt nothing. It is scored on DEV, BOARD and SEAL. Flipping one
-prediction cannot be tried: nothing takes predictions. DEV is expected to lose: it wears out, ranks nobody, and shares
-no item with the others.
+prediction cannot be tried: nothing takes predictions. DEV is expected to lose: it wears out, claims nothing, and
+shares no item with the others.
 """
 
 from __future__ import annotations

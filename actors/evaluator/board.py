@@ -82,11 +82,13 @@ def level_pgr(bench: Bench, level: float) -> float | None:
 
 
 def rank_finalists(
-    submissions: Iterable[tuple[Submission, Record]], holders: list[str], excluded: set[str], most: int
+    submissions: Iterable[tuple[Submission, Record]], holders: list[str], excluded: set[str]
 ) -> list[Submission]:
-    """At most `most` methods for SEAL: those that were a new best, latest first, then by PGR on DEV, then on BOARD.
+    """Methods in the order in which they may go to SEAL: those that were a new best, latest first, then by DEV answer.
 
-    Distinct code hashes; neither baselines under another name (`excluded`) nor methods whose every seed failed.
+    What was answered decides, never what was measured: an order by exact figures would tell more than the answers do.
+    Methods that were only on BOARD and no new best come last, the earliest first. Distinct code hashes; neither
+    baselines under another name (`excluded`) nor methods whose every seed failed.
     """
     best: dict[str, tuple[tuple[Any, ...], Submission]] = {}
     for submission, record in submissions:
@@ -94,8 +96,8 @@ def rank_finalists(
         if code_hash in excluded or len(record.failed_seeds) == record.seeds:
             continue
         held = holders.index(record.record_id) if record.record_id in holders else -1
-        rank = (held, submission.tier == "dev", record.accuracy, -submission.id)
+        answered = submission.answer["accuracy"] if submission.tier == "dev" else -1.0
+        rank = (held, answered, -submission.id)
         if code_hash not in best or rank > best[code_hash][0]:
             best[code_hash] = (rank, submission)
-    ordered = sorted(best.values(), key=lambda entry: entry[0], reverse=True)
-    return [submission for _, submission in ordered[:most]]
+    return [submission for _, submission in sorted(best.values(), key=lambda entry: entry[0], reverse=True)]

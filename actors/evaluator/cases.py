@@ -19,6 +19,16 @@ from forum_actor.provenance import Provenance
 KIND = "case_opened"
 
 
+def failures(reports: Mapping[str, AuditReport]) -> str:
+    """What a method failed in which domain, in words; nothing when it did not fail."""
+    return "; ".join(
+        f"{verdict.audit} on {domain}: {verdict.says}"
+        for domain, report in reports.items()
+        for verdict in report.verdicts
+        if verdict.outcome == "fail"
+    )
+
+
 class Cases:
     """All cases of a campaign; `folder` is where their files go."""
 
@@ -33,21 +43,26 @@ class Cases:
         self._folder, self._journal, self._objects = folder, journal, objects
         self._baselines, self._submissions = baselines, submissions
 
-    def open(self, method: Method, researcher: str, domain: str, report: AuditReport, provenance: Provenance) -> None:
-        """Open a case if the audit failed, in the caller's transaction."""
-        if report.outcome != "fail":
+    def open(self, method: Method, researcher: str, reports: Mapping[str, AuditReport], provenance: Provenance) -> None:
+        """Open a case if the audit failed in one of the domains, in the caller's transaction."""
+        if not failures(reports):
             return
         descendants = set(provenance.built_on(method.snapshot))
         scored = [s.method for tier in ("dev", "board") for s in self._submissions.answered(tier)]
         withdrawn = sorted({m.code_hash for m in scored if m.snapshot in descendants} - {method.code_hash})
-        case = Case(method, researcher, domain, report, provenance.readers(method.snapshot), sorted(descendants))
+        case = Case(method, researcher, reports, provenance.readers(method.snapshot), sorted(descendants))
         folder = write_case(self._folder, case, self._objects, self._baselines)
         event = {
             "code_hash": method.code_hash,
             "name": method.name,
             "snapshot": method.snapshot,
             "researcher": researcher,
-            "failed": [verdict.to_dict() for verdict in report.verdicts if verdict.outcome == "fail"],
+            "failed": [
+                {"domain": domain, **verdict.to_dict()}
+                for domain, report in reports.items()
+                for verdict in report.verdicts
+                if verdict.outcome == "fail"
+            ],
             "withdrawn": withdrawn,
             "read_by": dict(case.readers),
         }

@@ -20,7 +20,7 @@ from actors.evaluator.jobs import Sizes, method_step, predict_step, protocol
 from actors.evaluator.shared import Given, SharedWork, Tools
 from actors.evaluator.sheets import Sheet, SheetError, make_sheet
 from actors.evaluator.shelf import ScoredRun, Usage
-from actors.evaluator.source import Method
+from actors.evaluator.source import Method, program
 from actors.evaluator.statistics.variance import Hits
 from actors.evaluator.tiers import Tier, training_seed
 from cluster.objects import ObjectStore
@@ -28,6 +28,9 @@ from gpu_pool.leases import Job, LeaseKind, LeaseResult, Step
 from gpu_pool.weak_to_strong.errors import MethodError
 
 NO_STUDENT = "refused: its file is no student (form, names, shapes, types or values that the base model does not have)"
+
+TOO_LARGE, MISSING, NO_FILE = "bad_output: too large", "bad_output: missing", "bad_output: no regular file"
+"""All that is said of a student's file that the slot did not take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +153,8 @@ def method_order(label: str, payer: Payer, sizes: Sizes, runs: int, steps: Seque
 
 
 def write_code(objects: ObjectStore, method: Method, folder: Path) -> None:
-    """The files of a method, as a step reads them."""
-    for path, data in objects.get_tree(method.snapshot).items():
+    """The program of a method, as a step reads it: exactly what its code hash is taken over."""
+    for path, data in program(objects.get_tree(method.snapshot)).items():
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
@@ -160,8 +163,9 @@ def write_code(objects: ObjectStore, method: Method, folder: Path) -> None:
 def _reason(result: LeaseResult, index: int) -> str:
     """Why a seed failed, for the submitter: how its training ended, and the kind of error if Python names it.
 
-    No word of the method's own: it has seen pool B, which researchers may not see. A pilot shows the whole error. Of
-    the step that saw scored items, only whether the library took the student's file for one.
+    One of a few words, none that the method can choose freely, no number of its making: it has seen pool B, which
+    researchers may not see. A pilot shows the whole error. Of the step that saw scored items, only whether the library
+    took the student's file for one.
     """
     try:
         trained = result.step(f"seed-{index}-train")
@@ -174,10 +178,17 @@ def _reason(result: LeaseResult, index: int) -> str:
             NO_STUDENT if refused else "the student could not be applied to the items, or gave no finite probabilities"
         )
     if trained.status == "bad_output":
-        return f"bad_output: {trained.error}"  # the slot's words: what stands in the place of the student's file
+        return _bad_output(trained.error)
     kind = trained.error.strip().split(":", 1)[0]
     known = getattr(builtins, kind, None) if kind.isidentifier() else None
     named = isinstance(known, type) and issubclass(known, Exception)
     if kind.rpartition(".")[2] == MethodError.__name__:
         return f"{trained.status}: method.py or what it returned is no method's (see a pilot's error)"
     return f"{trained.status}: {kind}" if named else trained.status
+
+
+def _bad_output(said: str) -> str:
+    """The word for what the slot said of the place of a student's file; sizes and counts of names are left out."""
+    if "more than" in said or "beyond" in said:
+        return TOO_LARGE
+    return MISSING if "is missing" in said else NO_FILE

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from actors.evaluator.audits.auditor import LEASES
+from actors.evaluator.audits.auditor import AUDITED, LEASES
 from actors.evaluator.audits.trials import TRIALS
 from actors.evaluator.jobs import Sizes
 from actors.evaluator.tiers import CEILINGS, seeds_of
@@ -22,21 +22,21 @@ def _cost(config: CampaignConfig, seconds: float) -> Amounts:
 
 
 def sealing(config: CampaignConfig, baselines: int) -> Amounts:
-    """The most that SEAL takes: `baselines` and finalists on every domain, with ceilings of their own."""
+    """The most that SEAL takes: audits, `baselines` and finalists on every domain, with ceilings of their own."""
     sizes = Sizes.of(config)
     own, seeds = sizes.own(), range(seeds_of("seal", config.scoring))
     finalists = config.scoring.finalists * sum(sizes.lease_seconds(len(chunk)) for chunk in sizes.chunks(seeds))
     compared = baselines * sum(own.lease_seconds(len(chunk)) for chunk in own.chunks(seeds))
     ceilings = sum(own.lease_seconds(len(chunk)) for chunk in own.chunks(range(CEILINGS["seal"])))
-    domain = finalists + compared + ceilings
+    domain = finalists + compared + ceilings + _audits(config, sizes)
     others = config.runs.predict_seconds * (len(config.task.domains) - 1)
-    return _cost(config, domain * len(config.task.domains) + others + _audits(config, sizes))
+    return _cost(config, domain * len(config.task.domains) + others)
 
 
 def _audits(config: CampaignConfig, sizes: Sizes) -> float:
-    """Seconds of leases that audit the finalists on the first domain, with what all audits share."""
+    """Seconds of leases that audit as many candidates as may be audited on one domain, with what all audits share."""
     each = LEASES * sizes.lease_seconds(math.ceil(len(TRIALS) / LEASES))
-    return config.scoring.finalists * each + sizes.own().lease_seconds(1) + 2 * sizes.predict_seconds
+    return AUDITED * config.scoring.finalists * each + sizes.own().lease_seconds(1) + 2 * sizes.predict_seconds
 
 
 def largest_lease(config: CampaignConfig) -> Amounts:

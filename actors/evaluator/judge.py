@@ -24,21 +24,15 @@ from actors.evaluator.counted import Payer
 from actors.evaluator.desk import Desk, Joiner, SchedulerApi
 from actors.evaluator.disguise import Disguise
 from actors.evaluator.file_domain import AnyDomain, FileDomain
+from actors.evaluator.finals import Finalist, Finals
 from actors.evaluator.given import GivenModels
 from actors.evaluator.jobs import Sizes
 from actors.evaluator.models import Models
 from actors.evaluator.pretrained import Pretrained
 from actors.evaluator.records import Record, RecordBook, Signer
 from actors.evaluator.scorer import Scorer
-from actors.evaluator.scoring import OFF_THE_BOARD, gap_figures
-from actors.evaluator.sealing import (
-    Finalist,
-    declared,
-    record_finalists,
-    record_references,
-    run_domain,
-    tainted,
-)
+from actors.evaluator.scoring import DISQUALIFIED, gap_figures
+from actors.evaluator.sealing import record_finalists, record_references, run_domain
 from actors.evaluator.secret import Secret
 from actors.evaluator.seeds import seed_commitment, write_revealed
 from actors.evaluator.shared import Tools
@@ -55,7 +49,6 @@ from cluster.money import usd_from_decimal
 from cluster.names import BASELINES_ACCOUNT, CAMPAIGN, RunPaths
 from cluster.objects import ObjectStore
 from cluster.store import Store
-from forum_actor.provenance import Provenance
 from gpu_pool.cache import NodeCache
 from gpu_pool.weak_to_strong.methods import BASELINES, path_of
 
@@ -113,6 +106,16 @@ class Judge:
             self._book,
         )
         self._cases = Cases(paths.root / "cases", journal, self._objects, self._baselines, self._submissions)
+        self._finals = Finals(
+            store,
+            journal,
+            self._shelf,
+            self._workshops,
+            self._cases,
+            paths.forum_db,
+            list(self._baselines),
+            config.scoring.finalists,
+        )
         self._scorer = Scorer(
             paths,
             scheduler,
@@ -212,7 +215,7 @@ class Judge:
 
         Answers are of one size and given at fixed times, so that neither tells how a run went.
 
-        Raises `RefusedError`: bad_tier, unknown_snapshot, too_large, bad_method, closed (finalists are frozen),
+        Raises `RefusedError`: bad_tier, unknown_snapshot, too_large, bad_method, closed (SEAL has begun),
         tier_exhausted, over_budget, and whatever else the scheduler refuses with. One answer is charged for what is no
         method (too_large, bad_method), and from the moment that the scheduler takes a run, whatever becomes of it.
         """
@@ -231,8 +234,8 @@ class Judge:
         known = self._submissions.of_code(chosen, self._primary.domain, method.code_hash)
         if known is not None and known.state == "answered":
             return sized(known.answer)
-        if known is None and self._frozen() is not None:
-            raise RefusedError("closed", "the finalists are frozen: no more submissions in this campaign")
+        if known is None and self._finals.order() is not None:
+            raise RefusedError("closed", "the candidates for SEAL are frozen: no more submissions in this campaign")
         await self.prepare()
         answer = await self._join.once(
             _join_key(chosen, method), lambda: self._clerk.evaluate(key, researcher, method, chosen)
@@ -243,9 +246,10 @@ class Judge:
     # ---- seal
 
     def finalists(self) -> list[dict[str, Any]]:
-        """The frozen finalists, or those that would be frozen now."""
-        frozen = self._frozen()
-        return [finalist.to_dict() for finalist in (self._candidates() if frozen is None else frozen)]
+        """The frozen finalists; before, those that would be frozen now if none failed its audit."""
+        first = (self._finals.order() or self._candidates())[: self._config.scoring.finalists]
+        frozen = self._finals.frozen()
+        return [finalist.to_dict() for finalist in (first if frozen is None else frozen)]
 
     def _candidates(self) -> list[Finalist]:
         pairs = [
@@ -254,26 +258,11 @@ class Judge:
         scored = [(submission, record) for submission, record in pairs if record is not None]
         holders = [record_id for record_id, _ in self._board.rungs()]
         excluded = {method.code_hash for method in self._baselines.values()}
-        chosen = rank_finalists(scored, holders, excluded, self._config.scoring.finalists)
-        return [Finalist(submission.method, submission.researcher) for submission in chosen]
-
-    def _frozen(self) -> list[Finalist] | None:
-        body = self._shelf.get("finalists")
-        return None if body is None else [Finalist.from_dict(data) for data in body["finalists"]]
-
-    def _freeze(self) -> list[Finalist]:
-        with self._store.transaction():
-            frozen = self._frozen()
-            if frozen is None:
-                frozen = self._candidates()
-                tests = declared(frozen, sorted(self._baselines), sorted(self._workshops))
-                body = {"finalists": [finalist.to_dict() for finalist in frozen], "comparisons": tests}
-                self._journal.append("finalists_frozen", body)
-                self._shelf.put("finalists", body, {})
-        return frozen
+        ranked = rank_finalists(scored, holders, excluded)
+        return [Finalist(submission.method, submission.researcher) for submission in ranked]
 
     async def seal(self) -> dict[str, Any]:
-        """Freeze the finalists, score them and the baselines on the sealed items of every domain, once.
+        """Audit and freeze the finalists, score them and the baselines on the sealed items of every domain, once.
 
         Then the secret is revealed: nothing is scored with it any more, and everybody can check and run again what was.
         """
@@ -292,22 +281,18 @@ class Judge:
         if stored is not None:
             return stored
         await self.prepare()
-        finalists = self._freeze()
-        self._note = f"sealing {len(finalists)} finalists"
-        domains = await asyncio.gather(
-            *(run_domain(workshop, finalists, workshop is self._primary) for workshop in self._workshops.values())
-        )
+        order = self._finals.close(self._candidates)
+        self._note = f"auditing the first of {len(order)} candidates, sealing baselines and finalists"
+        chosen = asyncio.ensure_future(self._finals.choose(order))
+        sealing = (run_domain(workshop, chosen) for workshop in self._workshops.values())
+        finalists, domains = await asyncio.gather(chosen, asyncio.gather(*sealing))
         with self._store.transaction():
             for sealed in domains:
                 record_references(self._book, sealed.bench)
-            audits = list(zip(finalists, domains[0].audits, strict=True))
-            provenance = Provenance.read(self._paths.forum_db)
-            records = record_finalists(self._book, domains, finalists, tainted(audits, provenance))
+            records = record_finalists(self._book, domains, finalists)
             task = {sealed.bench.domain: gap_figures(sealed.bench) for sealed in domains}
             body = {"records": [r.record_id for r in records], "rows": self._rows(), "task": task}
             self._journal.append("sealed", {"records": body["records"], "task": task})
-            for finalist, audit in audits:
-                self._cases.open(finalist.method, finalist.researcher, domains[0].bench.domain, audit, provenance)
             self._shelf.put("sealed", body, {})
         self._note = ""
         self._desk.sweep()
@@ -375,7 +360,7 @@ class Judge:
         return {
             "note": self._note,
             "prepared": self._prepared(),
-            "frozen": self._frozen() is not None,
+            "frozen": self._finals.frozen() is not None,
             "sealed": self._shelf.get("sealed") is not None,
             "wear": {t: {"used": self._submissions.used(t), "limit": most} for t, most in limits.items()},
             "open": len(self._submissions.open_ones()),
@@ -391,7 +376,7 @@ def _join_key(tier: Tier, method: Method) -> str:
 
 
 def _lower(row: dict[str, Any]) -> float:
-    if row["status"] in OFF_THE_BOARD:
+    if row["status"] == DISQUALIFIED:
         return -1e12
     if row["interval"] is not None:
         return float(row["interval"][0])

@@ -56,9 +56,9 @@ class Scorer:
         """Audit one method on one domain; `AuditReport` as plain data. Raises like `score`."""
         await self.score(snapshot, name, "board", domain)
         method, _, workshop = self._asked(snapshot, name, "board", domain)
-        report = await workshop.audit(method, "board", PAYER)
+        report = await workshop.audit(method, PAYER)
         with self._store.transaction():
-            self._cases.open(method, "", domain, report, Provenance.read(self._paths.forum_db))
+            self._cases.open(method, "", {domain: report}, Provenance.read(self._paths.forum_db))
         return report.to_dict()
 
     async def score(self, snapshot: str, name: str, tier: str, domain: str) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class Scorer:
         found = self._book.by_key(record_key)
         if found is None:
             bench, run = await self._measured(method, chosen, workshop)
-            audit = await workshop.audit(method, chosen, PAYER) if chosen == "seal" else None
+            audit = await workshop.audit(method, PAYER, (chosen,)) if chosen == "seal" else None
             with self._store.transaction():
                 record_references(self._book, bench)
                 opened = self._opened(chosen, domain)

@@ -26,9 +26,7 @@ from cluster.money import gpu_cost
 
 BASELINE, REFERENCE = "baseline", "reference"
 AHEAD, TIED, BEHIND, FAILED = "ahead (not established)", "tied", "behind", "failed"
-UNVERIFIED, PROVISIONAL, DISQUALIFIED, WITHDRAWN = "unverified", "provisional", "disqualified", "withdrawn"
-OFF_THE_BOARD = (DISQUALIFIED, WITHDRAWN)
-"""Words of methods that failed an audit, or were built on one that did."""
+UNVERIFIED, PROVISIONAL, DISQUALIFIED = "unverified", "provisional", "disqualified"
 VERIFIED_GRADE = "A"
 REFERENCE_BASELINE = "vanilla"
 ALPHA = 0.05
@@ -85,14 +83,12 @@ class Grounds:
     """What beside the numbers of a comparison decides the word for it.
 
     `opened` counts the methods that were scored on these sealed items before: they are sealed for the first one only.
-    `elsewhere` names the baselines that the method is ahead of in another domain, in a verified sandbox. `built_on` is
-    the name of the disqualified method that it grew out of.
+    `elsewhere` names the baselines that the method is ahead of in another domain, in a verified sandbox.
     """
 
     audit: AuditReport | None = None
     opened: int = 0
     elsewhere: frozenset[str] = field(default_factory=frozenset)
-    built_on: str = ""
 
 
 def standing(bench: Bench, run: ScoredRun, versus: str, tested: Adjusted, grounds: Grounds) -> dict[str, Any]:
@@ -117,8 +113,6 @@ def _lesser_word(bench: Bench, run: ScoredRun, interval: list[float] | None, gro
     grade = run.usage.sandbox_grade
     if grounds.audit is not None and grounds.audit.outcome == "fail":
         return DISQUALIFIED, _reasons(grounds.audit, "fail")
-    if grounds.built_on:
-        return WITHDRAWN, f"built on {grounds.built_on}, which is disqualified"
     if len(run.failures) == len(run.hits):
         return FAILED, "every seed failed"
     if grade != VERIFIED_GRADE:

@@ -1,18 +1,20 @@
-"""SEAL: the claim. Finalists are frozen first, then everything runs once on fresh teachers, seeds and items.
+"""SEAL: the claim. Finalists are frozen (see `finals`), and everything runs once on fresh teachers, seeds and items.
 
-Promises: the finalists and every comparison that will be tested stand in the journal before the first sealed run;
-Holm's correction is over all of them, in all domains; the result is computed once and then only read.
+Promises: the finalists and every comparison that will be tested stand in the journal before a finalist's first sealed
+run (the baselines, which nobody chooses, run while candidates are audited); Holm's correction is over all of them, in
+all domains; the result is computed once and then only read.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from actors.evaluator.audits.auditor import AuditReport
 from actors.evaluator.counted import Payer
+from actors.evaluator.finals import FINALIST_PAYER, Finalist
 from actors.evaluator.records import Record, RecordBook
 from actors.evaluator.scoring import (
     BASELINE,
@@ -31,56 +33,27 @@ from actors.evaluator.source import Method
 from actors.evaluator.statistics import holm
 from actors.evaluator.workshop import Workshop
 from cluster.names import CAMPAIGN, SEAL_ACCOUNT
-from forum_actor.provenance import Provenance
 
 BASELINE_PAYER = Payer(SEAL_ACCOUNT, "baseline")
-FINALIST_PAYER = Payer(SEAL_ACCOUNT, "full")
-
-
-@dataclass(frozen=True, slots=True)
-class Finalist:
-    """A frozen method and who submitted it."""
-
-    method: Method
-    researcher: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return {
-            "code_hash": self.method.code_hash,
-            "snapshot": self.method.snapshot,
-            "name": self.method.name,
-            "researcher": self.researcher,
-        }
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Finalist:
-        """The inverse of `to_dict`."""
-        return cls(Method(data["snapshot"], data["code_hash"], data["name"]), data["researcher"])
 
 
 @dataclass(frozen=True, slots=True)
 class SealedDomain:
-    """The sealed runs of one domain, and the audits of the methods that were audited there, in their frozen order."""
+    """The sealed runs of one domain and the audits there, of all finalists in their frozen order."""
 
     bench: Bench
     runs: list[ScoredRun]
     audits: list[AuditReport]
 
 
-def declared(finalists: Sequence[Finalist], baselines: Sequence[str], domains: Sequence[str]) -> list[list[str]]:
-    """Every comparison that SEAL will test: (code hash, baseline, domain)."""
-    return [[f.method.code_hash, name, domain] for domain in domains for f in finalists for name in baselines]
+async def run_domain(workshop: Workshop, chosen: Awaitable[list[Finalist]]) -> SealedDomain:
+    """Run the baselines on the sealed items of one domain, and the finalists as soon as they are chosen."""
 
+    async def finalists() -> tuple[list[ScoredRun], list[AuditReport]]:
+        methods = [finalist.method for finalist in await chosen]
+        return await workshop.runs(methods, "seal", FINALIST_PAYER), [workshop.known_audit(m) for m in methods]
 
-async def run_domain(workshop: Workshop, finalists: Sequence[Finalist], audit: bool) -> SealedDomain:
-    """Run baselines and finalists on the sealed items of one domain; `audit` the finalists there, too."""
-    methods = [finalist.method for finalist in finalists]
-    bench, runs = await asyncio.gather(
-        workshop.bench("seal", BASELINE_PAYER), workshop.runs(methods, "seal", FINALIST_PAYER)
-    )
-    audited = methods if audit else []
-    audits = await asyncio.gather(*(workshop.audit(method, "seal", FINALIST_PAYER) for method in audited))
+    bench, (runs, audits) = await asyncio.gather(workshop.bench("seal", BASELINE_PAYER), finalists())
     return SealedDomain(bench, runs, audits)
 
 
@@ -102,39 +75,22 @@ def standings(bench: Bench, run: ScoredRun, compared: Mapping[str, Adjusted], gr
     return [standing(bench, run, name, compared[name], grounds) for name in names]
 
 
-def record_finalists(
-    book: RecordBook, domains: Sequence[SealedDomain], finalists: Sequence[Finalist], tainted: Mapping[str, str]
-) -> list[Record]:
+def record_finalists(book: RecordBook, domains: Sequence[SealedDomain], finalists: Sequence[Finalist]) -> list[Record]:
     """Records of all finalists in all domains, with one Holm correction over every declared comparison.
 
-    Methods are audited on the first domain; what an audit says holds everywhere. `tainted` maps code hashes to the name
-    of the disqualified method that they were built on.
+    What a domain says of a finalist rests on its audit there.
     """
     compared = _compared(domains)
     records = []
-    audits = domains[0].audits
     for number, sealed in enumerate(domains):
         for index, (finalist, run) in enumerate(zip(finalists, sealed.runs, strict=True)):
             elsewhere = _elsewhere(domains, compared, index) if number == 0 else frozenset[str]()
-            built_on = tainted.get(finalist.method.code_hash, "")
-            grounds = Grounds(audits[index], elsewhere=elsewhere, built_on=built_on)
-            found = standings(sealed.bench, run, compared[number, index], grounds)
-            draft = draft_record(sealed.bench, finalist.method, finalist.researcher, run, found, audits[index])
+            audit = sealed.audits[index]
+            found = standings(sealed.bench, run, compared[number, index], Grounds(audit, elsewhere=elsewhere))
+            draft = draft_record(sealed.bench, finalist.method, finalist.researcher, run, found, audit)
             key = f"seal/{sealed.bench.domain}/finalist/{finalist.method.code_hash}"
             records.append(book.add(key, draft))
     return records
-
-
-def tainted(audits: Sequence[tuple[Finalist, AuditReport]], provenance: Provenance) -> dict[str, str]:
-    """Code hashes of finalists that were built on one that failed its audit, with that one's name."""
-    by_snapshot = {finalist.method.snapshot: finalist.method for finalist, _ in audits}
-    return {
-        by_snapshot[snapshot].code_hash: finalist.method.name
-        for finalist, report in audits
-        if report.outcome == "fail"
-        for snapshot in provenance.built_on(finalist.method.snapshot)
-        if snapshot in by_snapshot
-    }
 
 
 def _compared(domains: Sequence[SealedDomain]) -> dict[tuple[int, int], dict[str, Adjusted]]:

@@ -1,8 +1,9 @@
 """A method as text: what is accepted, and when two submissions are the same method.
 
 Accepted: `method.py` with a function `train` at its top level, other text files beside it, 64 KiB in all (more room
-would hold a table of labels). The code hash is taken over syntax trees without comments, docstrings and layout, so that
-an answer cannot be rolled again by adding a blank; whatever runs under a hash is the first snapshot that had it.
+would hold a table of labels). What runs is written anew from the syntax trees, without comments, docstrings and layout
+(`program`), and the code hash is that of exactly these bytes: an answer cannot be rolled again by adding a blank, and
+two submissions of one hash are one program, whatever they read of themselves.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from cluster.wire import WireError, pack
 
 MAX_BYTES = 64 * 1024
 MAX_FILES = 32
-_DOCUMENTED = (ast.Module, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,31 +66,28 @@ def _check_text(path: str, data: bytes) -> None:
 
 
 def code_hash(files: Mapping[str, bytes], task_version: str) -> str:
-    """The hash of a method's meaning. Raises `RefusedError` for what cannot be a method."""
+    """The hash of what runs of a method. Raises `RefusedError` for what cannot be a method."""
     if "method.py" not in files:
         raise RefusedError("bad_method", "there is no method.py in the snapshot", {"files": sorted(files)[:20]})
     if sum(map(len, files.values())) > MAX_BYTES:
         raise RefusedError("too_large", f"at most {MAX_BYTES} bytes are scored", {"limit": MAX_BYTES})
-    parts: list[list[str]] = []
-    for path, data in sorted(files.items()):
-        tree = _parse(path, data) if path.endswith(".py") else None
-        if path == "method.py" and tree is not None:
-            _check_train(tree)
-        parts.append([path, hashlib.sha256(data).hexdigest() if tree is None else _dump(path, tree)])
+    _check_train(_parse("method.py", files["method.py"]))
+    parts = [[path, hashlib.sha256(data).hexdigest()] for path, data in program(files).items()]
     return hashlib.sha256(pack([task_version, parts])).hexdigest()
 
 
-def constant_bytes(files: Mapping[str, bytes]) -> int:
-    """How much information the literals of a method hold, docstrings apart: their bytes after compression."""
-    found: list[str] = []
-    for path, data in sorted(files.items()):
-        if not path.endswith(".py"):
-            found.append(repr(data))
-            continue
-        tree = _parse(path, data)
-        _drop_docstrings(tree)
-        found += [repr(node.value) for node in ast.walk(tree) if isinstance(node, ast.Constant)]
-    return len(zlib.compress("\n".join(found).encode("utf-8", "surrogatepass"), 9))
+def program(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The files that run, by path in order: Python as its syntax tree says it, all else byte for byte.
+
+    Raises `RefusedError` for Python that cannot be written anew.
+    """
+    return {path: _written(path, data) if path.endswith(".py") else data for path, data in sorted(files.items())}
+
+
+def program_bytes(files: Mapping[str, bytes]) -> int:
+    """How much information the program of a method holds, names included: its bytes after compression."""
+    text = b"\n".join(path.encode() + b"\n" + data for path, data in program(files).items())
+    return len(zlib.compress(text, 9))
 
 
 def _parse(path: str, data: bytes) -> ast.Module:
@@ -112,18 +109,32 @@ def _check_train(tree: ast.Module) -> None:
     raise RefusedError("bad_method", "method.py has no function `train` at its top level: def train(run) -> Student")
 
 
-def _drop_docstrings(tree: ast.Module) -> None:
-    for node in ast.walk(tree):
-        if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:]
-
-
-def _dump(path: str, tree: ast.Module) -> str:
-    _drop_docstrings(tree)
+def _written(path: str, data: bytes) -> bytes:
+    """The source of a file's syntax tree, which means the same when it is read again."""
+    tree = _parse(path, data)
     try:
-        return hashlib.sha256(ast.dump(tree, annotate_fields=False).encode("utf-8", "surrogatepass")).hexdigest()
-    except RecursionError as error:
-        raise RefusedError("bad_method", f"{path}: nested too deeply", {"file": path}) from error
+        _drop_strings(tree)
+        text = ast.unparse(tree) + "\n"
+        if ast.dump(ast.parse(text)) == ast.dump(tree):
+            return text.encode("utf-8")
+    except (ValueError, RecursionError, MemoryError, SyntaxError) as error:
+        message = f"{path}: cannot be written anew from its syntax tree: {error}"
+        raise RefusedError("bad_method", message, {"file": path}) from error
+    message = f"{path}: reads differently when it is written anew from its syntax tree; simplify its literals"
+    raise RefusedError("bad_method", message, {"file": path})
+
+
+def _drop_strings(tree: ast.Module) -> None:
+    """Take out every statement that is a string and nothing else: docstrings, and whatever stands like one."""
+    for node in list(ast.walk(tree)):
+        for name, value in ast.iter_fields(node):
+            if isinstance(value, list) and any(isinstance(child, ast.stmt) for child in value):
+                kept = [child for child in value if not _is_string(child)]
+                setattr(node, name, kept or [ast.Pass()])
+
+
+def _is_string(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def _clean(name: str) -> str:

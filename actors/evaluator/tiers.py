@@ -1,7 +1,8 @@
 """What each tier draws and what its answers may reveal. Pure: a state goes in, a decision comes out.
 
-DEV    a noised and rounded mean, the same for the same code for ever; feedback that wears out and never ranks. Some of
-       its labels are falsified (canaries): a method that has learnt them from answers is wrong where nobody honest is.
+DEV    a noised and rounded mean, the same for the same code for ever; feedback that wears out and claims nothing. It
+       orders, as it was answered, the finalists that were no new best on BOARD. Some of its labels are falsified
+       (canaries): a method that has learnt them from answers is wrong where nobody honest is.
 BOARD  one Ladder for the whole campaign (Blum and Hardt, arXiv 1502.04585, with a fixed step): an answer says only
        whether there is a new best, and its level in steps.
 SEAL   exact, once, for methods that were frozen before.

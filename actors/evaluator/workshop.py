@@ -66,8 +66,9 @@ class Workshop:
         return {k: m for k, m in self.baselines.items() if tier != "dev" or k == "vanilla"}
 
     async def ready_models(self) -> None:
-        """Both models and the teachers of SEAL: what may be done ahead for a domain that only SEAL visits."""
-        await asyncio.gather(self.models.model("strong"), self.models.model("weak"), self.teachers("seal"))
+        """Models and teachers: what may be done ahead for a domain that only SEAL and its audits visit."""
+        models = (self.models.model("strong"), self.models.model("weak"))
+        await asyncio.gather(*models, self.teachers("seal"), self.teachers("board"))
 
     async def teachers(self, tier: Tier) -> ScoredRun:
         """The teachers of a tier."""
@@ -88,14 +89,22 @@ class Workshop:
         )
         return self.known_bench(tier)
 
-    async def audit(self, method: Method, tier: Tier, payer: Payer) -> AuditReport:
-        """Audit a method that has been run on `tier`."""
-        own = self.counted.found(method.code_hash, tier)
-        assert own is not None, "a method is audited after its counted runs"
+    async def audit(self, method: Method, payer: Payer, tiers: Sequence[Tier] = ("board", "dev")) -> AuditReport:
+        """Audit a method, with its counted runs on the first of `tiers` that it was run on here, if there is one."""
         weak = await self.teachers("board")
-        bench = self.known_bench(tier)
-        spread = Spread.of(own.per_seed, [run.per_seed for _, run in bench.baselines.values()])
-        return await self.auditor.audit(method, own, weak, spread, bench.above_ceiling(own), payer)
+        runs = ((tier, self.counted.found(method.code_hash, tier)) for tier in tiers)
+        tier, own = next(((tier, run) for tier, run in runs if run is not None), (None, None))
+        bench = None if tier is None else self.known_bench(tier)
+        others = [] if bench is None else [run.per_seed for _, run in bench.baselines.values()]
+        spread = Spread.of([] if own is None else own.per_seed, others)
+        above = bench is not None and own is not None and bench.above_ceiling(own)
+        return await self.auditor.audit(method, own, weak, spread, above, payer)
+
+    def known_audit(self, method: Method) -> AuditReport:
+        """The report on a method that was audited before."""
+        found = self.auditor.known(method.code_hash)
+        assert found is not None, "a finalist is audited before it is frozen"
+        return found
 
     def known_bench(self, tier: Tier) -> Bench:
         """The bench of a tier that was made before."""

@@ -42,7 +42,10 @@ def audit_seeds(run: RunData) -> tuple[int, list[Finding]]:
 
 
 def audit_grounds(run: RunData) -> tuple[int, list[Finding]]:
-    """The grade of a record is the worst of its leases, its GPU time their sum."""
+    """The grade of a record is the worst of its leases; its GPU time and cost are the sums of what they were charged.
+
+    The charge of each lease is rounded up to a micro-dollar, the cost of the record once.
+    """
     scheduler = run.stores.get("scheduler")
     ended = {row.lease_id: row for row in lease_rows(scheduler.events) if row.ended_seq} if scheduler else {}
     events, findings = run.events(STORE, "record"), list[Finding]()
@@ -63,6 +66,9 @@ def _ground_fault(record: dict[str, Any], leases: list[LeaseRow]) -> str | None:
     used = sum(lease.gpu_ms for lease in leases)
     if record.get("gpu_ms") != used:
         return f"claims {record.get('gpu_ms')} GPU-ms, its leases used {used}"
+    charged, cost = sum(lease.usd for lease in leases), record.get("cost")
+    if not isinstance(cost, int) or not 0 <= charged - cost < len(leases):
+        return f"claims to have cost {cost} micro-dollars, its leases were charged {charged}"
     return None if record.get("probe_hash") or worst == "C" else "names no probe of its sandbox"
 
 

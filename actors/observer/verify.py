@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.observer.audit_calls import audit_calls
+from actors.observer.audit_claims import audit_claims, audit_code, audit_seal
 from actors.observer.audit_ledger import audit_leases, audit_rules, audit_tables
 from actors.observer.audit_records import audit_posts, audit_records
 from actors.observer.audit_seeds import audit_grounds, audit_seeds
@@ -91,6 +92,9 @@ def verify_run(run_dir: Path) -> VerifyReport:
         ("records", audit_records),
         ("grades and costs of records", audit_grounds),
         ("seeds of records", audit_seeds),
+        ("code of records", audit_code),
+        ("finalists and sealed records", audit_seal),
+        ("claims of records", audit_claims),
         ("records in posts", audit_posts),
     )
     return VerifyReport(run.name, tuple(_check(name, audit(run)) for name, audit in audits))

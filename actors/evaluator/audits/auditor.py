@@ -1,7 +1,8 @@
 """The auditor: runs the trials of one method, scores them, keeps the report.
 
 Each method is audited once per domain, in two leases; what a restart finds finished is not run again. The trials are
-scored on the items of BOARD, which no method sees, and on the training pool; their answers leave as verdicts only.
+scored on the items of BOARD, which no method sees, and on the training pool; their answers leave as verdicts only. No
+sealed item is asked about. In a domain where the method was never run, its students of the two pools stand for it.
 """
 
 from __future__ import annotations
@@ -14,16 +15,20 @@ import numpy as np
 
 from actors.evaluator.audits.material import Material
 from actors.evaluator.audits.trial_runs import Said, TrialRuns, canary_score
-from actors.evaluator.audits.trials import TRIALS
+from actors.evaluator.audits.trials import POOL_A, POOL_B, TRIALS
 from actors.evaluator.audits.verdicts import Evidence, Outcome, Spread, Verdict, overall, verdicts
 from actors.evaluator.counted import Payer
 from actors.evaluator.desk import Joiner
 from actors.evaluator.shared import SharedWork, Tools
 from actors.evaluator.shelf import ScoredRun, Usage
-from actors.evaluator.source import Method, constant_bytes
+from actors.evaluator.source import Method, program_bytes
 from cluster.objects import ObjectStore
 
 LEASES = 2
+AUDITED = 2
+"""Candidates that are audited at most, for each place in SEAL."""
+TOO_GOOD = "too good"
+"""The audit that holds counted runs against the ceiling."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +83,18 @@ class Auditor:
         return f"audit/{self._t.domain}/{code_hash}"
 
     async def audit(
-        self, method: Method, own: ScoredRun, weak: ScoredRun, spread: Spread, above_ceiling: bool, payer: Payer
+        self,
+        method: Method,
+        own: ScoredRun | None,
+        weak: ScoredRun,
+        spread: Spread,
+        above_ceiling: bool,
+        payer: Payer,
     ) -> AuditReport:
-        """Audit a method; `own` are its counted runs, `weak` the hits of BOARD's teachers. Raises as `Desk.run`."""
+        """Audit a method; `own` are its counted runs, `weak` the hits of BOARD's teachers. Raises as `Desk.run`.
+
+        Without counted runs nothing is held against the ceiling.
+        """
         key = self._key(method.code_hash)
         return await self._join.once(key, lambda: self._audit(key, method, own, weak, spread, above_ceiling, payer))
 
@@ -88,7 +102,7 @@ class Auditor:
         self,
         key: str,
         method: Method,
-        own: ScoredRun,
+        own: ScoredRun | None,
         weak: ScoredRun,
         spread: Spread,
         above_ceiling: bool,
@@ -102,20 +116,23 @@ class Auditor:
         parts = [TRIALS[start::LEASES] for start in range(LEASES)]
         done = await asyncio.gather(*(runs.run(f"{key}/{n}", part, payer) for n, part in enumerate(parts)))
         results = [findings.result for findings in done]
+        hidden = {name: score for findings in done for name, score in findings.hidden.items()}
+        taught = float(weak.hits[0].mean())
+        pools = [hidden[name].accuracy for name in (POOL_A, POOL_B) if name in hidden]
         evidence = Evidence(
-            own=own.mean,
+            own=own.mean if own is not None else float(np.mean(pools or [taught])),
             spread=spread,
-            weak=float(weak.hits[0].mean()),
-            hidden={name: score for findings in done for name, score in findings.hidden.items()},
+            weak=taught,
+            hidden=hidden,
             pool={name: score for findings in done for name, score in findings.pool.items()},
             canaries=canary_score([rows for findings in done for rows in findings.dev], self._t.vault),
             copies=next((findings.copies for findings in done if findings.copies is not None), None),
             above_ceiling=above_ceiling,
             unmoved=_apart({name: said for findings in done for name, said in findings.answers.items()}),
             disguised=self._t.disguise is not None,
-            constants=constant_bytes(self._objects.get_tree(method.snapshot)),
+            constants=program_bytes(self._objects.get_tree(method.snapshot)),
         )
-        found_verdicts = tuple(verdicts(evidence))
+        found_verdicts = tuple(v for v in verdicts(evidence) if own is not None or v.audit != TOO_GOOD)
         report = AuditReport(overall(found_verdicts), found_verdicts, Usage.of(results))
         body = report.to_dict()
         self._t.shelf.put(key, body, {"method": method.name, "snapshot": method.snapshot, **body})

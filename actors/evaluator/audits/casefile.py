@@ -1,8 +1,8 @@
 """The case file of a disqualified method: what a person needs to judge the judge.
 
-`cases/<first 12 digits of the code hash>/` holds the method as it was scored, its difference to the nearest baseline,
-and `case.md` with every number and limit, who read its code, and what was built on it. It is written for people; what
-counts stands in the journal.
+`cases/<first 12 digits of the code hash>/` holds the method as it was submitted, its difference to the nearest
+baseline, and `case.md` with every number and limit, who read its code, and what was built on it. It is written for
+people; what counts stands in the journal.
 """
 
 from __future__ import annotations
@@ -21,19 +21,21 @@ _DIGITS = 12
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A method that failed its audit. `readers` says who saw its code, and how; `built_on_it` are snapshots."""
+    """A method that failed its audit in one of the domains of `reports`.
+
+    `readers` says who saw its code, and how; `built_on_it` are snapshots.
+    """
 
     method: Method
     researcher: str
-    domain: str
-    report: AuditReport
+    reports: Mapping[str, AuditReport]
     readers: Mapping[str, Sequence[str]]
     built_on_it: Sequence[str]
 
 
 def write_case(cases: Path, case: Case, objects: ObjectStore, baselines: Mapping[str, Method]) -> Path:
     """Write the case file; its folder. The same case again is the same folder."""
-    method, report = case.method, case.report
+    method = case.method
     folder = cases / method.code_hash[:_DIGITS]
     files = objects.get_tree(method.snapshot)
     for path, data in files.items():
@@ -48,19 +50,23 @@ def write_case(cases: Path, case: Case, objects: ObjectStore, baselines: Mapping
     head = [
         f"# {method.name}: disqualified",
         "",
-        f"Submitted by {case.researcher or 'a person'}, audited on {case.domain}.",
+        f"Submitted by {case.researcher or 'a person'}, audited on {', '.join(case.reports)}.",
         f"Code hash `{method.code_hash}`, snapshot `{method.snapshot}`.",
-        f"`code/` is what was run; `difference.diff` is its difference to `{name}`, the nearest baseline.",
+        "`code/` is what was submitted; what ran is the same without comments, docstrings and layout.",
+        f"`difference.diff` is its difference to `{name}`, the nearest baseline.",
         "",
-        "| audit | outcome | measured | limit | what it says |",
-        "|---|---|---|---|---|",
+        "| domain | audit | outcome | measured | limit | what it says |",
+        "|---|---|---|---|---|---|",
     ]
     rows = [
-        f"| {v.audit} | {v.outcome} | {_number(v.value)} | {_number(v.limit)} | {v.says} |" for v in report.verdicts
+        f"| {domain} | {v.audit} | {v.outcome} | {_number(v.value)} | {_number(v.limit)} | {v.says} |"
+        for domain, report in case.reports.items()
+        for v in report.verdicts
     ]
+    leases = [lease for report in case.reports.values() for lease in report.usage.lease_ids]
     tail = [
         "",
-        f"Leases of the trials: {', '.join(report.usage.lease_ids)}.",
+        f"Leases of the trials: {', '.join(leases)}.",
         "",
         "Its code was seen by:",
         "",

@@ -23,7 +23,8 @@ class Submit(LongTool[SubmitArgs]):
     """Have the evaluator score a method. Costs one answer and the GPU time of its counted runs.
 
     The file is kept as a snapshot of the code store first. `dev` returns a noised mean accuracy and PGR over a
-    few seeds, for research only; `board` competes on the leaderboard and returns only whether it is a new best.
+    few seeds, for research, and orders the finalists that never led the board; `board` competes on the leaderboard
+    and returns only whether it is a new best.
     The same code is not run twice. With background=true it returns at once and you can go on; you are told of the
     answer. Refused: over budget, no answers left, a file that is no method.
     """

@@ -13,6 +13,8 @@ from unittest.mock import patch
 from actors.evaluator.records import Record, RecordBook, Signer
 from actors.evaluator.secret import Secret
 from actors.evaluator.seeds import seed_commitment
+from actors.evaluator.source import code_hash
+from actors.evaluator.truth import TASK_VERSION
 from actors.scheduler.admission import check_request, cost_of
 from actors.scheduler.book import Book
 from actors.scheduler.ledger import Ledger
@@ -27,6 +29,7 @@ from forum_actor.forum import Forum
 from gpu_pool.leases import Job, LeaseKind, LeaseRequest, LeaseResult, Step
 
 PRICE = 2_000_000
+PASSED = {"audit": "null task", "outcome": "pass", "value": 0.5, "limit": 0.55, "says": "no leak of labels"}
 CLOCKS = (
     "cluster.journal",
     "cluster.store",
@@ -55,7 +58,7 @@ class Synthetic:
         for module in CLOCKS:
             self._stack.enter_context(patch(f"{module}.now_us", self.now))
         self.config = _config(researchers)
-        self.used: dict[str, int] = {}
+        self.used: dict[str, Amounts] = {}
         self.paths.config.write_text(dump_config(self.config))
         self.stores = {name: Store(path) for name, path in self._places()}
         self.journals = {name: Journal(store) for name, store in self.stores.items()}
@@ -64,10 +67,12 @@ class Synthetic:
         signer = Signer.load_or_create(_private(self.paths.judge / "key"))
         (root / "evaluator.pub").write_text(signer.public_hex + "\n")
         secret = Secret.load_or_create(_private(self.paths.judge / "secret.bin"))
-        self.event("evaluator", "evaluator_started", secret_commitment=secret.commitment())
+        facts = {"secret_commitment": secret.commitment(), "task_version": TASK_VERSION}
+        self.event("evaluator", "evaluator_started", **facts)
         commit = partial(seed_commitment, secret)
         self.records = RecordBook(self.stores["evaluator"], self.journals["evaluator"], signer, commit)
-        self.code = CodeStore(ObjectStore(self.paths.objects), self.stores["forum"], self.journals["forum"])
+        self.objects = ObjectStore(self.paths.objects)
+        self.code = CodeStore(self.objects, self.stores["forum"], self.journals["forum"])
         self.forum = Forum(
             self.stores["forum"], self.journals["forum"], self.config.forum, self._lookup, self.code.has, self.now
         )
@@ -134,7 +139,7 @@ class Synthetic:
             self.book.finish(entry.request_id, result, charged.gpu_ms, charged.usd)
             ended = {"lease_id": entry.lease_id, "slot": slot, "status": status, "sandbox_grade": "A", **times}
             journal.append("lease_ended", {**facts, **ended, "gpu_ms": charged.gpu_ms, "usd": charged.usd})
-        self.used[entry.lease_id] = charged.gpu_ms
+        self.used[entry.lease_id] = charged
         return entry.lease_id
 
     def record(self, method: str, tier: str, pgr: float, lease: str, **fields: Any) -> str:
@@ -142,13 +147,17 @@ class Synthetic:
         half = {"dev": 0.2, "board": 0.12, "seal": 0.07}[tier]
         by_definition = fields.get("status") == "reference"
         accuracy = 0.7 + 0.18 * pgr
+        source = f"NAME = {method!r}\n{METHODS[0]}".encode()
+        snapshot = fields.get("snapshot", "" if by_definition else self.objects.put_tree({"method.py": source}))
+        standings = [_standing(fields.get("status", "tied"), accuracy, versus) for versus in ("vanilla", "confident")]
+        sealed = tier == "seal" and "researcher" in fields
         draft = Record(
             method=method,
             researcher=fields.get("researcher", "campaign"),
             tier=tier,
             domain=fields.get("domain", "chat"),
-            snapshot=fields.get("snapshot", "0" * 64),
-            code_hash=fields.get("code_hash", method),
+            snapshot=snapshot,
+            code_hash=self.hash_of(snapshot),
             accuracy=accuracy,
             accuracy_interval=[accuracy - 0.18 * half, accuracy + 0.18 * half],
             pgr=pgr,
@@ -161,17 +170,21 @@ class Synthetic:
             per_seed=[accuracy] * 3,
             failed_seeds=[],
             status=fields.get("status", "tied"),
-            standing=_standing(fields.get("status", "tied"), accuracy),
-            comparisons=[],
-            audits=[],
+            standing=standings[0],
+            comparisons=standings if sealed else standings[:1],
+            audits=[PASSED] if sealed else [],
             sandbox_grade="A",
             probe_hash="p",
             lease_ids=[lease],
-            gpu_ms=self.used[lease],
-            cost=1000,
+            gpu_ms=self.used[lease].gpu_ms,
+            cost=self.used[lease].usd,
             data_version="v1",
         )
         return self.records.add(f"{method}/{tier}/{draft.domain}/{random.random()}", draft).record_id
+
+    def hash_of(self, snapshot: str) -> str:
+        """The code hash of a snapshot; none for a reference."""
+        return code_hash(self.objects.get_tree(snapshot), TASK_VERSION) if snapshot else ""
 
     def post(self, author: str, **draft: Any) -> None:
         asyncio.run(self.forum.post(f"k{random.random()}", author, {"kind": "insight", "body": "", **draft}))
@@ -195,11 +208,13 @@ class Synthetic:
         self._stack.close()
 
 
-def _standing(word: str, accuracy: float) -> dict[str, Any]:
+def _standing(word: str, accuracy: float, versus: str) -> dict[str, Any]:
     if word in ("baseline", "reference"):
         return {"word": word, "versus": None, "p": None, "diff": None, "interval": None}
-    diff = accuracy - 0.7432
-    return {"word": word, "versus": "vanilla", "p": 0.0004, "diff": diff, "interval": [diff - 0.01, diff + 0.01]}
+    beats = word.startswith("beats")
+    diff = max(accuracy - 0.7432, 0.02) if beats else accuracy - 0.7432
+    shown = word.replace("vanilla", versus)
+    return {"word": shown, "versus": versus, "p": 0.0004, "diff": diff, "interval": [diff - 0.01, diff + 0.01]}
 
 
 def _private(path: Path) -> Path:
@@ -254,17 +269,18 @@ def _research(run: Synthetic, rounds: int) -> None:
             begin = clock + 0.1
             run.lease(f"{account}/gpu", "pilot", 0.5, begin, 3, slot, label=f"pilot of {name}")
             run.post(name, kind="claim", title=f"idea {turn} of {name}")
-            source = METHODS[(n + turn) % len(METHODS)] + f"# {turn} {name}\n"
+            source = METHODS[(n + turn) % len(METHODS)] + f"TRY = {turn}, {name!r}\n"
             sha = run.code.push(f"k{turn}", name, {"method.py": source}, None, "a try")
             method = f"{name[3:]}-{turn}"
-            facts = {"researcher": name, "name": method, "snapshot": sha, "code_hash": sha, "domain": "chat"}
+            code = run.hash_of(sha)
+            facts = {"researcher": name, "name": method, "snapshot": sha, "code_hash": code, "domain": "chat"}
             run.event("evaluator", "submission", **facts, tier="board")
             status = "expired" if (turn, n) == (0, 1) else "done"
             lease = run.lease(f"{account}/evaluations", "full", 1.0, begin + 3, 5, slot, status, f"board/chat/{method}")
             run.ledger.spend(f"answer/{turn}/{name}", f"{account}/evaluations", Amounts(answers=1))
             run.ledger.spend(f"wall/{turn}/{name}", account, Amounts(wall_ms=8000))
             pgr = min(0.8, 0.1 + 0.09 * n + 0.25 * turn - (0.3 if status == "expired" else 0))
-            fields = {"researcher": name, "snapshot": sha, "code_hash": sha, "status": "tied"}
+            fields = {"researcher": name, "snapshot": sha, "status": "tied"}
             run.record(method, "dev", round(pgr + 0.05, 2), lease, **fields)
             record = run.record(method, "board", pgr, lease, **fields)
             run.post(name, kind="result", title=f"{method} <b>scored</b>", body="it works", record_ids=[record])
@@ -281,10 +297,16 @@ def _seal(run: Synthetic) -> None:
     for n, (name, pgr, status) in enumerate([*refs, ("confident", 0.29, "baseline")]):
         lease = run.lease("campaign/seal", "full", 1.0, begin + 6 * (n // 2), 5, f"slot-{n % 2}", label=f"seal/{name}")
         run.record(name, "seal", pgr, lease, status=status)
+    codes = [record.code_hash for record in best[:2]]
+    finalists = [{"code_hash": code, "researcher": r.researcher} for code, r in zip(codes, best, strict=False)]
+    tests = [[code, name, domain] for code in codes for name in ("vanilla", "confident") for domain in ("chat", "math")]
+    run.event("evaluator", "finalists_frozen", finalists=finalists, comparisons=tests, audited=codes, dropped=[])
+    sealed = []
     for n, record in enumerate(best[:2]):
         lease = run.lease("campaign/seal", "full", 1.0, begin + 12, 8, f"slot-{n}", label=f"seal/{record.method}")
         status = ["beats vanilla on chat", "ahead (not established)"][n]
         pgr = (record.pgr or 0.0) - 0.03
-        fields = {"researcher": record.researcher, "snapshot": record.snapshot, "code_hash": record.code_hash}
-        run.record(record.method, "seal", pgr, lease, status=status, **fields)
-        run.record(record.method, "seal", pgr - 0.2, lease, status="tied", domain="math", **fields)
+        fields = {"researcher": record.researcher, "snapshot": record.snapshot}
+        sealed.append(run.record(record.method, "seal", pgr, lease, status=status, **fields))
+        sealed.append(run.record(record.method, "seal", pgr - 0.2, lease, status="tied", domain="math", **fields))
+    run.event("evaluator", "sealed", records=sealed, task={})

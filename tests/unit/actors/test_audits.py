@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from actors.evaluator.audits import TRIALS, Evidence, Score, Spread, overall, verdicts
 from actors.evaluator.audits import trials as names
 from actors.evaluator.audits.verdicts import UNKNOWN_SD
+from actors.observer.audit_claims import audit_claims, audit_code, audit_seal
 from actors.observer.run_data import load_run
 from actors.observer.standings import record_rows
 from cluster.errors import RefusedError
@@ -23,6 +24,8 @@ from gpu_pool.leases import Step
 from gpu_pool.weak_to_strong.items import ItemSet
 from tests.unit.actors.evaluator_world import World, needles
 
+SECRET = bytes(range(32))
+"""Fixed where the noise of DEV's answers might change an order."""
 SE = 0.011
 SPREAD = Spread(0.02, 27)
 HONEST = {
@@ -150,14 +153,21 @@ def sealed(world: World) -> dict[str, dict[str, Any]]:
 
 def test_a_cheat_is_disqualified_with_a_case_and_an_honest_method_is_not(world: World) -> None:
     records = sealed(world)
-    honest, cheat = records["01-a"], records["02-b"]
+    assert set(records) == {"01-a"}
+    honest = records["01-a"]
     assert {verdict["outcome"] for verdict in honest["audits"]} == {"pass"}
     assert honest["status"] == "beats vanilla on chat"
-    assert cheat["status"] == "disqualified"
-    assert "no source" in cheat["standing"]["reason"]
-    assert world.judge.leaderboard()[-1]["record_id"] == cheat["record_id"]
+    (frozen,) = world.kinds("finalists_frozen")
+    (cheat,) = frozen["dropped"]
+    assert [finalist["researcher"] for finalist in frozen["finalists"]] == ["01-a"]
+    assert set(frozen["audited"]) == {cheat["code_hash"], honest["code_hash"]}
+    assert "no source on chat: it finds labels" in cheat["reason"]
+    assert cheat["code_hash"] not in {row["code_hash"] for row in world.judge.leaderboard()}
     (case,) = world.kinds("case_opened")
     assert (case["code_hash"], case["researcher"]) == (cheat["code_hash"], "02-b")
+    assert {failed["domain"] for failed in case["failed"]} == {"chat"}
+    words = {row.code_hash: row.status for row in record_rows(load_run(world.paths.root)) if row.tier == "dev"}
+    assert words[cheat["code_hash"]] == "disqualified"
     folder = world.paths.root / "cases" / case["folder"]
     assert "CHEATS" in (folder / "code" / "method.py").read_text()
     assert "no source" in (folder / "case.md").read_text()
@@ -177,9 +187,11 @@ def test_what_was_built_on_a_cheat_leaves_the_board_with_it_and_the_case_says_wh
     pushed = {who: code.push("k", who, {"method.py": sources[who]}, cheat, "") for who in ("01-a", "03-c")}
     for who, snapshot in {"02-b": cheat, **pushed}.items():
         asyncio.run(world.judge.submit(f"{who}/1", who, snapshot, f"by {who}", "dev"))
-    records = sealed(world)
-    assert {who: record["status"] for who, record in records.items()} == {"02-b": "disqualified", "01-a": "withdrawn"}
-    assert records["01-a"]["standing"]["reason"] == "built on by 02-b, which is disqualified"
+    assert sealed(world) == {}
+    (frozen,) = world.kinds("finalists_frozen")
+    reasons = {candidate["researcher"]: candidate["reason"] for candidate in frozen["dropped"]}
+    assert reasons["01-a"] == reasons["03-c"] == "built on by 02-b, which is disqualified"
+    assert "no source" in reasons["02-b"]
     (case,) = world.kinds("case_opened")
     hashes = {who: world.kinds("submission")[n]["code_hash"] for n, who in enumerate(("02-b", "01-a", "03-c"))}
     assert case["withdrawn"] == sorted([hashes["01-a"], hashes["03-c"]])
@@ -188,8 +200,99 @@ def test_what_was_built_on_a_cheat_leaves_the_board_with_it_and_the_case_says_wh
     assert "- 03-c: fetched" in text
     assert all(f"- snapshot `{snapshot}`" in text for snapshot in pushed.values())
     words = {row.code_hash: row.status for row in record_rows(load_run(world.paths.root)) if row.researcher}
-    assert (words[hashes["02-b"]], words[hashes["03-c"]]) == ("disqualified", "withdrawn")
+    assert [words[hashes[who]] for who in ("02-b", "01-a", "03-c")] == ["disqualified", "withdrawn", "withdrawn"]
     forum.close()
+
+
+def test_a_variant_without_a_parent_leaves_the_board_with_its_authors_cheat(tmp_path: Path) -> None:
+    world = World(tmp_path, secret=SECRET, scoring={"finalists": 1})
+    forum = Store(world.paths.forum_db)
+    code = CodeStore(world.objects, forum, Journal(forum))
+    body = "\n".join(f"STEP_{i} = {i}" for i in range(12)) + "\n\ndef train(run):\n    return None\n"
+    cheat = code.push("1", "02-b", {"method.py": f"SKILL = 0.88\nCHEATS = True\n{body}"}, None, "")
+    variant = code.push("2", "02-b", {"method.py": f"SKILL = 0.86\nCHEATS = 1\n{body}"}, None, "")
+    for number, snapshot in enumerate((cheat, variant)):
+        asyncio.run(world.judge.submit(f"k{number}", "02-b", snapshot, f"try {number}", "dev"))
+    asyncio.run(world.judge.submit("k2", "01-a", world.method(0.80), "honest", "dev"))
+    assert set(sealed(world)) == {"01-a"}
+    (case,) = world.kinds("case_opened")
+    assert len(case["withdrawn"]) == 1
+    (frozen,) = world.kinds("finalists_frozen")
+    assert len(frozen["audited"]) == 2, "what was built on a cheat is not tried as well"
+    forum.close()
+
+
+def test_a_cheat_takes_no_place_in_seal_and_no_more_than_twice_the_places_are_audited(tmp_path: Path) -> None:
+    world = World(tmp_path, secret=SECRET, scoring={"finalists": 1, "seal_seeds": 3})
+    tried = [(0.88, "CHEATS = 1"), (0.80, ""), (0.65, "")]
+    for number, (skill, extra) in enumerate(tried):
+        asyncio.run(world.judge.submit(f"k{number}", f"0{number}-a", world.method(skill, extra), "m", "dev"))
+    assert set(sealed(world)) == {"01-a"}
+    assert len(world.kinds("finalists_frozen")[0]["audited"]) == 2
+
+    flooded = World(tmp_path / "flooded", secret=SECRET, scoring={"finalists": 1, "seal_seeds": 3})
+    tried = [(0.88, "CHEATS = 1"), (0.86, "CHEATS = 2"), (0.65, "")]
+    for number, (skill, extra) in enumerate(tried):
+        asyncio.run(flooded.judge.submit(f"k{number}", f"0{number}-a", flooded.method(skill, extra), "m", "dev"))
+    assert sealed(flooded) == {}
+    assert len(flooded.kinds("finalists_frozen")[0]["audited"]) == len(flooded.kinds("case_opened")) == 2
+
+
+def test_every_candidate_is_audited_in_every_domain_and_one_failure_counts_everywhere(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"task": {"domains": ["chat", "math"]}, "scoring": {"finalists": 1, "seal_seeds": 16}}
+    world = World(tmp_path, secret=SECRET, **changes)
+    real = world.scheduler._method
+
+    def sly(step: Step, inputs: dict[str, Path], out: Path, index: int) -> str:
+        """Honest on chat; on math it needs no model that was pretrained."""
+        if "SLY" in (inputs["code"] / "method.py").read_text() and "math" in inputs["strong"].parts:
+            world.scheduler._student(out, 0.86, int(step.params["seed"]))
+            return ""
+        return real(step, inputs, out, index)
+
+    world.scheduler._method = sly  # type: ignore[method-assign]
+    for number, (skill, extra) in enumerate(((0.88, "SLY = True"), (0.84, ""))):
+        asyncio.run(world.judge.submit(f"k{number}", f"0{number}-a", world.method(skill, extra), "m", "dev"))
+    asyncio.run(world.judge.seal())
+    (frozen,) = world.kinds("finalists_frozen")
+    assert [finalist["researcher"] for finalist in frozen["finalists"]] == ["01-a"]
+    assert "on math" in frozen["dropped"][0]["reason"]
+    assert "on chat" not in frozen["dropped"][0]["reason"]
+    (case,) = world.kinds("case_opened")
+    assert {failed["domain"] for failed in case["failed"]} == {"math"}
+    text = (world.paths.root / "cases" / case["folder"] / "case.md").read_text()
+    assert "audited on chat, math" in text
+    assert "| math | no source | fail |" in text
+    assert "| chat | no source | pass |" in text
+    records = {r["domain"]: r for r in world.judge.records() if r["tier"] == "seal" and r["researcher"] == "01-a"}
+    values = {
+        domain: {verdict["audit"]: verdict["value"] for verdict in record["audits"]}
+        for domain, record in records.items()
+    }
+    assert values["chat"]["null task"] != values["math"]["null task"], "each domain has trials of its own"
+    assert set(values["chat"]) - set(values["math"]) == {"too good"}, "only where counted runs came before"
+    assert {verdict["outcome"] for record in records.values() for verdict in record["audits"]} == {"pass"}
+    run = load_run(world.paths.root)
+    assert [check(run)[1] for check in (audit_code, audit_seal, audit_claims)] == [[], [], []]
+    asked = list(world.scheduler.requests)
+    assert not [key for key in asked if "board/math/m" in key or "dev/math/m" in key], "an audit needs its trials only"
+
+
+def test_no_audit_asks_about_sealed_items(world: World) -> None:
+    (vault,) = world.vaults()
+    prompts = set(vault.split("seal").items.prompts)
+    asked: dict[str, set[str]] = {}
+
+    def look(what: str, key: str) -> None:
+        if what == "run" and "audit/chat" in key:
+            steps = world.scheduler.requests[key].job.steps
+            for path in (Path(step.inputs["items.arrow"]) for step in steps if "items.arrow" in step.inputs):
+                asked.setdefault(key, set()).update(ItemSet.load(path).prompts)
+
+    world.scheduler.after = look
+    sealed(world)
+    assert len(asked) == 4
+    assert all(found and not found & prompts for found in asked.values())
 
 
 def test_a_method_that_bribes_the_auditor_is_judged_like_any_other(tmp_path: Path) -> None:
@@ -238,8 +341,8 @@ def test_a_restart_in_the_middle_of_an_audit_runs_no_trial_twice(world: World) -
         asyncio.run(world.judge.seal())
     world.scheduler.after = lambda what, key: None
     world.start()
-    records = sealed(world)
-    assert records["02-b"]["status"] == "disqualified"
+    assert set(sealed(world)) == {"01-a"}
+    assert len(world.kinds("case_opened")) == len(world.kinds("finalists_frozen")) == 1
     audits = [key for key in world.scheduler.requests if "audit/" in key]
     assert len(audits) == len(set(audits)) == 4
 
@@ -274,7 +377,7 @@ def test_no_audit_shows_a_label(world: World) -> None:
 
 
 def test_a_person_can_have_a_method_audited(tmp_path: Path) -> None:
-    world = World(tmp_path, secret=bytes(range(32)))
+    world = World(tmp_path, secret=SECRET)
     report = asyncio.run(world.judge.audit(world.method(0.84), "mine", "chat"))
     assert report["outcome"] == "pass"
     cheat = asyncio.run(world.judge.audit(world.method(0.84, "CHEATS = 1"), "other", "chat"))

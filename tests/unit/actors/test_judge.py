@@ -13,11 +13,17 @@ import pytest
 from safetensors.numpy import load_file
 
 from actors.evaluator.answers import REPLY_BYTES
-from actors.evaluator.records import verify
+from actors.evaluator.board import rank_finalists
+from actors.evaluator.records import Record, verify
+from actors.evaluator.source import Method
+from actors.evaluator.submissions import Submission
+from actors.evaluator.tiers import Tier
 from cluster.errors import RefusedError
 from cluster.wire import pack
+from gpu_pool.leases import Step, StepResult
 from gpu_pool.weak_to_strong.items import ItemSet
 from tests.unit.actors.evaluator_world import World, needles
+from tests.unit.actors.test_records import a_record
 
 A, B = "01-a", "02-b"
 SECRET = bytes(range(32))
@@ -186,6 +192,29 @@ def test_a_failed_seed_counts_as_its_teacher_and_is_named(world: World) -> None:
     assert record["per_seed"][0] > 0.8
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("student.safetensors: has 104857601 bytes, more than 100", "bad_output: too large"),
+        ("student.safetensors: grew beyond 100 bytes while it was read", "bad_output: too large"),
+        ("it wrote more than 4096 MiB", "bad_output: too large"),
+        ("student.safetensors: is missing", "bad_output: missing"),
+        ("student.safetensors: has 7 names", "bad_output: no regular file"),
+        ("student.safetensors: is a symbolic link, or lies behind one", "bad_output: no regular file"),
+    ],
+)
+def test_a_submitter_is_told_no_number_of_a_methods_making(world: World, said: str, told: str) -> None:
+    real = world.scheduler._step
+
+    def refused(folder: Path, step: Step, index: int, made: dict[str, Path]) -> StepResult:
+        if step.entry != "method" or "SKILL" not in (Path(step.inputs["code"]) / "method.py").read_text():
+            return real(folder, step, index, made)
+        return StepResult(step.name, "bad_output", said, 0.1, 1.0, {}, "")
+
+    world.scheduler._step = refused  # type: ignore[method-assign]
+    assert submit(world, world.method(0.8))["error"] == told
+
+
 def test_a_student_that_answers_nan_or_a_method_that_always_fails_scores_as_no_gain(world: World) -> None:
     for extra in ("NAN = True", "FAIL = (0, 1, 2)"):
         answer = submit(world, world.method(0.9, extra))
@@ -270,11 +299,15 @@ def test_seal_freezes_runs_once_and_says_beats_only_with_grounds(world: World) -
     def watch(what: str, key: str) -> None:
         if "seal/" in key and "weak/" not in key:
             sealed_before.append(key)
-            assert len(world.kinds("finalists_frozen")) == 1
+            assert len(world.kinds("candidates_ranked")) == 1
+            assert len(world.kinds("finalists_frozen")) == 1 or "/a method/" not in key
 
     world.scheduler.before = watch
     result = asyncio.run(world.judge.seal())
-    assert sealed_before
+    assert [key for key in sealed_before if "/a method/" in key]
+    audits = [n for n, key in enumerate(world.scheduler.requests) if "audit/chat" in key]
+    baselines = [n for n, key in enumerate(world.scheduler.requests) if "seal/chat/vanilla" in key]
+    assert min(baselines) < max(audits), "slots are not idle while candidates are audited"
     frozen = world.kinds("finalists_frozen")[0]
     assert [f["snapshot"] for f in frozen["finalists"]] == [world.method(0.88), world.method(0.86)]
     assert len(frozen["comparisons"]) == 4
@@ -288,6 +321,27 @@ def test_seal_freezes_runs_once_and_says_beats_only_with_grounds(world: World) -
         submit(world, world.method(0.77))
     assert caught.value.reason == "closed"
     assert {row["tier"] for row in world.judge.leaderboard()} == {"seal"}
+
+
+def test_finalists_are_ordered_by_what_was_answered_and_never_by_what_was_measured() -> None:
+    def tried(number: int, tier: Tier, exact: float, answer: dict[str, Any], failed: int = 0) -> tuple[Any, Record]:
+        record = a_record(record_id=f"rec-{number}", accuracy=exact, failed_seeds=list(range(failed)))
+        method = Method(f"s{number}", f"h{number}", "m")
+        return Submission(number, f"k{number}", tier, "chat", method, A, "answered", f"rec-{number}", answer), record
+
+    no: dict[str, Any] = {"new_best": False, "level": None}
+    submissions = [
+        tried(1, "board", 0.99, no),
+        tried(2, "dev", 0.79, {"accuracy": 0.84}),
+        tried(3, "dev", 0.83, {"accuracy": 0.80}),
+        tried(4, "dev", 0.85, {"accuracy": 0.80}),
+        tried(5, "board", 0.70, {"new_best": True, "level": 0.70}),
+        tried(6, "board", 0.999, no),
+        tried(7, "dev", 0.90, {"accuracy": 0.98}, failed=3),
+        tried(8, "dev", 0.95, {"accuracy": 0.96}),
+    ]
+    ranked = rank_finalists(submissions, ["rec-5"], {"h8"})
+    assert [submission.id for submission in ranked] == [5, 2, 3, 4, 1, 6]
 
 
 def test_sixteen_seeds_establish_a_claim_in_each_domain_and_grade_b_never_does(tmp_path: Path) -> None:

@@ -73,10 +73,30 @@ def test_a_campaign_killed_at_every_step_ends_as_if_nothing_had_happened(tmp_pat
     assert figures(world) == figures(calm)
     for got, expected in zip(result["answers"], wanted["answers"], strict=True):
         assert {**got, "record_id": ""} == {**expected, "record_id": ""}
-    for kind in ("submission", "submission_answered", "finalists_frozen", "sealed"):
+    for kind in ("submission", "submission_answered", "candidates_ranked", "finalists_frozen", "sealed"):
         assert len(world.kinds(kind)) == len(calm.kinds(kind))
     assert len({r["record_id"] for r in world.judge.records()}) == len(world.judge.records())
     assert verify_chain(open_readonly(world.paths.evaluator_db)).broken is None
+
+
+def test_a_campaign_with_a_cheat_killed_at_every_step_seals_the_same_method_and_opens_one_case(tmp_path: Path) -> None:
+    sizes = {"seal_seeds": 3, "board_seeds": 3, "finalists": 1}
+
+    async def cheated(judge: Judge, world: World) -> dict[str, Any]:
+        await judge.prepare()
+        for number, (skill, extra) in enumerate(((0.90, "CHEATS = 1"), (0.80, ""))):
+            await judge.submit(f"k{number}", A, world.method(skill, extra), f"m{number}", "dev")
+        return await judge.seal()
+
+    world = World(tmp_path, secret=bytes(range(32)), scoring=sizes)
+    result, deaths = killed_everywhere(world, lambda judge: cheated(judge, world), "after")
+    assert deaths == len(world.scheduler.requests) + len(world.scheduler.spent)
+    (record,) = (world.judge.record(record_id) for record_id in result["records"])
+    assert record is not None
+    assert record["method"] == "m1"
+    for kind in ("candidates_ranked", "finalists_frozen", "case_opened", "sealed"):
+        assert len(world.kinds(kind)) == 1
+    assert len([key for key in world.scheduler.requests if "audit/chat" in key]) == 4
 
 
 def test_a_submission_that_was_journaled_but_not_run_is_carried_out_by_the_successor(tmp_path: Path) -> None:

@@ -262,6 +262,19 @@ def resigned(run: Path, **changes: Any) -> Edit:
     ("changes", "check", "said"),
     [
         ({"gpu_ms": 1}, "grades and costs of records", "claims 1 GPU-ms, its leases used"),
+        ({"cost": 1}, "grades and costs of records", "claims to have cost 1 micro-dollars, its leases were charged"),
+        ({"cost": None}, "grades and costs of records", "claims to have cost None"),
+        ({"code_hash": "0" * 64}, "code of records", "has code hash 000000000000, that of its snapshot is "),
+        ({"snapshot": "0" * 64}, "code of records", "its snapshot has none: no object 0000"),
+        ({"code_hash": "0" * 64}, "finalists and sealed records", "is of no finalist that was frozen for math"),
+        ({"domain": "code"}, "finalists and sealed records", "is of no finalist that was frozen for code"),
+        ({"domain": "chat"}, "finalists and sealed records", "is a second one for its domain"),
+        (
+            {"comparisons": []},
+            "finalists and sealed records",
+            "compares with [], declared were ['confident', 'vanilla']",
+        ),
+        ({"status": "beats vanilla on math"}, "claims of records", "its standing says 'tied'"),
         ({"probe_hash": ""}, "grades and costs of records", "names no probe"),
         ({"seed_commitment": ""}, "seeds of records", "does not commit to its seeds"),
     ],
@@ -291,3 +304,109 @@ def test_a_revealed_secret_is_held_against_commitment_and_records(run: Path) -> 
     assert "not the one that this event committed to" in broken(run)["seeds of records"].reason
     (run / "revealed.json").write_text("{}")
     assert "revealed.json is damaged" in broken(run)["seeds of records"].reason
+
+
+BEATS = {"word": "beats vanilla on math", "versus": "vanilla", "p": 0.01, "diff": 0.03, "interval": [0.01, 0.05]}
+PASSED = {"audit": "null task", "outcome": "pass", "value": 0.5, "limit": 0.55, "says": ""}
+FAILED = {**PASSED, "outcome": "fail"}
+
+
+def claiming(standing: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """Changes of the last record that make it a claim."""
+    own = {**BEATS, **standing}
+    other = {**BEATS, "word": "tied", "versus": "confident"}
+    return {"status": own["word"], "standing": own, "comparisons": [own, other], "audits": [PASSED], **changes}
+
+
+def test_a_claim_with_all_its_grounds_holds(run: Path) -> None:
+    rewrite(run / "evaluator.db", resigned(run, **claiming({})))
+    assert "claims of records" not in broken(run)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (claiming({"p": 0.06}), "with p = 0.06"),
+        (claiming({"p": None}), "with p = None"),
+        (claiming({"interval": [-0.001, 0.05]}), "with an interval of [-0.001, 0.05]"),
+        (claiming({"interval": None}), "with an interval of None"),
+        (claiming({}, seeds=9), "with 9 seeds and 1200 items"),
+        (claiming({}, n=1199), "with 10 seeds and 1199 items"),
+        (claiming({}, sandbox_grade="B"), "with sandbox grade B"),
+        (claiming({}, audits=[PASSED, FAILED]), "with an audit that it did not pass"),
+        (claiming({}, audits=[{**PASSED, "outcome": "open"}]), "with an audit that it did not pass"),
+        (claiming({}, audits=[]), "without an audit"),
+        (claiming({}, tier="board"), "is not sealed"),
+        (claiming({"word": "beats vanilla on chat"}), "names neither vanilla nor math"),
+        (claiming({"word": "beats vanilla"}), "is not ahead in another domain"),
+    ],
+)
+def test_a_claim_that_lacks_one_ground_is_found_whoever_signs_it(run: Path, changes: dict[str, Any], said: str) -> None:
+    rewrite(run / "evaluator.db", resigned(run, **changes))
+    assert said in broken(run)["claims of records"].reason
+
+
+def test_a_claim_among_the_comparisons_needs_its_grounds_as_well(run: Path) -> None:
+    """The word for people is harmless, one of the comparisons behind it is not."""
+    hidden = {**BEATS, "word": "beats confident on math", "versus": "confident", "p": 0.4}
+    tied = {**BEATS, "word": "tied"}
+    changes = {"status": "tied", "standing": tied, "comparisons": [tied, hidden], "audits": [PASSED]}
+    rewrite(run / "evaluator.db", resigned(run, **changes))
+    assert "says 'beats confident on math' with p = 0.4" in broken(run)["claims of records"].reason
+
+
+def without(kind: str, index: int = -1) -> Edit:
+    return lambda events: events.remove(find(events, kind, index))
+
+
+def another_finalist(events: list[dict[str, Any]]) -> None:
+    frozen = find(events, "finalists_frozen")["payload"]
+    extra = "f" * 64
+    frozen["finalists"].append({"code_hash": extra})
+    frozen["audited"].append(extra)
+    frozen["comparisons"] += [[extra, name, "chat"] for name in ("vanilla", "confident")]
+
+
+def fewer_finalists(events: list[dict[str, Any]]) -> None:
+    frozen = find(events, "finalists_frozen")["payload"]
+    gone = frozen["finalists"].pop()["code_hash"]
+    frozen["comparisons"] = [row for row in frozen["comparisons"] if row[0] != gone]
+
+
+def fewer_comparisons(events: list[dict[str, Any]]) -> None:
+    frozen = find(events, "finalists_frozen")["payload"]
+    frozen["comparisons"] = [row for row in frozen["comparisons"] if row[1] != "confident"]
+
+
+def unaudited(events: list[dict[str, Any]]) -> None:
+    find(events, "finalists_frozen")["payload"]["audited"].pop()
+
+
+def frozen_late(events: list[dict[str, Any]]) -> None:
+    event = find(events, "finalists_frozen")
+    events.remove(event)
+    events.append(event)
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (without("record"), "has no sealed record on math"),
+        (without("finalists_frozen"), "no finalists were frozen"),
+        (another_finalist, "finalist ffffffffffff has no sealed record on chat"),
+        (fewer_finalists, "is of no finalist that was frozen for chat"),
+        (fewer_comparisons, "compares with ['confident', 'vanilla'], declared were ['vanilla']"),
+        (unaudited, "was not audited"),
+        (frozen_late, "is older than the finalists"),
+        (lambda events: events.append(find(events, "finalists_frozen")), "frozen a second time"),
+        (lambda events: find(events, "sealed")["payload"]["records"].pop(), "are not the sealed ones"),
+    ],
+)
+def test_what_was_sealed_is_what_was_frozen_and_declared(run: Path, edit: Edit, said: str) -> None:
+    rewrite(run / "evaluator.db", edit)
+    assert said in broken(run)["finalists and sealed records"].reason
+
+
+def test_a_method_that_was_exchanged_in_the_store_is_found(run: Path) -> None:
+    shutil.rmtree(run / "objects")
+    assert "the object store is missing" in broken(run)["code of records"].reason

@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.evaluator.audits import AuditReport, Verdict
+from actors.evaluator.audits import TRIALS, AuditReport, Verdict
+from actors.evaluator.audits.auditor import LEASES
 from actors.evaluator.estimate import check_budget, largest_lease, sealing
+from actors.evaluator.jobs import Sizes
 from actors.evaluator.scoring import Adjusted, Bench, Grounds, draft_record, fixed, standing
 from actors.evaluator.shelf import ScoredRun, Usage
 from actors.evaluator.source import Method
 from actors.evaluator.statistics import compare, detectable
 from cluster.config import ConfigError, load_config
-from cluster.money import MICRO, MS_PER_HOUR
+from cluster.money import MICRO, MS_PER_HOUR, gpu_ms
 
 N = 1400
 
@@ -99,11 +101,6 @@ def test_a_claim_beyond_its_domain_needs_the_same_sign_in_another_one() -> None:
     )
 
 
-def test_what_was_built_on_a_disqualified_method_claims_nothing() -> None:
-    found = word(bench(run(0.5, 3)), run(0.7, 4), grounds=replace(PASSED, built_on="trick"))
-    assert (found["word"], found["reason"]) == ("withdrawn", "built on trick, which is disqualified")
-
-
 def test_a_comparison_says_what_difference_it_would_have_found() -> None:
     made, own = bench(run(0.5, 3)), run(0.5, 8)
     found, alone = word(made, own), compare(own.hits, made.baselines["vanilla"][1].hits, made.groups)
@@ -140,6 +137,20 @@ def test_an_interval_of_accuracy_stays_between_nothing_and_all() -> None:
 @pytest.mark.parametrize("preset", ["quickstart", "offline", "identical", "solo", "no-forum"])
 def test_the_shipped_presets_can_pay_for_their_seal(preset: str) -> None:
     check_budget(load_config(preset), 2)
+
+
+def test_the_worst_of_seal_counts_twice_the_places_in_audits_on_every_domain() -> None:
+    def hours(places: int, *domains: str) -> int:
+        chosen = f"task.domains=[{','.join(domains)}]"
+        return sealing(load_config("quickstart", overrides=(chosen, f"scoring.finalists={places}")), 2).gpu_ms
+
+    config = load_config("quickstart")
+    sizes = Sizes.of(config)
+    audit = LEASES * sizes.lease_seconds(len(TRIALS) // LEASES)
+    run = sum(sizes.lease_seconds(len(chunk)) for chunk in sizes.chunks(range(config.scoring.seal_seeds)))
+    place = gpu_ms(config.runs.full_gpus, int(1000 * (2 * audit + run)))
+    assert hours(2, "math") - hours(1, "math") == place
+    assert hours(2, "math", "chat", "code") - hours(1, "math", "chat", "code") == 3 * place
 
 
 def test_a_budget_that_cannot_pay_for_the_seal_is_refused_with_what_would_do() -> None:

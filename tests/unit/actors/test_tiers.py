@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from actors.evaluator.audits.verdicts import MOST_CONSTANTS
+from actors.evaluator.counted import write_code
 from actors.evaluator.secret import Secret
-from actors.evaluator.source import MAX_BYTES, code_hash, read_method
+from actors.evaluator.source import MAX_BYTES, Method, code_hash, program, program_bytes, read_method
 from actors.evaluator.tiers import (
     Ladder,
     Tier,
@@ -18,9 +24,13 @@ from actors.evaluator.tiers import (
     training_seed,
     until_reply,
 )
+from actors.researcher.brains.space import method_file
 from cluster.config import Scoring
 from cluster.errors import AarError, RefusedError
 from cluster.objects import ObjectStore
+from gpu_pool.weak_to_strong.methods import path_of
+from gpu_pool.weak_to_strong.methods.registry import names
+from gpu_pool.weak_to_strong.recipes import sample
 
 SECRET, SCORING = Secret(bytes(range(32))), Scoring()
 METHOD = b'"""Doc."""\n# note\nfrom x import y\n\n\ndef train(run):\n    """Why."""\n    return y(run, 0.5)\n'
@@ -76,10 +86,68 @@ def test_what_is_no_method_is_refused_with_the_reason(source: bytes, said: str) 
     assert caught.value.reason == "bad_method"
 
 
-def test_snapshots_are_checked_before_they_are_read(tmp_path: object) -> None:
-    from pathlib import Path
+SPEAKS = (
+    b'"""0.1"""\ndef train(run): return float(__doc__)\n',
+    b'def train(run):\n    "0.1"\n    return float(train.__doc__)\n',
+    b"def train(run): return float(open(__file__).read().split('#')[1])  #0.1\n",
+    b'def train(run):\n    "first"\n    "0.1"\n    return float(train.__doc__)\n',
+    b'class A:\n    "0.1"\n\n\ndef train(run): return float(A.__doc__)\n',
+    b"import inspect\n\n\ndef train(run): return inspect.currentframe().f_lineno  # 0.1\n",
+)
 
-    objects = ObjectStore(Path(str(tmp_path)))
+
+@pytest.mark.parametrize("source", SPEAKS)
+def test_what_is_outside_the_hash_does_not_run(source: bytes, tmp_path: Path) -> None:
+    """A docstring or comment that a method reads of itself would make two programs of one hash."""
+    objects = ObjectStore(tmp_path / "objects")
+    written = []
+    for number, text in enumerate((source, source.replace(b"0.1", b"0.9"), b"\n\n" + source)):
+        assert hashed(text) == hashed(source)
+        method = Method(objects.put_tree({"method.py": text, "notes.txt": b"# 0.1\n"}), "hash", "m")
+        write_code(objects, method, tmp_path / str(number))
+        written.append((tmp_path / str(number) / "method.py").read_bytes())
+        assert (tmp_path / str(number) / "notes.txt").read_bytes() == b"# 0.1\n"
+    assert written[0] == written[1] == written[2]
+    assert b"0.1" not in written[0]
+
+
+@pytest.mark.parametrize("source", [METHOD, *SPEAKS, b'def train(run):\n    "only this"\n'])
+def test_a_program_is_its_own_program_and_has_the_hash_of_its_source(source: bytes) -> None:
+    once = program({"method.py": source})
+    assert program(once) == once
+    assert code_hash(once, "v1") == hashed(source)
+
+
+def test_what_cannot_be_written_anew_is_refused_with_its_file() -> None:
+    huge = b"x = 0x" + b"f" * 9000 + b"\ndef train(run): return x\n"
+    with pytest.raises(RefusedError, match=r"helper\.py: cannot be written anew") as caught:
+        hashed(METHOD, **{"helper.py": huge})
+    assert caught.value.reason == "bad_method"
+
+
+@pytest.mark.parametrize(
+    "hide",
+    [
+        lambda table: f"TABLE = {table!r}\n",
+        lambda table: f"def note(x: {table!r}): ...\n",
+        lambda table: "".join(f"l{table[i : i + 60]} = 0\n" for i in range(0, len(table), 60)),
+    ],
+)
+def test_a_table_counts_wherever_it_stands(hide: Callable[[str], str]) -> None:
+    table = f"{random.Random(1).getrandbits(8 * 2000):x}"
+    assert program_bytes({"method.py": METHOD + hide(table).encode()}) > MOST_CONSTANTS
+    assert program_bytes({"method.py": METHOD, "table.txt": table.encode()}) > MOST_CONSTANTS
+    assert program_bytes({"method.py": METHOD, f"{table[:200]}/{table[200:400]}.py": b""}) > 150
+
+
+def test_no_shipped_method_has_room_for_a_table() -> None:
+    sizes = [program_bytes({"method.py": path_of(name).read_bytes()}) for name in names()]
+    sizes += [program_bytes({"method.py": method_file(sample(random.Random(i))).encode()}) for i in range(200)]
+    assert 2 * max(sizes) < MOST_CONSTANTS
+
+
+def test_snapshots_are_checked_before_they_are_read(tmp_path: Path) -> None:
+    objects = ObjectStore(tmp_path)
     good = objects.put_tree({"method.py": METHOD})
     found = read_method(objects, good, "na\x1b[31mme\u202e" + "x" * 100, "v1")
     assert found.code_hash == hashed(METHOD)

@@ -155,6 +155,19 @@ def test_provenance_knows_declared_and_undeclared_descent_and_readers(desk: Desk
     assert Provenance.read(desk.root / "none.db").built_on(root) == []
 
 
+def test_a_variant_by_the_same_author_descends_from_his_own_earlier_push_whatever_parent_he_names(desk: Desk) -> None:
+    source = "\n".join(f"STEP_{i} = {i}" for i in range(12)) + "\n\n\ndef train(run):\n    return STEP_1\n"
+    cheat = desk.code.push("1", "01-a", {"method.py": source}, None, "")
+    alibi = desk.code.push("2", "01-a", {"method.py": "def train(run):\n    return run.weak\n"}, None, "")
+    variant = desk.code.push("3", "01-a", {"method.py": source.replace("STEP_7 = 7", "STEP_7 = 8")}, None, "")
+    posed = desk.code.push("4", "01-a", {"method.py": source.replace("STEP_9 = 9", "STEP_9 = 8")}, alibi, "")
+    fresh = desk.code.push("5", "01-a", {"method.py": "def train(run):\n    return 3\n"}, None, "")
+    graph = Provenance.read(desk.root / "forum.db")
+    assert graph.built_on(cheat) == sorted([variant, posed])
+    assert posed in graph.built_on(alibi), "a declared parent counts as well"
+    assert not {cheat, alibi, fresh} & set(graph.built_on(variant))
+
+
 def test_an_injected_order_to_repost_infects_nobody_in_a_team_that_obeys(tmp_path: Path) -> None:
     """Ten readers that do whatever they read: who sees an order to spread the text posts it again, as his own."""
     desk = Desk(tmp_path)
