@@ -209,8 +209,8 @@ def test_a_variant_without_a_parent_leaves_the_board_with_its_authors_cheat(tmp_
     forum = Store(world.paths.forum_db)
     code = CodeStore(world.objects, forum, Journal(forum))
     body = "\n".join(f"STEP_{i} = {i}" for i in range(12)) + "\n\ndef train(run):\n    return None\n"
-    cheat = code.push("1", "02-b", {"method.py": f"SKILL = 0.88\nCHEATS = True\n{body}"}, None, "")
-    variant = code.push("2", "02-b", {"method.py": f"SKILL = 0.86\nCHEATS = 1\n{body}"}, None, "")
+    cheat = code.push("1", "02-b", {"method.py": f"SKILL = 0.97\nCHEATS = True\n{body}"}, None, "")
+    variant = code.push("2", "02-b", {"method.py": f"SKILL = 0.84\nCHEATS = 1\n{body}"}, None, "")
     for number, snapshot in enumerate((cheat, variant)):
         asyncio.run(world.judge.submit(f"k{number}", "02-b", snapshot, f"try {number}", "dev"))
     asyncio.run(world.judge.submit("k2", "01-a", world.method(0.80), "honest", "dev"))
