@@ -4,12 +4,12 @@
 weak 2 s, a `vanilla` run 2 s (`python scripts/bench_methods.py`). Accuracy over ten seeds, sd over teacher seeds:
 
              teacher         ceiling   vanilla PGR   `ue_zeroshot` PGR   vanilla without pretraining
-    chat     .636 sd .035    .922      .33           .23                 PGR -.10
-    math     .650 sd .034    1.000     .24           .66                 PGR -.20
-    code     .770 sd .024    1.000     .40           -.81                (six seeds; not measured without pretraining)
+    chat     .615 sd .027    .922      .23           .28                 PGR -.11
+    math     .626 sd .021    1.000     .20           .68                 PGR -.15
+    code     .755 sd .018    1.000     .24           .52                 PGR -.40
 
-No other world seed has been measured. Teachers of three members and six epochs are steadier (sd .020 on math, .016 on
-code, over 16 seeds, at .63 and .76) and cost a third more.
+World seed 1 has gaps of .31, .36 and .23, teachers' sd of .016, .012 and .038, and another opinion: `ue_zeroshot` has a
+PGR of .99 on chat, -.25 on math, -.83 on code.
 
 The share of graded documents is a steep dial of the zero-shot opinion, that of swayed graders a gentle one (math:
 right on .97 with .012 graded and none swayed, on .89 with .02 graded and .4 of them swayed). `standard` is larger and
