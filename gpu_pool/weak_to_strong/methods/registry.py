@@ -105,6 +105,7 @@ class _Critic(Params):
     temperature: float = Field(default=0.5, gt=0)
     rounds: int = Field(default=1, ge=1)
     judge_epochs: int = Field(default=4, ge=1)
+    engine: Literal["transformers", "vllm"] = Field(default="transformers", description="what writes the critiques")
 
 
 class _Ccs(Params):
