@@ -293,6 +293,10 @@ class LabelModel(nn.Module):
         return softmax(self.logits(self.tokenize(items)))
 
     def hidden(self, items: ItemSet, layers: Sequence[int] | None = None) -> FloatArray:
+        """`states` of the items' texts."""
+        return self.states(self.tokenize(items), layers)
+
+    def states(self, tokens: Tokens, layers: Sequence[int] | None = None) -> FloatArray:
         """States at the position that answers, (n, layers + 1, d): the embedding first, the last after the final norm.
 
         `layers` chooses some of them, (n, len(layers), d).
@@ -313,7 +317,7 @@ class LabelModel(nn.Module):
                     state = self.decoder.run(state, depth, depth + 1)
             return torch.stack([found[k] for k in chosen], dim=1)
 
-        return self._infer(self.tokenize(items), states, (len(chosen), self.width))
+        return self._infer(tokens, states, (len(chosen), self.width))
 
     def zero_shot(self, items: ItemSet) -> FloatArray:
         """The model's own opinion (n,) = P(label 1) with no label seen.
