@@ -18,7 +18,7 @@ from gpu_pool.weak_to_strong import LabelModel
 from gpu_pool.weak_to_strong.domains import Domain, ModelShape
 from gpu_pool.weak_to_strong.experiment import Hits, Scores
 from gpu_pool.weak_to_strong.tasks.schema import Split, Task
-from scripts import run_w2s, scale_check, w2s_table
+from scripts import bench_methods, run_w2s, scale_check, w2s_table
 from scripts.w2s_options import methods
 
 QUICK = ["--epochs", "1", "--lr", "1e-3"]
@@ -146,15 +146,9 @@ def test_files_of_one_name_are_told_apart_and_none_is_taken_for_a_published_meth
         file.parent.mkdir(parents=True, exist_ok=True)
         label = "run.weak * 0 + 1" if number % 2 else "run.weak * 0"
         file.write_text(f"def train(run):\n    return run.student(run.fit({label}))\n")
-    chosen = [
-        "--seeds",
-        "2",
-        "--json",
-        str(tmp_path / "out.json"),
-        "--method",
-        str(tmp_path / "a" / ".." / "a" / "mine.py"),
-    ]
-    chosen += [part for file in [*files, "vanilla"] for part in ("--method", str(file))]
+    again = tmp_path / "a" / ".." / "a" / "mine.py"
+    chosen = ["--seeds", "2", "--json", str(tmp_path / "out.json")]
+    chosen += [part for file in [*files, "vanilla", again] for part in ("--method", str(file))]
     assert run_w2s.main([*arguments, *pair(folder), *chosen]) == 0
     figures = json.loads((tmp_path / "out.json").read_text())
     names = ["weak", "ceiling", "a/mine.py", "b/mine.py", "a/vanilla.py", "a/weak.py", "m", "vanilla"]
@@ -318,6 +312,18 @@ def test_without_vanilla_nothing_is_compared_and_without_a_gap_there_is_no_pgr()
     assert "vanilla" not in text
     assert rows[-1].to_dict()["pgr"] is None
     json.dumps([row.to_dict() for row in rows], allow_nan=False)
+
+
+def test_the_table_of_all_methods_counts_items_of_one_question_as_one_cluster() -> None:
+    hits = {"weak": drawn(0.6, 1), "ceiling": drawn(0.9, 2), "vanilla": drawn(0.7, 3), "better": drawn(0.85, 4)}
+    measured = [{name: (own[seed], 1.0) for name, own in hits.items()} for seed in range(5)]
+    groups = np.arange(400) // 4
+    rows = {row["method"]: row for row in bench_methods.rows("math", measured, groups)}
+    pgr = estimate_pgr(hits["better"], hits["weak"], hits["ceiling"], groups)
+    assert (rows["better"]["pgr"], rows["better"]["low"], rows["better"]["high"]) == (pgr.value, pgr.low, pgr.high)
+    versus = compare(hits["better"], hits["vanilla"], groups)
+    assert rows["better"]["p"] == 2 * min(versus.p, 1 - versus.p)
+    assert "(unadjusted)" in bench_methods.summary(list(rows.values()))
 
 
 def test_a_setting_goes_to_the_methods_that_have_it() -> None:
