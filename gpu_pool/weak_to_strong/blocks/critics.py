@@ -140,7 +140,8 @@ def train_critic(run: MethodRun, critic: LabelModel, critiques: Sequence[str], c
     useful = [i for i, tail in enumerate(tails) if tail]
     if not useful:
         return math.nan
-    rows = [np.array([*heads[i], *tails[i]], dtype=np.int64) for i in useful]
+    # Read again, a critique can have more tokens than it was written with: what the context cannot hold is left out.
+    rows = [np.array([*heads[i], *tails[i]][: critic.max_length], dtype=np.int64) for i in useful]
     starts = [len(heads[i]) for i in useful]
     rng, lengths = np.random.default_rng(run.seed), np.array([len(row) for row in rows])
     budget = plan.token_budget or automatic_budget(critic.width, critic.device)

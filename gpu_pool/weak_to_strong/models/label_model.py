@@ -325,7 +325,7 @@ class LabelModel(nn.Module):
         Calibrated without truth: the median margin over `items` is moved to zero, so half of them get label 1.
         """
         if self.readout == "head":
-            raise ModelError("a classification head has no zero-shot opinion: load the model with readout='labels'")
+            raise ModelError("a classification head has no zero-shot opinion: take a causal LM with readout='labels'")
         tokens = self.tokenize(items, prior=True)
         if self.fmt.prior_labels is None:
             logits = self.logits(tokens)

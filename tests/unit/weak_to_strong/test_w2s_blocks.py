@@ -509,6 +509,16 @@ def test_the_critic_writes_with_the_engine_that_was_chosen(
     assert chosen == ["vllm", "vllm"]
 
 
+def test_a_critique_that_is_longer_when_read_again_does_not_leave_the_context(run: MethodRun, folder: Path) -> None:
+    longest = int(run.tokens.lengths.max())
+    base = LabelModel.load(folder, "pair", max_length=longest)
+    own = MethodRun(run.items, run.weak, base, RunParams(epochs=1))
+    seen: list[int] = []
+    base.lm.register_forward_pre_hook(lambda _, args, given: seen.append(given["input_ids"].shape[1]), with_kwargs=True)
+    blocks.train_critic(own, base, ["good " * 30] * 40, blocks.CriticConfig())
+    assert max(seen) <= longest
+
+
 def test_a_protocol_that_trains_nothing_that_writes_is_named(run: MethodRun) -> None:
     run.protocol = run.config(trainable="head")
     with pytest.raises(TrainingError, match=r"'head' moves no weight that writes.*lora:r"):
