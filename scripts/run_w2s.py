@@ -9,7 +9,8 @@ code. Score other people's with a campaign's evaluator.
 
 Seed s of a method learns from the labels of teacher s; data are the same for all seeds; intervals count seeds and test
 items. Everything is kept in --cache by its content and read again on the next run. p-values are two-sided, paired by
-seed and item, Holm-adjusted over the methods compared with vanilla.
+seed and item, Holm-adjusted over the methods compared with vanilla. Seconds are those of training one seed, without
+scoring and without what runs share (models, tokens, states, priors).
 """
 
 from __future__ import annotations
@@ -48,12 +49,15 @@ def run(args: argparse.Namespace) -> int:
     w2s_options.prepare(args)
     methods = w2s_options.methods(args.method or ["vanilla"], args.param)
     experiment, seeds = w2s_options.experiment(args, args.task, args.weak, args.strong), w2s_options.seeds(args)
+    experiment.ceiling_truth()
     weak, ceiling = experiment.weak(seeds), experiment.ceiling(seeds)
     scores = [experiment.method(method, seeds) for method in methods]
     test = experiment.task.test.items
     rows = w2s_table.rows(weak, ceiling, scores, test.group_index())
     count = f"{args.seeds} seed{'s' if args.seeds > 1 else ''}"
-    print(f"{experiment.task.name}: {len(test)} test items, {count}\n\n{w2s_table.table(rows)}")
+    notes = w2s_options.notes(experiment, {"weak": weak, "strong": ceiling})
+    print("\n".join([f"{experiment.task.name}: {len(test)} test items, {count}", *notes]))
+    print(f"\n{w2s_table.table(rows)}")
     if args.seeds == 1:
         print("\nOne seed gives no interval: use --seeds 3 or more.")
     if args.json is not None:
@@ -61,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
         figures = {
             "task": experiment.task.name,
             "task_hash": experiment.task.content_hash,
+            "notes": list(experiment.task.notes),
+            "cut": {"weak": weak.cut, "strong": ceiling.cut},
             "seeds": list(seeds),
             "test_items": len(test),
             "rows": [row.to_dict() for row in rows],

@@ -28,6 +28,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -60,6 +61,11 @@ class Rung:
         """Whether there is surely a gap to recover, and more than one seed."""
         return self.vanilla.defined and self.method.defined and not math.isnan(self.gain.low)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The gain as plain JSON; what is not known is null."""
+        gain = {name: None if math.isnan(value) else value for name, value in dataclasses.asdict(self.gain).items()}
+        return {"pair": self.name, "counts": self.counts, **gain}
+
 
 def verdict(rungs: Sequence[Rung]) -> str:
     """The rule of this module's docstring."""
@@ -74,9 +80,12 @@ def verdict(rungs: Sequence[Rung]) -> str:
 
 
 def measure(name: str, experiment: Experiment, method: MethodFile, seeds: range) -> Rung:
-    """Run method and vanilla on one pair of models."""
+    """Run method and vanilla on one pair of models; what was cut and dropped goes to the error stream."""
+    experiment.ceiling_truth()
     weak, ceiling = experiment.weak(seeds), experiment.ceiling(seeds)
     vanilla, own = (experiment.method(one, seeds) for one in (MethodFile.of("vanilla"), method))
+    for note in w2s_options.notes(experiment, {"weak": weak, "strong": ceiling}):
+        print(f"{name}: {note}", file=sys.stderr, flush=True)
     groups = experiment.task.test.items.group_index()
     both = [estimate_pgr(scores.hits, weak.hits, ceiling.hits, groups) for scores in (own, vanilla)]
     return Rung(name, weak.accuracy, ceiling.accuracy, both[0], both[1], compare(own.hits, vanilla.hits, groups))
@@ -160,8 +169,8 @@ def main(argv: list[str]) -> int:
         return 2
     print(f"{show(rungs, method.name)}\n\nThe gain of {method.name} over vanilla: {verdict(rungs)}.")
     if args.json is not None:
-        gains = [{"pair": r.name, "counts": r.counts, **dataclasses.asdict(r.gain)} for r in rungs]
-        args.json.write_text(json.dumps({"verdict": verdict(rungs), "rungs": gains}, indent=1), encoding="utf-8")
+        figures = {"verdict": verdict(rungs), "rungs": [rung.to_dict() for rung in rungs]}
+        args.json.write_text(json.dumps(figures, indent=1, allow_nan=False), encoding="utf-8")
     return 0
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from gpu_pool.weak_to_strong.experiment import (
     ModelSource,
     Pretrained,
     Protocol,
+    Scores,
     world_of,
 )
 from gpu_pool.weak_to_strong.methods import registry
@@ -56,7 +59,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         own.add_argument(f"--teacher-{name}", type=_TYPES[name], metavar="X", help=_HELP.get(f"teacher-{name}"))
     for which in ("weak", "strong"):
         own.add_argument(f"--{which}-chat", action="store_true", help=f"ask the {which} model by its chat template")
-    own.add_argument("--max-length", type=int, metavar="TOKENS", help="longer texts of --weak and --strong are cut")
+    own.add_argument("--max-length", type=int, metavar="TOKENS", help="of the texts of --weak and --strong")
+    own.add_argument(
+        "--over-long", default="cut", choices=("cut", "refuse"), help="what is done with longer texts (default cut)"
+    )
     machine = parser.add_argument_group("machine")
     machine.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     machine.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default 1)")
@@ -71,14 +77,31 @@ _HELP = {
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """Set threads and quiet; raises ExperimentError for a machine that does not have what was asked for."""
+    """Set threads and quiet; raises ExperimentError for what could only fail later: the machine, --cache, --json."""
     if args.device == "cuda" and not torch.cuda.is_available():
         raise ExperimentError("--device cuda: torch sees no CUDA device here; use --device cpu")
     if args.seeds < 1 or args.threads < 1 or args.first_seed < 0:
         raise ExperimentError("--seeds and --threads must be at least 1, --first-seed at least 0")
+    if args.max_length is not None and args.max_length < 1:
+        raise ExperimentError("--max-length must be at least 1 token")
+    try:
+        args.cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExperimentError(f"--cache {args.cache} is no folder and cannot be made one: {error.strerror}") from error
+    if not os.access(args.cache, os.W_OK | os.X_OK):
+        raise ExperimentError(f"--cache {args.cache}: this user may not write there; give another folder")
+    if args.json is not None:
+        _check_writable(args.json)
     torch.set_num_threads(args.threads)
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _check_writable(out: Path) -> None:
+    if not out.parent.is_dir():
+        raise ExperimentError(f"--json {out}: the folder {out.parent} does not exist: make it, or give another path")
+    if out.is_dir() or not os.access(out if out.exists() else out.parent, os.W_OK):
+        raise ExperimentError(f"--json {out}: no file can be written there; give another path")
 
 
 def seeds(args: argparse.Namespace) -> range:
@@ -102,14 +125,18 @@ def experiment(
         raise ExperimentError(f"task {task} has no models of its own: give --weak PATH and --strong PATH (or hub ids)")
     return Experiment(
         load_task(task),
-        ModelAt(weak, args.max_length, chat=args.weak_chat) if isinstance(weak, str) else weak,
-        ModelAt(strong, args.max_length, chat=args.strong_chat) if isinstance(strong, str) else strong,
+        _model(args, weak, chat=args.weak_chat),
+        _model(args, strong, chat=args.strong_chat),
         artefacts,
         teacher=teacher,
         student=student,
         device=args.device,
         progress=say,
     )
+
+
+def _model(args: argparse.Namespace, model: ModelSource | str, *, chat: bool) -> ModelSource:
+    return ModelAt(model, args.max_length, chat=chat, over_long=args.over_long) if isinstance(model, str) else model
 
 
 def _published(model: ModelSource | str | None) -> Protocol | None:
@@ -119,9 +146,10 @@ def _published(model: ModelSource | str | None) -> Protocol | None:
 
 
 def methods(names: Sequence[str], settings: Sequence[str]) -> list[MethodFile]:
-    """The chosen methods, each once. A setting without a method's name goes to every method that has the parameter.
+    """The chosen methods, each once, under names that differ: files of one name are shown with their folders.
 
-    Raises MethodError for a setting that no method takes.
+    A setting without a method's name goes to every method that has the parameter. Raises MethodError for a setting that
+    no method takes.
     """
     given: dict[str, dict[str, Any]] = {name: {} for name in names}
     for setting in settings:
@@ -132,13 +160,40 @@ def methods(names: Sequence[str], settings: Sequence[str]) -> list[MethodFile]:
             raise MethodError(f"--param {setting}: expected [METHOD.]NAME=VALUE for one of {', '.join(given)}")
         for taker in takers:
             given[taker][parameter] = _value(text)
-    return [MethodFile.of(name, **params) for name, params in given.items()]
+    found = {method.path or method.name: method for method in (MethodFile.of(n, **p) for n, p in given.items())}
+    return _told_apart(list(found.values()))
+
+
+def _told_apart(chosen: Sequence[MethodFile]) -> list[MethodFile]:
+    """The methods, with as much of their paths in the names as it takes to tell them apart."""
+    out, parts = list(chosen), 1
+    while len({method.name for method in out}) < len(out):
+        parts += 1
+        names = [method.name for method in out]
+        out = [
+            replace(method, name="/".join(method.path.parts[-parts:]))
+            if method.path is not None and names.count(method.name) > 1
+            else method
+            for method in out
+        ]
+    return out
 
 
 def say(event: Event) -> None:
     """One finished run, on the error stream."""
-    how = "from the cache" if event.cached else f"{event.seconds:.1f} s"
+    how = "from the cache" if event.cached else f"{event.seconds:.1f} s of training"
     print(f"{event.name}, seed {event.seed}: accuracy {event.accuracy:.3f}, {how}", file=sys.stderr, flush=True)
+
+
+def notes(experiment: Experiment, scores: Mapping[str, Scores]) -> list[str]:
+    """What was done to the task's rows, and how many texts were cut; `scores` of a run by the model's name."""
+    said = [f"note: {note}" for note in experiment.task.notes]
+    for model, score in scores.items():
+        sizes = experiment.task.splits
+        cut = [f"{count} of {len(sizes[split])} {split} texts" for split, count in score.cut.items() if count]
+        if cut:
+            said.append(f"note: cut to the length of the {model} model: {', '.join(cut)} (--max-length, --over-long)")
+    return said
 
 
 def _parameters(name: str) -> set[str]:

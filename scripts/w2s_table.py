@@ -18,7 +18,7 @@ Groups = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Row:
-    """One method: accuracy, PGR, seconds of a run, and the paired accuracy difference to vanilla with Holm's p."""
+    """One method: accuracy, PGR, seconds of training a seed, paired accuracy difference to vanilla with Holm's p."""
 
     name: str
     accuracy: Interval
@@ -70,9 +70,15 @@ def two_sided(versus: Comparison) -> float:
 
 
 def table(shown: Sequence[Row]) -> str:
-    """Markdown: accuracy, PGR with its 95 % interval, seconds, paired difference to vanilla with its interval and p."""
+    """Markdown: accuracy, PGR with its 95 % interval, seconds of training, paired difference to vanilla with p."""
     compared = any(row.versus is not None for row in shown)
-    head = ["", "accuracy", "PGR [95 %]", "s / run", *(["accuracy - vanilla [95 %]", "p (Holm)"] if compared else [])]
+    head = [
+        "",
+        "accuracy",
+        "PGR [95 %]",
+        "training s",
+        *(["accuracy - vanilla [95 %]", "p (Holm)"] if compared else []),
+    ]
     body = [head, ["---"] * len(head), *(_cells(row, compared) for row in shown)]
     widths = [max(len(line[i]) for line in body) for i in range(len(head))]
     return "\n".join(

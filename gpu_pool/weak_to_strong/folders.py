@@ -14,6 +14,7 @@ from gpu_pool.weak_to_strong.items import Kind
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PROMPT = "prompt.json"
+EXPECTED = f"expected a folder with config.json, {WEIGHTS} and tokenizer.json, or OWNER/NAME of the Hugging Face hub"
 _CONTENT = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 
 
@@ -27,7 +28,7 @@ def resolve(folder_or_id: str | Path) -> Path:
         return folder
     name = str(folder_or_id)
     if isinstance(folder_or_id, Path) or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise ModelError(f"{name}: no such model folder (expected config.json, {WEIGHTS}, tokenizer.json in it)")
+        raise ModelError(f"{name}: no such model folder: {EXPECTED}")
     from huggingface_hub import snapshot_download
 
     try:
@@ -55,7 +56,7 @@ def weight_files(folder: Path) -> list[Path]:
         if not file.is_file():
             other = sorted(path.name for path in folder.glob("*.bin"))
             hint = f"; {other[0]} is a pickle, which is never loaded: convert it to safetensors" if other else ""
-            raise ModelError(f"model folder {folder} has no {file.name}{hint}")
+            raise ModelError(f"model folder {folder} has no {file.name}{hint}: {EXPECTED}")
     return files
 
 

@@ -1,17 +1,21 @@
 """How an item becomes the text that a model reads, and which two tokens answer it.
 
-Promise: everything is concatenated verbatim, no space is added anywhere, and item text is never a template.
+Promise: everything is concatenated verbatim, no space is added anywhere, and item text is never a template: braces in
+it are braces, and a tokenizer's special tokens in it are read as ordinary text (`models.texts.encode`).
 """
 
 from __future__ import annotations
 
 import json
+import string
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from gpu_pool.weak_to_strong.errors import ItemError
 
+Piece = tuple[str, bool]
+"""A part of a text, and whether an item wrote it."""
 _Kind = Literal["pair", "binary"]  # the same as items.Kind; items imports this module
 
 
@@ -37,6 +41,14 @@ class PromptFormat:
     def text(self, prompt: str, first: str, second: str, *, prior: bool = False) -> str:
         """The text of one item, ending where the answer would follow (without the chat template)."""
         return self.body.format(prompt=prompt, first=first, second=second) + (self.ask_prior if prior else self.ask)
+
+    def pieces(self, prompt: str, first: str, second: str, *, prior: bool = False) -> list[Piece]:
+        """The parts of which `text` is put together, in order."""
+        fields = {"prompt": prompt, "first": first, "second": second}
+        parts: list[Piece] = []
+        for literal, name, _, _ in string.Formatter().parse(self.body):
+            parts += [(literal, False), *([] if name is None else [(fields[name], True)])]
+        return [*parts, (self.ask_prior if prior else self.ask, False)]
 
     def answers(self, *, prior: bool = False) -> tuple[str, str]:
         """The two answers of the trained or of the zero-shot question, label 0 first."""

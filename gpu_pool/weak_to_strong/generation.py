@@ -20,19 +20,24 @@ import torch
 from gpu_pool.weak_to_strong.errors import ModelError
 from gpu_pool.weak_to_strong.items import ItemSet
 from gpu_pool.weak_to_strong.models import FloatArray, LabelModel, texts, weights
+from gpu_pool.weak_to_strong.models.memory import in_parts
 from gpu_pool.weak_to_strong.models.texts import load_tokenizer
 
 BATCH = 128
 Engine = Literal["transformers", "vllm"]
+Prompts = Sequence[str] | Sequence[Sequence[int]]
 
 
 class Generator(Protocol):
     """Writes and scores continuations of prompts, both deterministic by their arguments."""
 
     def generate(
-        self, prompts: Sequence[str], n: int = 1, max_tokens: int = 64, temperature: float = 1.0, seed: int = 0
+        self, prompts: Prompts, n: int = 1, max_tokens: int = 64, temperature: float = 1.0, seed: int = 0
     ) -> list[list[str]]:
-        """`n` continuations of each prompt, of at most `max_tokens` tokens; temperature 0 is greedy (and n copies)."""
+        """`n` continuations of each prompt, of at most `max_tokens` tokens; temperature 0 is greedy (and n copies).
+
+        Prompts are texts, or token ids where a text alone does not say which are special.
+        """
 
     def score(self, prompts: Sequence[str], continuations: Sequence[str]) -> FloatArray:
         """log P(continuation | prompt) in nats, summed over the continuation's tokens (m,), one for each prompt."""
@@ -44,11 +49,13 @@ class Generator(Protocol):
 class TransformersGenerator:
     """Generation with a Hugging Face causal LM and its tokenizer.
 
-    Prompts are padded on the left, with positions and mask that ignore the padding, and sorted by length into batches.
-    The global random state is kept as it was.
+    Prompts are padded on the left, with positions and mask that ignore the padding, and sorted by length into batches,
+    which are halved when memory runs out. The global random state is kept as it was.
     """
 
     def __init__(self, lm: Any, tokenizer: Any) -> None:
+        """Raises ModelError for a model that cannot write."""
+        _check_writes(lm)
         self._lm = lm
         self._tokenizer = tokenizer
         self._ends = _ends(lm.config, tokenizer)
@@ -56,7 +63,7 @@ class TransformersGenerator:
 
     @torch.no_grad()
     def generate(
-        self, prompts: Sequence[str], n: int = 1, max_tokens: int = 64, temperature: float = 1.0, seed: int = 0
+        self, prompts: Prompts, n: int = 1, max_tokens: int = 64, temperature: float = 1.0, seed: int = 0
     ) -> list[list[str]]:
         """See `Generator.generate`; ends at an end or begin token, which is left out."""
         rows = _encode(self._tokenizer, prompts)
@@ -65,22 +72,25 @@ class TransformersGenerator:
         sampling: dict[str, Any] = {"do_sample": False}
         if temperature > 0:
             sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+
+        def write(index: list[int]) -> None:
+            ids, mask = left_padded([rows[i] for i in index for _ in range(n)], self._pad)
+            written = self._lm.generate(
+                input_ids=ids.to(device),
+                attention_mask=mask.to(device),
+                max_new_tokens=max_tokens,
+                pad_token_id=self._pad,
+                eos_token_id=self._ends or None,
+                use_cache=True,
+                **sampling,
+            )
+            answers = _decode(self._tokenizer, written[:, ids.shape[1] :].tolist(), self._ends)
+            for at, i in enumerate(index):
+                out[i] = answers[at * n : (at + 1) * n]
+
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            for index in _by_length(rows):
-                ids, mask = left_padded([rows[i] for i in index for _ in range(n)], self._pad)
-                written = self._lm.generate(
-                    input_ids=ids.to(device),
-                    attention_mask=mask.to(device),
-                    max_new_tokens=max_tokens,
-                    pad_token_id=self._pad,
-                    eos_token_id=self._ends or None,
-                    use_cache=True,
-                    **sampling,
-                )
-                answers = _decode(self._tokenizer, written[:, ids.shape[1] :].tolist(), self._ends)
-                for at, i in enumerate(index):
-                    out[i] = answers[at * n : (at + 1) * n]
+            in_parts(_by_length(rows), write)
         return out
 
     @torch.no_grad()
@@ -91,7 +101,8 @@ class TransformersGenerator:
         rows = [[*head, *tail] for head, tail in zip(heads, tails, strict=True)]
         out = np.zeros(len(rows), dtype=np.float32)
         device = self._lm.get_input_embeddings().weight.device
-        for index in _by_length(rows):
+
+        def score(index: list[int]) -> None:
             ids, mask = left_padded([rows[i] for i in index], self._pad)
             positions = (mask.cumsum(-1) - 1).clamp_min(0)
             logits = self._lm(
@@ -100,6 +111,8 @@ class TransformersGenerator:
             each = torch.log_softmax(logits[:, :-1].float(), -1).gather(-1, ids[:, 1:, None].to(device))[..., 0]
             for row, i in enumerate(index):
                 out[i] = float(each[row, each.shape[1] - len(tails[i]) :].sum()) if tails[i] else 0.0
+
+        in_parts(_by_length(rows), score)
         return out
 
     @torch.no_grad()
@@ -107,7 +120,8 @@ class TransformersGenerator:
         """See `Generator.choose`."""
         out = np.zeros((len(rows), len(tokens)), dtype=np.float32)
         device = self._lm.get_input_embeddings().weight.device
-        for index in _by_length(rows):
+
+        def choose(index: list[int]) -> None:
             ids, mask = left_padded([rows[i] for i in index], self._pad)
             positions = (mask.cumsum(-1) - 1).clamp_min(0)
             logits = self._lm(
@@ -117,6 +131,8 @@ class TransformersGenerator:
                 logits_to_keep=1,
             ).logits
             out[index] = torch.log_softmax(logits[:, -1].float(), -1)[:, list(tokens)].cpu().numpy()
+
+        in_parts(_by_length(rows), choose)
         return out
 
 
@@ -152,12 +168,13 @@ class VllmGenerator:
 
     @classmethod
     def of(cls, model: LabelModel, folder: Path, **options: Any) -> VllmGenerator:
-        """An engine with the present weights of `model`, which are written to `folder` first."""
-        model.save(folder)
+        """An engine with the present weights of `model`, adapters merged in, which are written to `folder` first."""
+        _check_writes(model.lm)
+        (model if model.lora is None else model.merged()).save(folder)
         return cls(folder, **{"dtype": "bfloat16" if model.in_half else "float32", **options})
 
     def generate(
-        self, prompts: Sequence[str], n: int = 1, max_tokens: int = 64, temperature: float = 1.0, seed: int = 0
+        self, prompts: Prompts, n: int = 1, max_tokens: int = 64, temperature: float = 1.0, seed: int = 0
     ) -> list[list[str]]:
         """See `Generator.generate`; ends at an end or begin token, which is left out."""
         copies = n if temperature > 0 else 1
@@ -257,8 +274,18 @@ def _by_length(rows: Sequence[Sequence[int]]) -> list[list[int]]:
     return [order[at : at + BATCH] for at in range(0, len(order), BATCH)]
 
 
-def _encode(tokenizer: Any, given: Sequence[str], *, special: bool = True) -> list[list[int]]:
-    encoded = tokenizer.backend_tokenizer.encode_batch(list(given), add_special_tokens=special)
+def _check_writes(lm: Any) -> None:
+    if not lm.can_generate():
+        raise ModelError(
+            f"{type(lm).__name__} writes no text: take a causal LM for what generates texts (as critic does)"
+        )
+
+
+def _encode(tokenizer: Any, given: Prompts, *, special: bool = True) -> list[list[int]]:
+    texts_only = [prompt for prompt in given if isinstance(prompt, str)]
+    if len(texts_only) < len(given):
+        return [[int(token) for token in row] for row in given]
+    encoded = tokenizer.backend_tokenizer.encode_batch(texts_only, add_special_tokens=special)
     return [list(row.ids) for row in encoded]
 
 

@@ -36,9 +36,12 @@ def logconf(strength: float = 0.5, warmup: float = 0.2) -> Loss:
     """Auxiliary confidence loss of Burns et al. 2023: cross entropy to (1 - c) w + c s.
 
     s is the student's own hardened prediction, cut at the batch quantile that keeps the weak labels' class share; c
-    rises linearly to `strength` over the first `warmup` of training and stays there (appendix A.4 of the paper: 20 % of
-    training, strength .75 for large students and .5 for small ones). The published code jumps to 1 behind its warm-up
-    instead (openai/weak-to-strong issue 33); this does not.
+    rises linearly to `strength` over the first `warmup` of training and stays there.
+
+    Which is whose: the cut is that of the released code (openai/weak-to-strong, loss.py), whose c jumps from a tenth to
+    its full value behind the warm-up (its issue 33); a rise without a jump is that of the published researchers' code.
+    The warm-up of 20 % and the strengths .75 for large and .5 for small students are quoted from the paper (appendix
+    A.4), whose own rule for the cut was not compared.
     """
 
     def loss(logits: torch.Tensor, target: torch.Tensor, done: float) -> torch.Tensor:

@@ -54,11 +54,14 @@ class Recipe(BaseModel):
     wise: float = Field(default=1.0, ge=0.1, le=1.0, description="share of the tuned weights; the rest is pretrained")
     curriculum: bool = False
     members: int = Field(default=1, ge=1, le=3, description="students that are averaged")
+    rate: float = Field(
+        default=0.5, ge=0.1, le=0.9, description="share of label 1 that ccs gives; one half assumes balanced classes"
+    )
 
 
 VANILLA = Recipe()
 
-# What a search may set each field to: values far enough apart to make a difference.
+# What a search may set each field to: values far enough apart to make a difference. The class rate is not searched.
 CHOICES: dict[str, tuple[Any, ...]] = {
     "target": ("hard", "soft", "smoothed"),
     "smoothing": (0.1, 0.2, 0.4),
@@ -109,6 +112,7 @@ def canonical(recipe: Recipe) -> Recipe:
         "strength": fields["loss"] in ("ce", "reverse_kl"),
         "layer": not probe and fields["relabel"] not in ("probe", "ccs"),
         "helper_epochs": not _trains_helpers(fields),
+        "rate": fields["relabel"] != "ccs",
     }
     return Recipe(**(fields | {name: _DEFAULTS[name] for name, off in unused.items() if off}))
 
@@ -155,7 +159,8 @@ def mutate(recipe: Recipe, rng: random.Random, fields: tuple[str, ...] | None = 
 def crossover(a: Recipe, b: Recipe, rng: random.Random) -> Recipe:
     """Each field from one of the parents, canonical."""
     first, second = a.model_dump(), b.model_dump()
-    return canonical(Recipe(**{name: (first if rng.random() < 0.5 else second)[name] for name in first}))
+    mixed = {name: (first if rng.random() < 0.5 else second)[name] for name in CHOICES}
+    return canonical(Recipe(**(first | mixed)))
 
 
 def cost(recipe: Recipe) -> float:
@@ -233,7 +238,7 @@ def _relabel(r: Recipe) -> list[str]:
         "em": f"labels = blocks.em_posterior(run, rounds={r.rounds}, config=helper)",
         "em_prior": f"labels = blocks.em_posterior(run, rounds={r.rounds}, config=helper, prior=run.prior)",
         "probe": f"labels = blocks.fit_probe(run, labels, layer={r.layer}).probs(run.hidden)  # distil a probe",
-        "ccs": f"labels = blocks.hard_at_rate(blocks.ccs(run, layer={r.layer}), 0.5)",
+        "ccs": f"labels = blocks.hard_at_rate(blocks.ccs(run, layer={r.layer}), {r.rate:g})",
         "elicit": "labels, _ = blocks.zero_shot_labels(run)",
         "epiplexity": "held_out = blocks.cross_fit(run, labels, helper)",
     }[r.relabel]

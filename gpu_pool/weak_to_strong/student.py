@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,7 +24,8 @@ from torch import nn
 
 from gpu_pool.weak_to_strong.errors import StudentError
 from gpu_pool.weak_to_strong.items import ItemSet
-from gpu_pool.weak_to_strong.models import FloatArray, LabelModel, lora, sigmoid
+from gpu_pool.weak_to_strong.models import FloatArray, LabelModel, lora, sigmoid, softmax
+from gpu_pool.weak_to_strong.tokens import TokenTable
 
 LABEL_HEAD = "label_head"
 MAX_MEMBERS = 32
@@ -80,6 +82,26 @@ class Manifest(_Node):
     student: Node
 
 
+class Inputs:
+    """Items as a base model reads them, for many students of it: what one has computed the next one finds."""
+
+    def __init__(self, base: LabelModel, items: ItemSet) -> None:
+        self.base = base
+        self.items = items
+        self._states: dict[int, FloatArray] = {}
+
+    @cached_property
+    def tokens(self) -> TokenTable:
+        """Token ids of each item's text."""
+        return self.base.tokenize(self.items)
+
+    def states(self, layer: int) -> FloatArray:
+        """The base's states (n, d) after `layer`, at the position that answers."""
+        if layer not in self._states:
+            self._states[layer] = self.base.states(self.tokens, [layer])[:, 0]
+        return self._states[layer]
+
+
 @dataclass(frozen=True, eq=False)
 class Student:
     """One student; `tensors` are named by their path in the tree (`0/1/weight` is member 1 of member 0)."""
@@ -130,16 +152,17 @@ class Student:
         _check(node, tensors, student.base, "")
         return student
 
-    def predict(self, items: ItemSet) -> FloatArray:
+    def predict(self, items: ItemSet | Inputs) -> FloatArray:
         """Probabilities (n, 2), rows sum to 1; raises StudentError when a value is not finite."""
         return self.pool(self.opinions(items))
 
-    def opinions(self, items: ItemSet) -> npt.NDArray[np.float64]:
+    def opinions(self, items: ItemSet | Inputs) -> npt.NDArray[np.float64]:
         """P(label 1) by each of the k members of an ensemble, (n, k); of any other student its own, (n, 1)."""
-        node = self.node
+        node, given = self.node, items if isinstance(items, Inputs) else Inputs(self.base, items)
+        inputs = given if given.base is self.base else Inputs(self.base, given.items)
         if not isinstance(node, EnsembleNode):
-            return _predict(node, self.tensors, self.base, items)[:, None]
-        return np.stack(_members(node, self.tensors, self.base, items), axis=1)
+            return _predict(node, self.tensors, inputs)[:, None]
+        return np.stack(_members(node, self.tensors, inputs), axis=1)
 
     def pool(self, opinions: npt.ArrayLike) -> FloatArray:
         """What `predict` gives (n, 2) when the members' opinions are `opinions` (n, k); raises as `predict`."""
@@ -264,24 +287,25 @@ def _check(node: AnyNode, tensors: Tensors, base: LabelModel, prefix: str) -> No
             _check(member, tensors, base, f"{prefix}{number}/")
 
 
-def _predict(node: AnyNode, tensors: Tensors, base: LabelModel, items: ItemSet) -> npt.NDArray[np.float64]:
+def _predict(node: AnyNode, tensors: Tensors, inputs: Inputs) -> npt.NDArray[np.float64]:
     """P(label 1) of each item (n,)."""
     if isinstance(node, EnsembleNode):
-        return np.average(np.stack(_members(node, tensors, base, items)), axis=0, weights=node.weights)
+        return np.average(np.stack(_members(node, tensors, inputs)), axis=0, weights=node.weights)
     if isinstance(node, HeadNode):
-        hidden = base.hidden(items, [node.layer])[:, 0]
+        hidden = inputs.states(node.layer)
         weight, bias, mean, std = (tensors[n].numpy().astype(np.float64) for n in ("weight", "bias", "mean", "std"))
         return sigmoid((hidden - mean) / std @ weight + bias[0]).astype(np.float64)
     rank = (node.rank, node.alpha) if isinstance(node, LoraNode) else None
-    return to_model(tensors, base, rank).probs(items)[:, 1].astype(np.float64)
+    logits = to_model(tensors, inputs.base, rank).logits(inputs.tokens)
+    return softmax(logits)[:, 1].astype(np.float64)
 
 
-def _members(node: EnsembleNode, tensors: Tensors, base: LabelModel, items: ItemSet) -> list[npt.NDArray[np.float64]]:
+def _members(node: EnsembleNode, tensors: Tensors, inputs: Inputs) -> list[npt.NDArray[np.float64]]:
     """P(label 1) of each item (n,) by each member."""
     found = []
     for number, member in enumerate(node.members):
         own = {k.removeprefix(f"{number}/"): v for k, v in tensors.items() if k.startswith(f"{number}/")}
-        found.append(_predict(member, own, base, items))
+        found.append(_predict(member, own, inputs))
     return found
 
 

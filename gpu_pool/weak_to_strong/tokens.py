@@ -16,21 +16,21 @@ import pyarrow as pa
 from gpu_pool.weak_to_strong.errors import ItemError
 
 Ids = npt.NDArray[np.int32]
-_COLUMN = "ids"
+_IDS, _CUT = "ids", "cut"
 
 
 class TokenTable(Sequence[Ids]):
     """n texts as token ids; `table[i]` is a view (t,) int32.
 
-    `lengths` (n,) int64 are the texts' lengths; `truncated` counts those that were cut to fit the model.
+    `lengths` (n,) int64 are the texts' lengths; `cut` (n,) bool says which were cut to fit the model.
     """
 
-    __slots__ = ("_starts", "_values", "lengths", "truncated")
+    __slots__ = ("_starts", "_values", "cut", "lengths")
 
-    def __init__(self, values: npt.ArrayLike, offsets: npt.ArrayLike, truncated: int = 0) -> None:
+    def __init__(self, values: npt.ArrayLike, offsets: npt.ArrayLike, cut: npt.ArrayLike | None = None) -> None:
         """`values` holds all ids one text after the other; text i is `values[offsets[i]:offsets[i + 1]]`.
 
-        Raises ItemError when offsets (n + 1,) do not rise from 0 to the number of ids.
+        `cut`: none by default. Raises ItemError when offsets (n + 1,) do not rise from 0 to the number of ids.
         """
         self._values = np.ascontiguousarray(values, dtype=np.int32)
         bounds = np.ascontiguousarray(offsets, dtype=np.int64)
@@ -38,18 +38,25 @@ class TokenTable(Sequence[Ids]):
             raise ItemError(f"token offsets must run from 0 to {len(self._values)}")
         self._starts = bounds[:-1]
         self.lengths: npt.NDArray[np.int64] = np.diff(bounds)
-        self.truncated = truncated
+        self.cut: npt.NDArray[np.bool_] = np.zeros(len(self.lengths), bool) if cut is None else np.asarray(cut, bool)
         if len(self.lengths) and self.lengths.min() < 0:
             raise ItemError("token offsets must not fall")
+        if self.cut.shape != self.lengths.shape:
+            raise ItemError(f"cut has shape {self.cut.shape}, expected {self.lengths.shape}")
+
+    @property
+    def truncated(self) -> int:
+        """How many of the texts were cut."""
+        return int(self.cut.sum())
 
     @classmethod
-    def of(cls, rows: Sequence[npt.ArrayLike], truncated: int = 0) -> TokenTable:
+    def of(cls, rows: Sequence[npt.ArrayLike], cut: npt.ArrayLike | None = None) -> TokenTable:
         """The table of a list of id sequences; a table is given back as it is."""
         if isinstance(rows, TokenTable):
             return rows
         arrays = [np.asarray(row, dtype=np.int32) for row in rows]
         offsets = np.cumsum([0, *(len(row) for row in arrays)])
-        return cls(np.concatenate(arrays) if arrays else np.zeros(0, np.int32), offsets, truncated)
+        return cls(np.concatenate(arrays) if arrays else np.zeros(0, np.int32), offsets, cut)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -69,7 +76,7 @@ class TokenTable(Sequence[Ids]):
         chosen = np.asarray(indices)
         chosen = np.flatnonzero(chosen) if chosen.dtype == bool else chosen.astype(np.int64)
         part = TokenTable.__new__(TokenTable)
-        part._values, part.truncated = self._values, self.truncated
+        part._values, part.cut = self._values, self.cut[chosen]
         part._starts, part.lengths = self._starts[chosen], self.lengths[chosen]
         return part
 
@@ -82,13 +89,14 @@ class TokenTable(Sequence[Ids]):
         return out
 
     def save(self, path: Path) -> None:
-        """Write an Arrow IPC file with one column of lists of int32; how many were cut is in the metadata."""
+        """Write an Arrow IPC file of two columns: `ids`, lists of int32, and `cut`, booleans."""
         ids = np.concatenate([*self, np.zeros(0, np.int32)])
         offsets = np.cumsum([0, *self.lengths])
         column = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(ids, pa.int32()))
-        schema = pa.schema([(_COLUMN, column.type)], metadata={"truncated": str(self.truncated)})
+        schema = pa.schema([(_IDS, column.type), (_CUT, pa.bool_())])
+        table = pa.table([column, pa.array(self.cut)], schema=schema)
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            writer.write_table(pa.table([column], schema=schema), max_chunksize=max(1, len(self)))
+            writer.write_table(table, max_chunksize=max(1, len(self)))
 
     @classmethod
     def load(cls, path: Path) -> TokenTable:
@@ -97,12 +105,12 @@ class TokenTable(Sequence[Ids]):
             with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
                 table = reader.read_all()
             table.validate(full=True)
-            if table.schema.names != [_COLUMN] or table.schema.field(0).type != pa.large_list(pa.int32()):
-                raise ItemError(f"{path}: columns are {table.schema}, expected lists of int32 named {_COLUMN}")
-            truncated = int((table.schema.metadata or {}).get(b"truncated", b"0"))
+            expected = pa.schema([(_IDS, pa.large_list(pa.int32())), (_CUT, pa.bool_())])
+            if not table.schema.equals(expected):
+                raise ItemError(f"{path}: columns are {table.schema}, expected {expected}")
             if len(table) == 0:
-                return cls(np.zeros(0, np.int32), [0], truncated)
+                return cls(np.zeros(0, np.int32), [0])
             (chunk,) = table.column(0).chunks
-            return cls(chunk.values.to_numpy(), chunk.offsets.to_numpy(), truncated)
+            return cls(chunk.values.to_numpy(), chunk.offsets.to_numpy(), table.column(1).to_numpy())
         except (OSError, ValueError, pa.ArrowException) as error:
             raise ItemError(f"{path}: not a token file: {error}") from error

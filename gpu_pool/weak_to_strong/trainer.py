@@ -22,7 +22,7 @@ from gpu_pool.weak_to_strong.training.batches import automatic_budget
 from gpu_pool.weak_to_strong.training.config import Progress, TrainConfig, TrainReport, checked_targets, finite
 from gpu_pool.weak_to_strong.training.jobs import Job, blocks
 from gpu_pool.weak_to_strong.training.loop import Loop
-from gpu_pool.weak_to_strong.training.parts import prepare
+from gpu_pool.weak_to_strong.training.parts import prepare, release
 
 __all__ = ["Job", "Progress", "TrainConfig", "TrainReport", "finetune", "finetune_many"]
 
@@ -79,10 +79,7 @@ def _train(jobs: Sequence[Job], on_progress: Progress | None, deadline: float | 
         losses = loop.run(on_progress, deadline)
         step_model.finish()
     finally:
-        for model in models:
-            for parameter in model.parameters():
-                parameter.grad = None
-                parameter.requires_grad_(True)
+        release(models)
     seconds, padded = (time.monotonic() - start) / len(jobs), loop.padded // len(jobs)
     return [
         TrainReport(loop.steps, seconds, loss, int(lengths.sum()) * config.epochs, padded, table.truncated, loop.budget)

@@ -12,7 +12,7 @@ from torch import nn
 from gpu_pool.weak_to_strong.blocks.relabel import cross_fit
 from gpu_pool.weak_to_strong.blocks.selection import Index, confident
 from gpu_pool.weak_to_strong.blocks.targets import code_length, hard
-from gpu_pool.weak_to_strong.models import FloatArray, LabelModel
+from gpu_pool.weak_to_strong.models import FloatArray, LabelModel, lora
 from gpu_pool.weak_to_strong.run import Fit, MethodRun
 from gpu_pool.weak_to_strong.student import Student
 from gpu_pool.weak_to_strong.trainer import TrainConfig
@@ -90,12 +90,19 @@ def ensemble(
 def interpolate(run: MethodRun, model: LabelModel, share: float = 0.5) -> LabelModel:
     """A model with weights (1 - share) * pretrained + share * `model`: WiSE-FT (Wortsman et al. 2021, 2109.01903).
 
-    Label rows of its own, when `model` has them, are mixed with the pretrained head's.
+    Label rows of its own, when `model` has them, are mixed with the pretrained head's. Of adapters, W + B A becomes
+    W + share * B A.
     """
-    mixed = run.strong()
-    tuned = dict(model.lm.named_parameters())
-    for name, value in mixed.lm.named_parameters():
-        value.lerp_(tuned[name].to(value), share)
+    if model.lora is not None:
+        mixed = model.copy(f"lora:{model.lora.rank}")
+        for name, value in lora.parameters(mixed.lm).items():
+            if name.endswith(".lora_B"):
+                value.mul_(share)
+    else:
+        mixed = run.strong()
+        tuned = dict(model.lm.named_parameters())
+        for name, value in mixed.lm.named_parameters():
+            value.lerp_(tuned[name].to(value), share)
     if model.label_head is not None:
         start = run.base.label_rows().detach()
         mixed.label_head = nn.Parameter(start.lerp(model.label_head.detach().to(start), share))

@@ -102,9 +102,13 @@ def evolve_lora(
 ) -> LabelModel:
     """`model` (changed in place, and returned) with an evolved low-rank change of every linear map of its top layer.
 
+    A model with adapters is left as it is: they are merged into the weights of the copy that evolves. Raises ModelError
+    for a model that does not show its single layers.
+
     W + B A with A (rank, in) drawn once and fixed, B (out, rank) evolved from 0 (LoRA: arXiv 2106.09685). Fitness on a
     fixed random basis of at most 128 items, on which the states under the top layer are computed once.
     """
+    model = model if model.lora is None else model.merged()
     rng = np.random.default_rng(run.seed)
     index = rng.permutation(len(run.items))[:BASIS]
     sign = 2.0 * hard(np.asarray(labels)[index]) - 1
@@ -135,14 +139,15 @@ class _Below:
     """States under the top layer of some texts, and the answers that the top layer makes of them."""
 
     def __init__(self, model: LabelModel, tokens: Tokens) -> None:
-        with torch.no_grad():
+        with torch.no_grad(), model.precision():
             ids, self._last = (value.to(model.device) for value in pad(tokens))
             self._state = model.run_layers(model.embed(ids), 0, model.layers - 1)
 
     @torch.no_grad()
     def answers(self, model: LabelModel) -> Floats:
         """tanh of half the label margin, (n,): P(label 1) - P(label 0)."""
-        logits = model.last_logits(model.run_layers(self._state, model.layers - 1, model.layers), self._last)
+        with model.precision():
+            logits = model.last_logits(model.run_layers(self._state, model.layers - 1, model.layers), self._last)
         return np.tanh((logits[:, 1] - logits[:, 0]).double().cpu().numpy() / 2)
 
 

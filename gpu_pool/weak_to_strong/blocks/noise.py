@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from gpu_pool.weak_to_strong import losses
-from gpu_pool.weak_to_strong.blocks.steps import Stepper, batch_logits
+from gpu_pool.weak_to_strong.blocks.steps import Stepper
 from gpu_pool.weak_to_strong.models import FloatArray, LabelModel
 from gpu_pool.weak_to_strong.run import MethodRun
 from gpu_pool.weak_to_strong.trainer import TrainConfig
@@ -43,18 +44,20 @@ def co_teach(
     models = [run.fit(given[half], warm, indices=half) for half in halves]
     epochs = max(1, config.epochs - 1)
     steps = epochs * math.ceil(len(given) / config.batch_size)
-    steppers = [Stepper(model, config, steps) for model in models]
     target = torch.from_numpy(np.stack([1 - given, given], axis=1))
     done = 0
-    for number in range(epochs):
-        for index in epoch(run.tokens.lengths, config.batch_size, rng, number):
-            run.check_deadline()
-            share = drop * min(1.0, done / steps / rise) if rise > 0 else drop
-            values = [_values(model, run, target, index, done / steps, config) for model in models]
-            chosen = [small_loss(value.detach().cpu().numpy(), 1 - share) for value in values]
-            for stepper, own, other in zip(steppers, values, reversed(chosen), strict=True):
-                stepper.step(own[torch.from_numpy(other).to(own.device)].mean())
-            done += 1
+    with ExitStack() as stack:
+        steppers = [stack.enter_context(Stepper(model, config, steps, run.tokens)) for model in models]
+        for number in range(epochs):
+            for index in epoch(run.tokens.lengths, config.batch_size, rng, number):
+                run.check_deadline()
+                share = drop * min(1.0, done / steps / rise) if rise > 0 else drop
+                logits = [stepper.logits(index) for stepper in steppers]
+                values = [config.loss(own, target[torch.from_numpy(index)].to(own), done / steps) for own in logits]
+                chosen = [small_loss(value.detach().cpu().numpy(), 1 - share) for value in values]
+                for stepper, own, other in zip(steppers, values, reversed(chosen), strict=True):
+                    stepper.step([own[torch.from_numpy(other).to(own.device)].mean()])
+                done += 1
     return models[0], models[1]
 
 
@@ -73,29 +76,17 @@ def elr(
     config = config or run.protocol
     rng = np.random.default_rng(config.seed)
     given = np.asarray(labels, dtype=np.float32)
-    model = run.strong()
-    stepper = Stepper(model, config, config.epochs * math.ceil(len(given) / config.batch_size))
+    model = run.base.copy(config.trainable)
     target = torch.from_numpy(np.stack([1 - given, given], axis=1))
     past = torch.full((len(given), 2), 0.5)
-    for number in range(config.epochs):
-        for index in epoch(run.tokens.lengths, config.batch_size, rng, number):
-            run.check_deadline()
-            rows = torch.from_numpy(index)
-            logits = batch_logits(model, run.tokens, index)
-            own = torch.softmax(logits.detach(), -1).cpu()
-            past[rows] = memory * past[rows] + (1 - memory) * own
-            loss = losses.early_learning(logits, target[rows].to(logits), past[rows].to(logits), strength)
-            stepper.step(loss.mean())
+    with Stepper(model, config, config.epochs * math.ceil(len(given) / config.batch_size), run.tokens) as stepper:
+        for number in range(config.epochs):
+            for index in epoch(run.tokens.lengths, config.batch_size, rng, number):
+                run.check_deadline()
+                rows = torch.from_numpy(index)
+                logits = stepper.logits(index)
+                own = torch.softmax(logits.detach(), -1).cpu()
+                past[rows] = memory * past[rows] + (1 - memory) * own
+                loss = losses.early_learning(logits, target[rows].to(logits), past[rows].to(logits), strength)
+                stepper.step([loss.mean()])
     return model
-
-
-def _values(
-    model: LabelModel,
-    run: MethodRun,
-    target: torch.Tensor,
-    index: npt.NDArray[np.int64],
-    done: float,
-    config: TrainConfig,
-) -> torch.Tensor:
-    logits = batch_logits(model, run.tokens, index)
-    return config.loss(logits, target[torch.from_numpy(index)].to(logits), done)

@@ -84,6 +84,7 @@ def mean_difference(run: MethodRun, labels: FloatArray, layer: int = -1, *, keep
 def principal_probe(run: MethodRun, layer: int = -1, components: int = 4) -> Probe:
     """The one of the first principal directions that correlates most with the weak labels, which also give its sign.
 
+    The cut is at the median: half of the items get label 1, which assumes balanced classes.
     Raises TrainingError when no direction of the layer says anything about the labels.
     """
     layer, inputs, mean, std = _standardised(run, layer, np.arange(len(run.items)))

@@ -18,7 +18,8 @@ def hard(probs: npt.ArrayLike) -> FloatArray:
 def hard_at_rate(probs: npt.ArrayLike, rate: float) -> FloatArray:
     """1.0 for the `rate` of items with the highest P(label 1), else 0.0.
 
-    For scores without a natural threshold. Items that tie at the cut get 0.
+    For scores without a natural threshold; a rate of one half assumes that the classes are balanced. Items that tie at
+    the cut get 0.
     """
     values = np.asarray(probs)
     return np.asarray(values > np.quantile(values, 1 - rate), dtype=np.float32)

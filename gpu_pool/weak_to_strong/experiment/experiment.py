@@ -8,34 +8,36 @@
 
 Promises: seed s of a method learns from the labels of teacher s; the data are the same for all seeds, so seeds
 differ in training alone, as in the published protocol; no method sees a label; whatever was computed once for the same
-content, seed, protocol and code is read and not computed again.
+content, seed, protocol and code is read and not computed again. Teachers, and ceilings, of several seeds are trained as
+one stack where that is faster: with the results of one by one, within rounding.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gpu_pool.weak_to_strong.errors import W2SError
+from gpu_pool.weak_to_strong.errors import MethodError, W2SError
 from gpu_pool.weak_to_strong.experiment.methods import MethodFile
 from gpu_pool.weak_to_strong.experiment.protocol import Protocol
 from gpu_pool.weak_to_strong.experiment.shared import LIBRARY, MODEL_CODE, Shared, SharedRun
 from gpu_pool.weak_to_strong.experiment.sources import ModelSource, Pretrained, world_of
-from gpu_pool.weak_to_strong.methods.ceiling import train_ceiling
-from gpu_pool.weak_to_strong.methods.teacher import train_teacher
+from gpu_pool.weak_to_strong.methods.truth import seeds_at_once, train_seeds_on_truth
 from gpu_pool.weak_to_strong.models import FloatArray, LabelModel
-from gpu_pool.weak_to_strong.student import Student
+from gpu_pool.weak_to_strong.student import Inputs, Student
 from gpu_pool.weak_to_strong.tasks import generated_domain, load_task
 from gpu_pool.weak_to_strong.tasks.artefacts import Artefacts, code_version
-from gpu_pool.weak_to_strong.tasks.schema import Split, Task
+from gpu_pool.weak_to_strong.tasks.schema import SPLITS, Split, Task
+from gpu_pool.weak_to_strong.tokens import TokenTable
 
 Hits = npt.NDArray[np.bool_]
+Arrays = dict[str, npt.NDArray[Any]]
 _TRAIN_CODE = (
     *MODEL_CODE,
     *(f"{LIBRARY}.{name}" for name in ("losses", "trainer", "training", "student", "run", "methods.truth")),
@@ -62,8 +64,9 @@ class Event:
 class Scores:
     """Runs of one name: row i is seed `seeds[i]`; `probs` float32 (seeds, items) are P(label 1) of the test items.
 
-    `hits` bool (seeds, items): whether the likelier label is right; `seconds` (seeds,) of training, without what
-    is shared.
+    `hits` bool (seeds, items): whether the likelier label is right; `seconds` (seeds,) of training alone: without
+    loading models, without scoring, without the tokens, states and priors that all runs share. `cut`: texts that were
+    cut to the model's length, by split.
     """
 
     name: str
@@ -71,6 +74,7 @@ class Scores:
     probs: FloatArray
     hits: Hits
     seconds: npt.NDArray[np.float64]
+    cut: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def accuracy(self) -> float:
@@ -103,6 +107,7 @@ class Experiment:
         self._device = device
         self._progress = progress
         self._labels = _truth(task.test, f"task {task.name}: test has no labels")
+        self._ahead: dict[tuple[str, int], Arrays] = {}  # trained with an earlier seed and not yet asked for
 
     @classmethod
     def generated(cls, spec: str, artefacts: Artefacts, *, seed: int = 0, **options: Any) -> Experiment:
@@ -122,84 +127,146 @@ class Experiment:
 
     def weak(self, seeds: Iterable[int]) -> Scores:
         """Teachers, trained on the truth of train_label. Row i is the teacher of row i of any method."""
-        return self._scores("weak", seeds, self._teach)
+        asked = _checked(seeds)
+        return self._scores("weak", asked, lambda seed: self._teach(seed, asked))
 
     def ceiling(self, seeds: Iterable[int]) -> Scores:
         """The strong model trained on the truth of train_unlabel; ExperimentError when that has no labels."""
-        where = f"task {self.task.name}: train_unlabel has no labels"
-        labels = _truth(self.task.train_unlabel, f"{where}, and a ceiling is trained on them: PGR needs their truth")
+        asked, labels = _checked(seeds), self.ceiling_truth()
+        return self._scores(
+            "ceiling",
+            asked,
+            lambda seed: self._in_stacks(
+                "ceiling", seed, asked, self._ceiling_key, lambda some: self._ceilings(some, labels)
+            ),
+        )
 
-        def make(seed: int) -> tuple[dict[str, npt.NDArray[Any]], bool]:
-            key = self._student_key(seed) | {"code": code_version(*_TRAIN_CODE)}
+    def ceiling_truth(self) -> npt.NDArray[np.int8]:
+        """The labels of train_unlabel, on which a ceiling is trained; ExperimentError when there are none.
 
-            def train() -> Student:
-                protocol = self._student.of_seed(seed, self._device)
-                return train_ceiling(self._shared.model, self.task.train_unlabel.items, labels, protocol)
-
-            return self._once("ceiling", key, lambda: self._timed(train))
-
-        return self._scores("ceiling", seeds, make)
+        Ask before the first run of an experiment that is to end in a PGR.
+        """
+        return _truth(
+            self.task.train_unlabel,
+            f"task {self.task.name}: train_unlabel has no labels, and a ceiling is trained on them: PGR needs their "
+            "truth, so give every item of it a label (no method sees them)",
+        )
 
     def method(self, method: MethodFile, seeds: Iterable[int]) -> Scores:
-        """Students of a method. Errors of the method's own pass through; MethodError when it breaks the contract."""
-        digest = method.digest()
+        """Students of a method. An error of its own becomes one that names the method and the seed.
 
-        def make(seed: int) -> tuple[dict[str, npt.NDArray[Any]], bool]:
+        An error of this library keeps its class, any other becomes a MethodError; so does a broken contract.
+        """
+        asked, digest = _checked(seeds), method.digest()
+
+        def make(seed: int) -> tuple[Arrays, bool]:
             key = self._student_key(seed) | {"method": digest, "code": code_version(*_METHOD_CODE)}
             key["teacher"] = self._teacher_key(seed)
-            return self._once("student", key, lambda: self._train(method, seed))
+            return self._once("student", key, lambda: self._train(method, seed, asked))
 
-        return self._scores(method.name, seeds, make)
+        return self._scores(method.name, asked, make)
 
     def weak_labels(self, seed: int) -> FloatArray:
         """The labels that methods of this seed learn from: teacher `seed`'s P(label 1) of train_unlabel, (n,)."""
-        return self._teach(seed)[0]["unlabelled"]
+        return self._teach(seed, (seed,))[0]["unlabelled"]
 
-    def _train(self, method: MethodFile, seed: int) -> dict[str, npt.NDArray[Any]]:
-        taught, params = self._teach(seed)[0], self._student.of_seed(seed, self._device)
-        run = SharedRun(self._shared, taught["unlabelled"], params, members=taught["members"])
-        with method.imported() as train:
-            return self._timed(lambda: train(run))
-
-    def _timed(self, train: Callable[[], Student]) -> dict[str, npt.NDArray[Any]]:
-        """Test probabilities and seconds of a student of the strong model."""
+    def _train(self, method: MethodFile, seed: int, asked: Sequence[int]) -> Arrays:
+        taught, params = self._teach(seed, asked)[0], self._student.of_seed(seed, self._device)
         shared = self._shared  # loads the model, which is not the run's time
-        _ = shared.tokens
+        cut = _cut(shared.tokens, shared.test.tokens)
+        run = SharedRun(shared, taught["unlabelled"], params, members=taught["members"])
         before, start = shared.seconds, time.monotonic()
-        student = train()
+        try:
+            with method.imported() as train:
+                student = train(run)
+        except W2SError as error:
+            raise type(error)(f"method {method.name!r}, seed {seed}: {error}") from error
+        except Exception as error:  # whatever the method's own code raises
+            what = f"{type(error).__name__}: {error}{method.place_of(error)}"
+            raise MethodError(f"method {method.name!r}, seed {seed} raised {what}") from error
         seconds = time.monotonic() - start - (shared.seconds - before)
-        return {"test": student.predict(self.task.test.items)[:, 1], "seconds": np.array([seconds])}
+        return {"test": student.predict(shared.test)[:, 1], "seconds": np.array([seconds]), "cut": cut}
 
-    def _teach(self, seed: int) -> tuple[dict[str, npt.NDArray[Any]], bool]:
-        task = self.task
+    def _teach(self, seed: int, asked: Sequence[int]) -> tuple[Arrays, bool]:
+        """What the teacher of `seed` says; `asked` are all seeds that are wanted now."""
+        return self._in_stacks("weak", seed, asked, self._teacher_key, self._teachers)
 
-        def make() -> dict[str, npt.NDArray[Any]]:
-            model, labels = self._weak_model, _truth(task.train_label, f"task {task.name}: train_label has no labels")
-            start = time.monotonic()
-            student = train_teacher(model, task.train_label.items, labels, self._teacher.of_seed(seed, self._device))
-            seconds = time.monotonic() - start
-            members = student.opinions(task.train_unlabel.items)
-            return {
+    def _in_stacks(
+        self,
+        kind: str,
+        seed: int,
+        asked: Sequence[int],
+        key_of: Callable[[int], dict[str, Any]],
+        train: Callable[[Sequence[int]], dict[int, Arrays]],
+    ) -> tuple[Arrays, bool]:
+        """`_once` of `seed`; `train` may take others of `asked` with it: their results are kept for their turn."""
+
+        def make() -> Arrays:
+            if (kind, seed) not in self._ahead:
+                there = [s for s in asked if (kind, s) in self._ahead or self._artefacts.has(kind, key_of(s))]
+                trained = train([seed, *(s for s in asked if s != seed and s not in there)])
+                self._ahead |= {(kind, other): arrays for other, arrays in trained.items()}
+            return self._ahead.pop((kind, seed))
+
+        return self._once(kind, key_of(seed), make)
+
+    def _teachers(self, wanted: Sequence[int]) -> dict[int, Arrays]:
+        """Teachers of the first of `wanted`, of as many as are best trained at once."""
+        task, read = self.task, self._weak_inputs
+        labels = _truth(task.train_label, f"task {task.name}: train_label has no labels")
+        cut = _cut(*(read[name].tokens for name in SPLITS))
+        taught = self._on_truth(read["train_label"].base, read["train_label"].tokens, labels, self._teacher, wanted)
+        out = {}
+        for seed, (student, seconds) in taught.items():
+            members = student.opinions(read["train_unlabel"])
+            out[seed] = {
                 "unlabelled": student.pool(members)[:, 1],
                 "members": members.astype(np.float32),
-                "test": student.predict(task.test.items)[:, 1],
+                "test": student.predict(read["test"])[:, 1],
                 "seconds": np.array([seconds]),
+                "cut": cut,
             }
+        return out
 
-        return self._once("weak", self._teacher_key(seed), make)
+    def _ceilings(self, wanted: Sequence[int], labels: npt.NDArray[np.int8]) -> dict[int, Arrays]:
+        """Ceilings of the first of `wanted`, of as many as are best trained at once."""
+        shared = self._shared
+        cut = _cut(shared.tokens, shared.test.tokens)
+        taught = self._on_truth(shared.model, shared.tokens, labels, self._student, wanted)
+        return {
+            seed: {"test": student.predict(shared.test)[:, 1], "seconds": np.array([seconds]), "cut": cut}
+            for seed, (student, seconds) in taught.items()
+        }
+
+    def _on_truth(
+        self, model: LabelModel, tokens: TokenTable, labels: npt.ArrayLike, protocol: Protocol, wanted: Sequence[int]
+    ) -> dict[int, tuple[Student, float]]:
+        """Students on truth with the seconds of each, by seed."""
+        seeds = wanted[: seeds_at_once(model, tokens, labels, protocol)]
+        start = time.monotonic()
+        runs = [protocol.of_seed(seed, self._device) for seed in seeds]
+        students = train_seeds_on_truth(model, tokens, labels, runs)
+        seconds = (time.monotonic() - start) / len(seeds)
+        return {seed: (student, seconds) for seed, student in zip(seeds, students, strict=True)}
 
     @cached_property
-    def _weak_model(self) -> LabelModel:
-        return self._weak.load(self.task.kind, self.task.fmt, self._device)
+    def _weak_inputs(self) -> dict[str, Inputs]:
+        """Each split as the weak model reads it."""
+        model = self._weak.load(self.task.kind, self.task.fmt, self._device)
+        return {name: Inputs(model, split.items) for name, split in self.task.splits.items()}
 
     @cached_property
     def _shared(self) -> Shared:
-        model = self._strong.load(self.task.kind, self.task.fmt, self._device)
-        return Shared(model, self._strong.key(), self.task.train_unlabel.items, self._artefacts)
+        task = self.task
+        model = self._strong.load(task.kind, task.fmt, self._device)
+        return Shared(model, self._strong.key(), task.train_unlabel.items, self._artefacts, task.test.items)
 
     def _teacher_key(self, seed: int) -> dict[str, Any]:
         key = self._key(self._weak, self._teacher, seed)
         return key | {"code": code_version(*_TRAIN_CODE)}
+
+    def _ceiling_key(self, seed: int) -> dict[str, Any]:
+        return self._student_key(seed) | {"code": code_version(*_TRAIN_CODE)}
 
     def _student_key(self, seed: int) -> dict[str, Any]:
         return self._key(self._strong, self._student, seed)
@@ -213,27 +280,20 @@ class Experiment:
             "device": self._device,
         }
 
-    def _once(
-        self, kind: str, key: dict[str, Any], make: Callable[[], dict[str, npt.NDArray[Any]]]
-    ) -> tuple[dict[str, npt.NDArray[Any]], bool]:
+    def _once(self, kind: str, key: dict[str, Any], make: Callable[[], Arrays]) -> tuple[Arrays, bool]:
         """The arrays, and whether they were there already."""
         made = False
 
-        def noted() -> dict[str, npt.NDArray[Any]]:
+        def noted() -> Arrays:
             nonlocal made
             made = True
             return make()
 
         return self._artefacts.arrays(kind, key, noted), not made
 
-    def _scores(
-        self, name: str, seeds: Iterable[int], make: Callable[[int], tuple[dict[str, npt.NDArray[Any]], bool]]
-    ) -> Scores:
-        chosen = tuple(seeds)
-        if not chosen or len(set(chosen)) != len(chosen) or min(chosen) < 0:
-            raise ExperimentError(f"seeds are {list(chosen)}: expected at least one, distinct, none negative")
+    def _scores(self, name: str, seeds: Sequence[int], make: Callable[[int], tuple[Arrays, bool]]) -> Scores:
         probs, seconds = [], []
-        for seed in chosen:
+        for seed in seeds:
             arrays, cached = make(seed)
             probs.append(np.asarray(arrays["test"], dtype=np.float32))
             seconds.append(float(arrays["seconds"][0]))
@@ -241,7 +301,20 @@ class Experiment:
                 right = float(np.mean((probs[-1] > 0.5) == (self._labels == 1)))
                 self._progress(Event(name, seed, right, seconds[-1], cached))
         stacked = np.stack(probs)
-        return Scores(name, chosen, stacked, (stacked > 0.5) == (self._labels == 1), np.array(seconds))
+        cut = dict(zip(SPLITS[-len(arrays["cut"]) :], arrays["cut"].tolist(), strict=True))
+        return Scores(name, tuple(seeds), stacked, (stacked > 0.5) == (self._labels == 1), np.array(seconds), cut)
+
+
+def _checked(seeds: Iterable[int]) -> tuple[int, ...]:
+    chosen = tuple(seeds)
+    if not chosen or len(set(chosen)) != len(chosen) or min(chosen) < 0:
+        raise ExperimentError(f"seeds are {list(chosen)}: expected at least one, distinct, none negative")
+    return chosen
+
+
+def _cut(*tables: TokenTable) -> npt.NDArray[np.int64]:
+    """How many texts of each table were cut, for the last of the splits in their order."""
+    return np.array([table.truncated for table in tables], dtype=np.int64)
 
 
 def _truth(split: Split, otherwise: str) -> npt.NDArray[np.int8]:

@@ -1,4 +1,7 @@
-"""What all runs on one strong model share: the model, the token ids, hidden states and priors, each computed once."""
+"""What all runs on one strong model share: the model, the token ids, hidden states and priors, each computed once.
+
+Of the test items it is what students read: ids, and states for those that are heads.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import numpy.typing as npt
 from gpu_pool.weak_to_strong.items import ItemSet
 from gpu_pool.weak_to_strong.models import FloatArray, LabelModel
 from gpu_pool.weak_to_strong.run import Log, MethodRun, RunParams
+from gpu_pool.weak_to_strong.student import Inputs
 from gpu_pool.weak_to_strong.tasks.artefacts import Artefacts, code_version
 from gpu_pool.weak_to_strong.tasks.tables import text_version, token_table
 from gpu_pool.weak_to_strong.tokens import TokenTable
@@ -24,10 +28,13 @@ Feature = Literal["hidden", "prior", "swapped_hidden", "swapped_prior"]
 class Shared:
     """The strong model on the unlabelled items; `seconds` is how long computing shared things has taken so far."""
 
-    def __init__(self, model: LabelModel, model_key: str, items: ItemSet, artefacts: Artefacts) -> None:
-        """`model_key` names the weights, as ModelSource.key does."""
+    def __init__(
+        self, model: LabelModel, model_key: str, items: ItemSet, artefacts: Artefacts, test: ItemSet | None = None
+    ) -> None:
+        """`model_key` names the weights, as ModelSource.key does; `test` are what students are scored on."""
         self.model = model
         self.items = items
+        self.test = Inputs(model, items if test is None else test)
         self.seconds = 0.0
         self._key: dict[str, Any] = {
             "model": model_key,

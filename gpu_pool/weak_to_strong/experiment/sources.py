@@ -17,6 +17,7 @@ from gpu_pool.weak_to_strong.folders import content_digests, resolve
 from gpu_pool.weak_to_strong.formats import PUBLISHED, PromptFormat
 from gpu_pool.weak_to_strong.items import Kind
 from gpu_pool.weak_to_strong.models import LabelModel
+from gpu_pool.weak_to_strong.models.texts import OverLong
 from gpu_pool.weak_to_strong.presets import PRESETS
 from gpu_pool.weak_to_strong.pretrain import pretrain_model
 from gpu_pool.weak_to_strong.tasks.artefacts import Artefacts, code_version
@@ -45,21 +46,30 @@ class ModelSource(Protocol):
 class ModelAt:
     """A model folder or a hub id (`owner/name`).
 
-    `max_length`: tokens at which texts are cut. `chat`: ask through the tokenizer's chat template, with the task's own
-    text format or else the published one. A hub id among PRESETS is asked as it was published.
+    `max_length`: tokens of a text; longer ones are cut or refused by `over_long`. `chat`: ask through the tokenizer's
+    chat template, with the task's own text format or else the published one. A hub id among PRESETS is asked as it was
+    published.
     """
 
-    def __init__(self, folder_or_id: Path | str, max_length: int | None = None, *, chat: bool = False) -> None:
+    def __init__(
+        self,
+        folder_or_id: Path | str,
+        max_length: int | None = None,
+        *,
+        chat: bool = False,
+        over_long: OverLong = "cut",
+    ) -> None:
         preset = PRESETS.get(str(folder_or_id))
         self._where = folder_or_id
         self._max_length = max_length or (None if preset is None else preset.max_length)
         self._chat = chat or (preset is not None and preset.chat)
+        self._over_long: OverLong = over_long
         self._key = ""
 
     def key(self) -> str:
         """A hash of every file that loading may read, and of the settings."""
         if not self._key:
-            digest = hashlib.blake2b(repr((self._max_length, self._chat)).encode(), digest_size=16)
+            digest = hashlib.blake2b(repr((self._max_length, self._chat, self._over_long)).encode(), digest_size=16)
             for name, content in content_digests(resolve(self._where)):
                 digest.update(name.encode() + b"\0" + content)
             self._key = digest.hexdigest()
@@ -69,7 +79,14 @@ class ModelAt:
         """The model, from disk each time."""
         if self._chat:
             fmt = dataclasses.replace(fmt or PUBLISHED[kind], chat=True)
-        return LabelModel.load(resolve(self._where), kind, fmt=fmt, device=device, max_length=self._max_length)
+        return LabelModel.load(
+            resolve(self._where),
+            kind,
+            fmt=fmt,
+            device=device,
+            max_length=self._max_length,
+            over_long=self._over_long,
+        )
 
 
 class Pretrained:

@@ -1,4 +1,4 @@
-"""Weight each item by the teacher's confidence |2p - 1|."""
+"""Weight each item by the teacher's confidence |2p - 1|; this project's own."""
 
 from __future__ import annotations
 

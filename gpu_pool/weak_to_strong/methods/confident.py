@@ -1,4 +1,8 @@
-"""Train only on the items on which the weak teacher is most confident."""
+"""Train only on the items on which the weak teacher is most confident.
+
+The baseline `train_only_on_confident_labels` of the published researchers, by a share in place of its threshold
+(`confident_threshold`).
+"""
 
 from __future__ import annotations
 

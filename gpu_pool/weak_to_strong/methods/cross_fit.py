@@ -1,4 +1,4 @@
-"""Replace every label by the prediction of a student that did not train on it."""
+"""Replace every label by the prediction of a student that did not train on it; this project's own."""
 
 from __future__ import annotations
 

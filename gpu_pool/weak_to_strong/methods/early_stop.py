@@ -1,4 +1,7 @@
-"""Fewer epochs than the protocol's: what is true is learnt before what the teacher got wrong."""
+"""Fewer epochs than the protocol's: what is true is learnt before what the teacher got wrong; this project's own.
+
+That early stopping by truth helps is known; here the number of epochs is fixed.
+"""
 
 from __future__ import annotations
 

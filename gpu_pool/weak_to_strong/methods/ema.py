@@ -1,4 +1,4 @@
-"""The exponential moving average of the student's weights over training."""
+"""The exponential moving average of the student's weights over training; this project's own use of it."""
 
 from __future__ import annotations
 

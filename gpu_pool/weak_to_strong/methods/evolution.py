@@ -1,4 +1,7 @@
-"""A probe improved by an evolution strategy; swapped pairs must get opposite answers (arXiv 1703.03864)."""
+"""A probe improved by an evolution strategy; swapped pairs must get opposite answers.
+
+This project's own; the strategy is that of Salimans et al. 2017 (arXiv 1703.03864).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The principal direction of the strong model's states that goes best with the weak labels."""
+"""The principal direction of the strong model's states that goes best with the weak labels; this project's own."""
 
 from __future__ import annotations
 

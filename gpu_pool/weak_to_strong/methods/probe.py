@@ -1,4 +1,4 @@
-"""Logistic probe on the strong model's states, trained on the weak labels. No fine-tuning."""
+"""Logistic probe on the strong model's states, trained on the weak labels, without fine-tuning (as EleutherAI/w2s)."""
 
 from __future__ import annotations
 

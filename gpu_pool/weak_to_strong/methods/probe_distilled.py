@@ -1,4 +1,4 @@
-"""Labels of a probe teach a fine-tuned student."""
+"""Labels of a probe teach a fine-tuned student (probe relabelling, as EleutherAI/w2s tried it)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Every published method by name, with typed parameters; `source_of` writes each as a plain method file.
+"""Every method of the library by name, with typed parameters; `source_of` writes each as a plain method file.
+
+Most are published, or follow a published one; the docstring of a file names the source, or calls it this project's own.
 
 A method file of this package holds its parameters as constants at its top, with the values that `PARAMS` gives as
 defaults; `source_of` puts other values in their place. Needs neither torch nor transformers.
@@ -23,6 +25,7 @@ class Params(BaseModel):
 
 Share = Field(default=0.5, gt=0, le=1, description="share of the items that is kept")
 HelperEpochs = Field(default=2, ge=1, le=20, description="epochs of students that only make labels or choices")
+Rate = Field(default=0.5, gt=0, lt=1, description="share of label 1; one half assumes that the classes are balanced")
 Layer = Field(default=-1, description="layer that is read; negative: from the top")
 
 
@@ -105,6 +108,7 @@ class _Critic(Params):
     temperature: float = Field(default=0.5, gt=0)
     rounds: int = Field(default=1, ge=1)
     judge_epochs: int = Field(default=4, ge=1)
+    engine: Literal["transformers", "vllm"] = Field(default="transformers", description="what writes the critiques")
 
 
 class _Ccs(Params):
@@ -112,6 +116,7 @@ class _Ccs(Params):
     layer: int = Layer
     restarts: int = Field(default=10, ge=1)
     choose: Literal["loss", "weak"] = "weak"
+    rate: float = Rate
 
 
 class _Layer(Params):
@@ -160,6 +165,7 @@ class _Evolution(_Layer):
 
 class _EvolutionLora(Params):
     labels: Literal["weak", "ccs"] = "weak"
+    rate: float = Rate
     epochs: int = Field(default=2, ge=1)
     rank: int = Field(default=2, ge=1)
     generations: int = Field(default=20, ge=1)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from gpu_pool.weak_to_strong.models.memory import in_parts
 from gpu_pool.weak_to_strong.tokens import TokenTable
 
 Tokens = Sequence[npt.NDArray[np.integer]]
@@ -79,12 +80,14 @@ def split_blocks(indices: Sequence[Index], lengths: Sequence[Index], budget: int
     return parts
 
 
-def inference_batches(
-    tokens: Tokens, width: int, device: torch.device
-) -> Iterator[tuple[Index, torch.Tensor, torch.Tensor]]:
-    """Batches over `tokens`, longest first, of similar lengths: indices, ids and last positions."""
+def each_batch(
+    tokens: Tokens, width: int, device: torch.device, work: Callable[[Index, torch.Tensor, torch.Tensor], None]
+) -> None:
+    """`work` on batches of `tokens`, longest first, of similar lengths: indices (b,), ids (b, t), last positions (b,).
+
+    Batches are halved when memory runs out (see `in_parts`).
+    """
     table = TokenTable.of(tokens)
     budget = DEVICE_TOKENS if device.type == "cuda" else max(64, CACHE_ELEMENTS // width)
-    for index in split(np.arange(len(table)), table.lengths, budget):
-        ids, last = padded(table, index, device)
-        yield index, ids, last
+    parts = split(np.arange(len(table)), table.lengths, budget)
+    in_parts(parts, lambda index: work(index, *padded(table, index, device)))

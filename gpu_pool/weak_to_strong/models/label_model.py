@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -23,8 +23,8 @@ from gpu_pool.weak_to_strong.errors import ModelError
 from gpu_pool.weak_to_strong.formats import PromptFormat
 from gpu_pool.weak_to_strong.items import ItemSet, Kind
 from gpu_pool.weak_to_strong.models import lora, texts, weights
-from gpu_pool.weak_to_strong.models.batches import Tokens, inference_batches
-from gpu_pool.weak_to_strong.models.decoder import Decoder, is_fast
+from gpu_pool.weak_to_strong.models.batches import Index, Tokens, each_batch
+from gpu_pool.weak_to_strong.models.decoder import FAST_TYPES, Decoder, is_fast
 from gpu_pool.weak_to_strong.models.numbers import FloatArray, sigmoid, softmax
 from gpu_pool.weak_to_strong.models.opaque import Opaque
 from gpu_pool.weak_to_strong.tokens import TokenTable
@@ -197,9 +197,7 @@ class LabelModel(nn.Module):
         """The k upper layers of `top:k` or `lora:r:k`."""
         depth = self.layers - int(trainable.rpartition(":")[2])
         if self.decoder is None:
-            raise ModelError(
-                f"trainable {trainable!r} needs single layers, which {type(self.lm).__name__} does not show"
-            )
+            raise ModelError(f"trainable {trainable!r}: {self._no_layers()}; or train with full, head or lora:r")
         if depth < 0:
             raise ModelError(f"trainable {trainable!r}: the model has {self.layers} layers")
         upper: nn.ModuleList = self.decoder.body.layers[depth:]
@@ -213,17 +211,35 @@ class LabelModel(nn.Module):
         elif self.lora != settings:
             raise ModelError(f"the model has adapters {self.lora}, cannot add {settings}")
 
+    def merged(self) -> LabelModel:
+        """An independent copy with equal answers and no adapters: they are added to its weights."""
+        twin = self.copy()
+        if twin.lora is not None:
+            lora.merge(twin.lm)
+            twin.lora = None
+        return twin
+
     def untie(self) -> None:
         """Give the model label rows of its own, equal to the head's, so that the language model stays as it is."""
         if self.label_head is None:
             self.label_head = nn.Parameter(self.label_rows().detach().float().clone())
 
-    def tokenize(self, items: ItemSet, *, prior: bool = False) -> TokenTable:
-        """Token ids of each item's text; `prior` asks the zero-shot question. Says how many were cut (`truncated`)."""
+    def tokenize(self, items: ItemSet, *, prior: bool = False, ask: str | None = None, room: int = 0) -> TokenTable:
+        """Token ids of each item's text, and which were cut.
+
+        `prior` asks the zero-shot question, `ask` another one; `room` tokens of the context are left for an answer.
+        Special tokens of the tokenizer that stand in an item are text like any other.
+        """
         if items.kind != self.kind:
             raise ModelError(f"the model judges {self.kind} items, got {items.kind}")
-        rendered = items.render(self.fmt, prior=prior)
-        return texts.encode(self.tokenizer, rendered, self._frame, self.max_length, self.over_long)
+        fmt = self.fmt if ask is None else dataclasses.replace(self.fmt, ask=ask)
+        limit = None if self.max_length is None else self.max_length - room
+        literal = {
+            i: fmt.pieces(items.prompts[i], items.firsts[i], items.seconds[i], prior=prior)
+            for i in texts.with_special(self.tokenizer, items.prompts, items.firsts, items.seconds)
+        }
+        rendered = items.render(fmt, prior=prior)
+        return texts.encode(self.tokenizer, rendered, self._frame, limit, self.over_long, literal)
 
     def label_rows(self) -> torch.Tensor:
         """The two rows (2, d) that score the labels."""
@@ -277,6 +293,10 @@ class LabelModel(nn.Module):
         return softmax(self.logits(self.tokenize(items)))
 
     def hidden(self, items: ItemSet, layers: Sequence[int] | None = None) -> FloatArray:
+        """`states` of the items' texts."""
+        return self.states(self.tokenize(items), layers)
+
+    def states(self, tokens: Tokens, layers: Sequence[int] | None = None) -> FloatArray:
         """States at the position that answers, (n, layers + 1, d): the embedding first, the last after the final norm.
 
         `layers` chooses some of them, (n, len(layers), d).
@@ -297,7 +317,7 @@ class LabelModel(nn.Module):
                     state = self.decoder.run(state, depth, depth + 1)
             return torch.stack([found[k] for k in chosen], dim=1)
 
-        return self._infer(self.tokenize(items), states, (len(chosen), self.width))
+        return self._infer(tokens, states, (len(chosen), self.width))
 
     def zero_shot(self, items: ItemSet) -> FloatArray:
         """The model's own opinion (n,) = P(label 1) with no label seen.
@@ -305,7 +325,7 @@ class LabelModel(nn.Module):
         Calibrated without truth: the median margin over `items` is moved to zero, so half of them get label 1.
         """
         if self.readout == "head":
-            raise ModelError("a classification head has no zero-shot opinion: load the model with readout='labels'")
+            raise ModelError("a classification head has no zero-shot opinion: take a causal LM with readout='labels'")
         tokens = self.tokenize(items, prior=True)
         if self.fmt.prior_labels is None:
             logits = self.logits(tokens)
@@ -327,14 +347,21 @@ class LabelModel(nn.Module):
     ) -> FloatArray:
         """`run` over length-sorted batches; rows (n, *shape) in the order of `tokens`."""
         out = np.zeros((len(tokens), *shape), dtype=np.float32)
-        for index, ids, last in self.batches(tokens):
-            with self.precision():
-                out[index] = run(ids, last).float().cpu().numpy()
+
+        def batch(index: Index, ids: torch.Tensor, last: torch.Tensor) -> None:
+            out[index] = run(ids, last).float().cpu().numpy()
+
+        self.each_batch(tokens, batch)
         return out
 
-    def batches(self, tokens: Tokens) -> Iterator[tuple[npt.NDArray[np.int64], torch.Tensor, torch.Tensor]]:
-        """Length-sorted batches for inference: indices (b,), ids (b, t), last positions (b,) on the model's device."""
-        return inference_batches(tokens, self.width, self.device)
+    def each_batch(self, tokens: Tokens, work: Callable[[Index, torch.Tensor, torch.Tensor], None]) -> None:
+        """`work(index, ids, last)` on length-sorted batches of `tokens` on the model's device, in its precision."""
+
+        def batch(index: Index, ids: torch.Tensor, last: torch.Tensor) -> None:
+            with self.precision():
+                work(index, ids, last)
+
+        each_batch(tokens, self.width, self.device, batch)
 
     def save(self, folder: Path) -> None:
         """Write the model folder; separate label rows and adapters are not part of it (a Student keeps them)."""
@@ -354,8 +381,14 @@ class LabelModel(nn.Module):
 
     def _fast(self) -> Decoder:
         if self.decoder is None:
-            raise ModelError(f"{type(self.lm).__name__} does not show its single layers")
+            raise ModelError(self._no_layers())
         return self.decoder
+
+    def _no_layers(self) -> str:
+        return (
+            f"{type(self.lm).__name__} does not show its single layers, which this needs: take a model of type "
+            f"{', '.join(FAST_TYPES)} (full attention)"
+        )
 
     def _body_opaque(self) -> Opaque:
         assert self.opaque is not None

@@ -62,6 +62,17 @@ def attach(lm: Any, settings: LoraSettings, seed: int) -> None:
     lm.eval()
 
 
+@torch.no_grad()
+def merge(lm: Any) -> None:
+    """Add the adapters of `lm` to the weights that they adapt, as float32 masters, and take them out; in place."""
+    for name in {name.rpartition(".lora_")[0] for name in parameters(lm)}:
+        adapted = lm.get_submodule(name)
+        plain = adapted.base_layer
+        plain.weight.data = plain.weight.data.float() + adapted.get_delta_weight(ADAPTER).float()
+        parent, _, child = name.rpartition(".")
+        setattr(lm.get_submodule(parent), child, plain)
+
+
 def parameters(lm: Any) -> dict[str, nn.Parameter]:
     """The adapters by name: `<module>.lora_A` (r, in) and `<module>.lora_B` (out, r)."""
     found = {}

@@ -20,14 +20,14 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from gpu_pool.weak_to_strong.errors import ModelError
-from gpu_pool.weak_to_strong.folders import weight_files
+from gpu_pool.weak_to_strong.folders import EXPECTED, weight_files
 from gpu_pool.weak_to_strong.models.decoder import FAST_TYPES
 
 
 def read_config(folder: Path) -> Any:
     """The configuration of a model folder, cache off; raises ModelError."""
     if not (folder / "config.json").is_file():
-        raise ModelError(f"model folder {folder} has no config.json")
+        raise ModelError(f"model folder {folder} has no config.json: {EXPECTED}")
     return _config(folder / "config.json")
 
 

@@ -73,7 +73,7 @@ class Artefacts:
         `make` may ask for other artefacts, not for its own key. Raises ArtefactError as `arrays` does.
         """
         text = canonical(key)
-        entry = self.root / _checked(kind) / hashlib.sha256(text.encode()).hexdigest()
+        entry = self._entry(kind, text)
         if self._usable(entry):
             return entry
         entry.parent.mkdir(parents=True, exist_ok=True)
@@ -94,6 +94,13 @@ class Artefacts:
                 _discard(building)
         self._intact.add(entry)
         return entry
+
+    def has(self, kind: str, key: Mapping[str, JSON]) -> bool:
+        """Whether the artefact of a key is there, so that asking for it computes nothing."""
+        return self._usable(self._entry(kind, canonical(key)))
+
+    def _entry(self, kind: str, text: str) -> Path:
+        return self.root / _checked(kind) / hashlib.sha256(text.encode()).hexdigest()
 
     def _usable(self, entry: Path) -> bool:
         """Whether the artefact is there with every file as it was written."""

@@ -17,6 +17,7 @@ from torch import nn
 from gpu_pool.weak_to_strong.errors import DeadlineError, TrainingError
 from gpu_pool.weak_to_strong.losses import is_separable
 from gpu_pool.weak_to_strong.models.batches import Index, moved, split_blocks
+from gpu_pool.weak_to_strong.models.memory import out_of_memory, release
 from gpu_pool.weak_to_strong.training.batches import bucketed, step_count
 from gpu_pool.weak_to_strong.training.config import Progress, TrainConfig, learning_rate
 from gpu_pool.weak_to_strong.training.parts import Part, StepModel
@@ -105,7 +106,7 @@ class Loop:
             try:
                 loss = self._at_once(batches, done) if len(parts) == 1 else self._in_parts(batches, parts, done)
             except RuntimeError as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
                 if all(len(part[0]) <= 1 for part in parts):
                     raise TrainingError(
@@ -117,8 +118,7 @@ class Loop:
                 return loss
             # Out here the error, and with it the graph that its traceback holds, is gone.
             self.budget = min(self.budget, max(sizes)) // 2
-            if self.targets[0].is_cuda:
-                torch.cuda.empty_cache()
+            release()
 
     def _tokens(self, part: Part) -> int:
         """Padded tokens of a part, all members together."""
@@ -187,7 +187,3 @@ def _clip(parameters: Sequence[nn.Parameter], limit: float, members: int) -> Non
     scale = (limit / (torch.linalg.vector_norm(norms, dim=0) + 1e-6)).clamp(max=1.0)
     for gradient in gradients:
         gradient.mul_(scale.view(-1, *[1] * (gradient.dim() - 1)))
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

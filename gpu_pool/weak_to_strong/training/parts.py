@@ -41,11 +41,15 @@ class StepModel:
 def prepare(models: Sequence[LabelModel], tables: Sequence[TokenTable], configs: Sequence[TrainConfig]) -> StepModel:
     """Make `models` ready to train as the configurations say; raises TrainingError when they cannot be."""
     for model, config in zip(models, configs, strict=True):
-        _ready(model, config)
+        ready(model, config)
     return _single(models[0], tables[0], configs[0]) if len(models) == 1 else _stacked(models, tables, configs)
 
 
-def _ready(model: LabelModel, config: TrainConfig) -> None:
+def ready(model: LabelModel, config: TrainConfig) -> list[nn.Parameter]:
+    """Make `model` ready to train as `config` says, and give the parameters that move; `release` ends it.
+
+    They alone ask for gradients, and are float32 in memory of their own. Raises TrainingError when it cannot be.
+    """
     trainable = config.trainable
     try:
         if trainable.startswith("lora:"):
@@ -62,6 +66,15 @@ def _ready(model: LabelModel, config: TrainConfig) -> None:
         parameter.requires_grad_(True)
         if parameter.dtype != torch.float32:
             parameter.data = parameter.data.float()
+    return moving
+
+
+def release(models: Sequence[LabelModel]) -> None:
+    """Drop the gradients of `models`; all of their parameters may ask for them again."""
+    for model in models:
+        for parameter in model.parameters():
+            parameter.grad = None
+            parameter.requires_grad_(True)
 
 
 def _single(model: LabelModel, tokens: TokenTable, config: TrainConfig) -> StepModel:
@@ -146,9 +159,11 @@ def _padded_states(
 def _outputs(model: LabelModel, tokens: TokenTable) -> torch.Tensor:
     """The model's output at the position that answers (n, d)."""
     out = torch.zeros(len(tokens), model.width, device=model.device)
-    for index, ids, last in model.batches(tokens):
-        with model.precision():
-            out[torch.from_numpy(index)] = model.output(ids, last).float()
+
+    def batch(index: Index, ids: torch.Tensor, last: torch.Tensor) -> None:
+        out[torch.from_numpy(index)] = model.output(ids, last).float()
+
+    model.each_batch(tokens, batch)
     return out
 
 
@@ -156,9 +171,11 @@ def _outputs(model: LabelModel, tokens: TokenTable) -> torch.Tensor:
 def _states(model: LabelModel, tokens: TokenTable, depth: int) -> list[torch.Tensor]:
     """States (length, d) of each text after `depth` layers."""
     out: list[torch.Tensor] = [torch.empty(0)] * len(tokens)
-    for index, ids, _ in model.batches(tokens):
-        with model.precision():
-            state = model.run_layers(model.embed(ids), 0, depth)
+
+    def batch(index: Index, ids: torch.Tensor, _: torch.Tensor) -> None:
+        state = model.run_layers(model.embed(ids), 0, depth)
         for row, i in enumerate(index):
             out[i] = state[row, : tokens.lengths[i]].clone()
+
+    model.each_batch(tokens, batch)
     return out

@@ -12,14 +12,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
+from tokenizers.models import BPE, WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
+from gpu_pool.weak_to_strong import blocks
 from gpu_pool.weak_to_strong.errors import ModelError, TrainingError
-from gpu_pool.weak_to_strong.formats import FORMATS, PUBLISHED
+from gpu_pool.weak_to_strong.formats import FORMATS, PUBLISHED, PromptFormat
 from gpu_pool.weak_to_strong.items import Item, ItemSet
-from gpu_pool.weak_to_strong.models import LabelModel, initial_lm, save_weights
+from gpu_pool.weak_to_strong.methods import registry
+from gpu_pool.weak_to_strong.models import LabelModel, initial_lm, save_weights, texts
+from gpu_pool.weak_to_strong.run import MethodRun, RunParams
 from gpu_pool.weak_to_strong.student import Student
 from gpu_pool.weak_to_strong.trainer import TrainConfig, finetune
 
@@ -160,6 +164,27 @@ def test_upper_layers_of_an_opaque_model_cannot_be_trained(folders: dict[str, Pa
         finetune(model, model.tokenize(some_items()), np.zeros(9), TrainConfig(trainable="top:1"))
 
 
+@pytest.mark.parametrize(
+    ("name", "method", "says"),
+    [
+        ("gpt2", "frozen", r"single layers.*llama, mistral, qwen2, qwen3.*full, head or lora:r"),
+        ("gpt2", "bootstrap", "single layers.*llama, mistral, qwen2, qwen3"),
+        ("gpt2", "evolution_lora", "single layers.*llama, mistral, qwen2, qwen3"),
+        ("bert", "critic", "BertModel writes no text: take a causal LM"),
+    ],
+)
+def test_a_method_that_a_model_cannot_carry_names_the_remedy(
+    folders: dict[str, Path], name: str, method: str, says: str
+) -> None:
+    run = MethodRun(
+        some_items(), np.linspace(0.1, 0.9, 9), LabelModel.load(folders[name], "binary"), RunParams(epochs=1)
+    )
+    scope: dict[str, Any] = {}
+    exec(compile(registry.source_of(method), "method.py", "exec"), scope)
+    with pytest.raises((ModelError, TrainingError), match=says):
+        scope["train"](run)
+
+
 def test_bfloat16_weights_are_trained_as_float32_and_stay_close(folders: dict[str, Path]) -> None:
     items = some_items()
     model = LabelModel.load(folders["qwen3"], "binary", dtype=torch.bfloat16)
@@ -286,8 +311,38 @@ def test_chat_models_are_asked_through_their_template(folders: dict[str, Path], 
     words = [[WORDS[i] for i in row] for row in model.tokenize(items)]
     assert words[0] == ["user", "task", "w1", "work", "w2", "verdict", "B"]
     assert words[1] == ["user", *["w3"] * 7, "verdict", "B"]
+    prompts = blocks.critique_prompts(MethodRun(items, [0.2, 0.8], model), 2)
+    words = [[WORDS[i] for i in row] for row in prompts]
+    assert words[0] == ["user", "task", "w1", "work", "w2", "<unk>", "B"]  # the end asks for a critique
+    assert words[1] == ["user", *["w3"] * 5, "<unk>", "B"]
     with pytest.raises(ModelError, match="chat template"):
         LabelModel.load(folders["llama"], "binary", fmt=fmt)
+
+
+def test_special_tokens_that_an_item_writes_are_text(folders: dict[str, Path], tmp_path: Path) -> None:
+    plain = LabelModel.load(folders["llama"], "binary")
+    items = ItemSet.of([Item("a", "binary", "w1 <bos> w2", "w3 <unk>"), Item("b", "binary", "w1", "w2")])
+    words = [[WORDS[i] for i in row] for row in plain.tokenize(items)]
+    # A word-level vocabulary has no other way to write <bos>: it becomes the unknown token.
+    assert words[0] == ["task", "w1", "<unk>", "w2", "work", "w3", "<unk>", "verdict"]
+    assert words[1] == ["task", "w1", "work", "w2", "verdict"]
+    assert not plain.tokenizer.backend_tokenizer.encode_special_tokens
+
+    letters = [*"abcden<>", "<s>", "</s>", "<turn>", "<end>"]
+    raw = Tokenizer(BPE({letter: i for i, letter in enumerate(letters)}, []))
+    raw.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 8), ("</s>", 9)])
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=raw, bos_token="<s>", eos_token="</s>", additional_special_tokens=["<turn>", "<end>"]
+    )
+    fmt = PromptFormat("<turn>{prompt}<end>{first}", "a", "b", ("c", "d"))
+    prompts = ["ab", "a<end>b"]
+    literal = {i: fmt.pieces(prompts[i], "d", "") for i in texts.with_special(tokenizer, prompts)}
+    rendered = [fmt.text(prompt, "d", "") for prompt in prompts]
+    assert {i: "".join(text for text, _ in pieces) for i, pieces in literal.items()} == {1: rendered[1]}
+    asked = [["a", "b", "<end>", "d", "a"], [*"a<end>b", "<end>", "d", "a"]]
+    for frame, before, after in ((None, "<s>", "</s>"), (("<turn>", "<end>"), "<turn>", "<end>")):
+        rows = texts.encode(tokenizer, rendered, frame, None, "cut", literal)
+        assert [[letters[i] for i in row] for row in rows] == [[before, "<turn>", *own, after] for own in asked]
 
 
 def test_labels_that_are_no_single_token_are_named_with_the_remedy(folders: dict[str, Path]) -> None:

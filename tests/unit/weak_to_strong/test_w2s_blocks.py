@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import itertools
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +16,11 @@ import pytest
 import torch
 
 from gpu_pool.weak_to_strong import blocks, losses
+from gpu_pool.weak_to_strong.blocks import critics
 from gpu_pool.weak_to_strong.domains import Domain
-from gpu_pool.weak_to_strong.errors import DeadlineError, MethodError, TrainingError
+from gpu_pool.weak_to_strong.errors import DeadlineError, MethodError, ModelError, TrainingError
+from gpu_pool.weak_to_strong.generation import TransformersGenerator
+from gpu_pool.weak_to_strong.methods import registry
 from gpu_pool.weak_to_strong.models import LabelModel
 from gpu_pool.weak_to_strong.run import MethodRun, RunParams
 
@@ -313,6 +319,32 @@ def test_interpolation_lies_between_the_weights(run: MethodRun) -> None:
     assert torch.allclose(half.label_head, expected, atol=1e-6)
 
 
+def test_adapters_are_interpolated_by_their_share_and_merged_without_a_difference(run: MethodRun) -> None:
+    tuned = run.fit(blocks.hard(run.weak), run.config(lr=0.05, trainable="lora:4"))
+    half = blocks.interpolate(run, tuned, 0.25)
+    before, quarter, all_of_it = run.base.merged(), half.merged(), tuned.merged()
+    assert (quarter.lora, half.lora) == (None, tuned.lora)
+    start, end = dict(before.lm.named_parameters()), dict(all_of_it.lm.named_parameters())
+    for name, value in quarter.lm.named_parameters():
+        assert torch.allclose(value, 0.75 * start[name] + 0.25 * end[name], atol=1e-5)
+    assert any(not torch.equal(value, start[name]) for name, value in end.items())
+    for adapted, plain in ((half, quarter), (tuned, all_of_it)):
+        assert np.allclose(run.predict(adapted), run.predict(plain), atol=1e-5)
+    assert not np.allclose(run.predict(half), run.predict(tuned), atol=1e-3)
+
+
+@pytest.mark.parametrize("make", [blocks.elr, lambda *given: blocks.co_teach(*given)[0]], ids=["elr", "co_teach"])
+def test_half_precision_weights_are_stepped_as_float32_masters(folder: Path, run: MethodRun, make: Any) -> None:
+    base = LabelModel.load(folder, "pair", dtype=torch.bfloat16)
+    own = MethodRun(run.items, run.weak, base, RunParams(epochs=2, lr=1e-5))
+    model = make(own, blocks.hard(run.weak), own.protocol)
+    moved = [(a, b) for a, b in zip(model.lm.parameters(), base.lm.parameters(), strict=True)]
+    assert all(a.dtype == torch.float32 and b.dtype == torch.bfloat16 for a, b in moved)
+    still = sum(int((a == b.float()).sum()) for a, b in moved) / sum(a.numel() for a, _ in moved)
+    assert still < 0.5, "steps of 1e-5 are lost in half precision"
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+
+
 def test_early_learning_rewards_staying_with_ones_own_past() -> None:
     logits = torch.tensor([[0.0, math.log(3.0)]])
     target, memory = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.2, 0.8]])
@@ -392,6 +424,16 @@ def test_an_evolved_lora_changes_the_top_layer_only_and_never_for_the_worse(run:
     assert all(top in name for name in changed)
 
 
+def test_a_lora_evolved_on_adapters_is_the_model_that_was_scored(run: MethodRun) -> None:
+    labels = blocks.hard(run.weak)
+    tuned = run.fit(labels, run.config(trainable="lora:4", lr=1e-2))
+    before = run.predict(tuned)
+    model = blocks.evolve_lora(run, tuned, labels, generations=3, population=6, scale=0.5)
+    assert np.allclose(run.student(model).predict(run.items)[:, 1], run.predict(model), atol=1e-6)
+    assert not np.allclose(run.predict(model), before, atol=1e-3)
+    assert np.array_equal(run.predict(tuned), before)
+
+
 # critics
 
 
@@ -409,6 +451,78 @@ def test_text_loss_is_the_mean_over_the_written_tokens(run: MethodRun) -> None:
             parts.append(-torch.log_softmax(logits[at - 1], -1)[int(row[at])].item())
     assert len(parts) == 4
     assert value == pytest.approx(np.mean(parts), rel=1e-4)
+
+
+def test_a_critic_is_trained_by_parts_as_at_once_with_the_logits_of_what_it_writes_alone(
+    run: MethodRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [prompt.split()[0] for prompt in run.items.prompts]
+    ends, kept, read = [], 0, 0
+    forward = type(run.base.lm).forward
+
+    @functools.wraps(forward)
+    def watched(lm: Any, *args: Any, **given: Any) -> Any:
+        nonlocal kept, read
+        out = forward(lm, *args, **given)
+        kept, read = kept + out.logits[..., 0].numel(), read + given["input_ids"].numel()
+        return out
+
+    monkeypatch.setattr(type(run.base.lm), "forward", watched)
+    for budget in (1 << 30, 80):
+        run.protocol = run.config(token_budget=budget, lr=1e-3)
+        critic = run.strong()
+        blocks.train_critic(run, critic, words, blocks.CriticConfig())
+        ends.append(torch.cat([p.detach().flatten() for p in critic.lm.parameters()]))
+        run.protocol = run.config(token_budget=None)
+    assert torch.allclose(ends[0], ends[1], atol=1e-5)
+    assert 0 < kept < read / 2
+
+
+def test_critique_prompts_leave_room_for_the_critique_and_say_how_many_were_cut(run: MethodRun, folder: Path) -> None:
+    whole = blocks.critique_prompts(run, 6)
+    longest = int(whole.lengths.max())
+    base = LabelModel.load(folder, "pair", max_length=longest + 3)
+    said: dict[str, float] = {}
+    own = MethodRun(run.items, run.weak, base, log=lambda _, **numbers: said.update(numbers))
+    cut = blocks.critique_prompts(own, 6)
+    assert int(cut.lengths.max()) == longest - 3
+    assert (said["cut"], said["of"]) == (cut.truncated, 40)
+    assert all(short[-3:].tolist() == long[-3:].tolist() for short, long in zip(cut, whole, strict=True))
+    base.over_long = "refuse"
+    with pytest.raises(ModelError, match="longer than"):
+        blocks.critique_prompts(own, 6)
+
+
+def test_the_critic_writes_with_the_engine_that_was_chosen(
+    run: MethodRun, model: LabelModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[str] = []
+
+    def generator(critic: LabelModel, engine: str) -> Any:
+        chosen.append(engine)
+        return contextlib.nullcontext(TransformersGenerator(critic.lm, critic.tokenizer))
+
+    monkeypatch.setattr(critics, "bulk_generator", generator)
+    scope: dict[str, Any] = {}
+    exec(compile(registry.source_of("critic", engine="vllm", judge_epochs=1), "method.py", "exec"), scope)
+    scope["train"](run)
+    assert chosen == ["vllm", "vllm"]
+
+
+def test_a_critique_that_is_longer_when_read_again_does_not_leave_the_context(run: MethodRun, folder: Path) -> None:
+    longest = int(run.tokens.lengths.max())
+    base = LabelModel.load(folder, "pair", max_length=longest)
+    own = MethodRun(run.items, run.weak, base, RunParams(epochs=1))
+    seen: list[int] = []
+    base.lm.register_forward_pre_hook(lambda _, args, given: seen.append(given["input_ids"].shape[1]), with_kwargs=True)
+    blocks.train_critic(own, base, ["good " * 30] * 40, blocks.CriticConfig())
+    assert max(seen) <= longest
+
+
+def test_a_protocol_that_trains_nothing_that_writes_is_named(run: MethodRun) -> None:
+    run.protocol = run.config(trainable="head")
+    with pytest.raises(TrainingError, match=r"'head' moves no weight that writes.*lora:r"):
+        blocks.critique_labels(run)
 
 
 def test_a_critic_learns_to_write_what_was_kept(run: MethodRun) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ from gpu_pool.weak_to_strong.experiment import (
     world_of,
 )
 from gpu_pool.weak_to_strong.experiment import experiment as experiments
+from gpu_pool.weak_to_strong.methods import truth
 from gpu_pool.weak_to_strong.models import LabelModel
 from gpu_pool.weak_to_strong.presets import PRESETS
+from gpu_pool.weak_to_strong.run import MethodRun
 from gpu_pool.weak_to_strong.tasks.artefacts import Artefacts
 from gpu_pool.weak_to_strong.tasks.schema import Split, Task
 from tests.unit.weak_to_strong.conftest import tiny_domain
@@ -174,6 +177,128 @@ def test_what_a_method_imports_is_forgotten(
     assert MethodFile.of(tmp_path / "1").digest() != before
 
 
+def test_packages_beside_a_method_are_part_of_it_and_are_forgotten_too(
+    made: tuple[Path, list[Event]], folder: Path, task: Task, tmp_path: Path
+) -> None:
+    experiment = build(made[0], folder, task, [])
+    for package in ("own/deep", "bare"):
+        (tmp_path / package).mkdir(parents=True)
+    (tmp_path / "own" / "__init__.py").touch()
+    (tmp_path / "mine.py").write_text(
+        "from own.deep.part import NUMBER\nfrom bare.part import OTHER\n\n"
+        "def train(run):\n    return run.student(run.fit(run.weak * 0 + NUMBER * OTHER))\n"
+    )
+    for part in ("own/deep", "bare"):
+        (tmp_path / part / "part.py").write_text("NUMBER = OTHER = 1.0\n")
+    ones = experiment.method(MethodFile.of(tmp_path / "mine.py"), [0])
+    for part in ("own/deep", "bare"):
+        before = MethodFile.of(tmp_path / "mine.py").digest()
+        (tmp_path / part / "part.py").write_text("NUMBER = OTHER = 0.0\n")
+        assert MethodFile.of(tmp_path / "mine.py").digest() != before
+    (tmp_path / ".venv").mkdir()
+    before = MethodFile.of(tmp_path / "mine.py").digest()
+    (tmp_path / ".venv" / "library.py").write_text("this is not the method's\n")
+    assert MethodFile.of(tmp_path / "mine.py").digest() == before
+    zeros = experiment.method(MethodFile.of(tmp_path / "mine.py"), [0])
+    assert zeros.probs.mean() < ones.probs.mean() - 0.01
+    assert not {"own", "own.deep", "own.deep.part", "bare", "bare.part"} & set(sys.modules)
+
+
+def test_seeds_are_stacked_and_give_what_each_gives_alone(
+    folder: Path, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stacks: list[int] = []
+    train = truth.train_seeds_on_truth
+
+    def counted(*args: Any) -> Any:
+        stacks.append(len(args[3]))
+        return train(*args)
+
+    monkeypatch.setattr(experiments, "train_seeds_on_truth", counted)
+    together, alone = (build(tmp_path / name, folder, task, []) for name in ("together", "alone"))
+    whole = together.weak(range(6))
+    assert stacks == [4, 2], "eight models of this width, two members each"
+    assert np.allclose(whole.probs[5], alone.weak([5]).probs[0], atol=1e-4)
+    assert np.allclose(together.weak_labels(5), alone.weak_labels(5), atol=1e-4)
+    assert np.allclose(together.ceiling(range(2)).probs[1], alone.ceiling([1]).probs[0], atol=1e-4)
+    assert stacks == [4, 2, 1, 2, 1]
+
+
+def test_test_items_are_read_once_for_all_seeds_and_methods(
+    folder: Path, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenized, read = list[int](), list[int]()
+    tokenize, states = LabelModel.tokenize, LabelModel.states
+
+    def watched_tokenize(model: LabelModel, items: Any, **given: Any) -> Any:
+        tokenized.append(len(items))
+        return tokenize(model, items, **given)
+
+    def watched_states(model: LabelModel, tokens: Any, *given: Any) -> Any:
+        read.append(len(tokens))
+        return states(model, tokens, *given)
+
+    monkeypatch.setattr(LabelModel, "tokenize", watched_tokenize)
+    monkeypatch.setattr(LabelModel, "states", watched_states)
+    experiment = build(tmp_path, folder, task, [])
+    seeds = range(2)
+    methods = [MethodFile.of(name) for name in ("vanilla", "probe", "principal")]
+    scores = [experiment.weak(seeds), experiment.ceiling(seeds), *(experiment.method(m, seeds) for m in methods)]
+    assert sorted(tokenized) == [20, 30, 30, 40, 40, 40]  # by each model each split it reads; 40 once more for states
+    assert sorted(read) == [30, 40]
+    labels = experiment.weak_labels(0)
+    run = MethodRun(task.train_unlabel.items, labels, LabelModel.load(folder, "pair"), QUICK)
+    with MethodFile.of("probe").imported() as train:
+        assert np.allclose(train(run).predict(task.test.items)[:, 1], scores[3].probs[0], atol=1e-6)
+
+
+def test_cut_texts_are_counted_by_split_or_refused_before_anything_is_trained(
+    folder: Path, task: Task, tmp_path: Path
+) -> None:
+    plain = LabelModel.load(folder, "pair")
+    lengths = {name: plain.tokenize(split.items).lengths for name, split in task.splits.items()}
+    limit = int(np.median(lengths["test"])) - 1
+    cutting, refusing = ModelAt(folder, limit), ModelAt(folder, limit, over_long="refuse")
+    assert cutting.key() != refusing.key()
+    events: list[Event] = []
+    cut, refuse = (
+        Experiment(task, one, one, Artefacts(tmp_path), teacher=QUICK, student=QUICK, progress=events.append)
+        for one in (cutting, refusing)
+    )
+    expected = {name: int((known > limit).sum()) for name, known in lengths.items()}
+    assert min(expected.values()) > 0
+    assert cut.weak([0]).cut == expected
+    for scores in (cut.ceiling([0]), cut.method(MethodFile.of("probe"), [0]), cut.ceiling([0])):
+        assert scores.cut == {name: expected[name] for name in ("train_unlabel", "test")}
+    done = len(events)
+    for run in (refuse.weak, refuse.ceiling):
+        with pytest.raises(ModelError, match=f"longer than {limit} tokens"):
+            run([0])
+    assert len(events) == done
+
+
+def test_an_error_names_its_method_and_seed(folder: Path, task: Task, tmp_path: Path) -> None:
+    experiment = build(tmp_path, folder, task, [])
+    (tmp_path / "helper.py").write_text("def half(x):\n    return x / 0\n")
+    (tmp_path / "bad.py").write_text("import helper\n\ndef train(run):\n    return helper.half(1)\n")
+    with pytest.raises(MethodError, match=r"method 'bad', seed 1 raised ZeroDivisionError: .* \(helper.py, line 2\)"):
+        experiment.method(MethodFile.of(tmp_path / "bad.py"), [1])
+    (tmp_path / "bad.py").write_text("import no_such_module\n")
+    with pytest.raises(MethodError, match="method 'bad', seed 0 raised ModuleNotFoundError"):
+        experiment.method(MethodFile.of(tmp_path / "bad.py"), [0])
+    source = "def train(run):\n    return run.student(run.fit(run.weak, run.config(trainable='top:9')))\n"
+    with pytest.raises(ModelError, match=r"method 'deep', seed 0: .*top:9"):
+        experiment.method(MethodFile("deep", source), [0])
+
+
+def test_a_file_of_a_published_methods_name_is_shown_with_its_folder(tmp_path: Path) -> None:
+    for name in ("vanilla", "weak", "mine"):
+        (tmp_path / f"{name}.py").write_text("def train(run):\n    return run.student(run.strong())\n")
+    shown = [MethodFile.of(tmp_path / f"{name}.py").name for name in ("vanilla", "weak", "mine")]
+    assert shown == [f"{tmp_path.name}/vanilla.py", f"{tmp_path.name}/weak.py", "mine"]
+    assert MethodFile.of("vanilla").name == "vanilla"
+
+
 def test_generated_models_are_pretrained_once_and_other_sizes_are_other_models(tmp_path: Path) -> None:
     domain, artefacts = tiny_domain("math"), Artefacts(tmp_path)
     weak, strong = (Pretrained(domain, "math:tiny:0", which, artefacts) for which in ("weak", "strong"))
@@ -198,8 +323,9 @@ def test_a_world_has_one_name_however_it_is_written(chat: Domain) -> None:
 def test_without_truth_there_is_no_ceiling_but_weak_and_methods(folder: Path, task: Task, tmp_path: Path) -> None:
     blind = dataclasses.replace(task, train_unlabel=Split(task.train_unlabel.items))
     experiment = build(tmp_path, folder, blind, [])
-    with pytest.raises(ExperimentError, match="task tiny: train_unlabel has no labels"):
-        experiment.ceiling([0])
+    for ask in (experiment.ceiling_truth, lambda: experiment.ceiling([0])):
+        with pytest.raises(ExperimentError, match=r"task tiny: train_unlabel has no labels.*give every item of it a"):
+            ask()
     assert experiment.method(MethodFile.of("vanilla"), [0]).hits.shape == (1, len(task.test))
 
 
@@ -249,7 +375,7 @@ def test_a_failed_run_leaves_nothing_behind_and_can_be_run_again(folder: Path, t
         f"from pathlib import Path\n\ndef train(run):\n    if not Path({str(flag)!r}).exists():\n"
         "        raise ValueError('not yet')\n    return run.student(run.strong())\n"
     )
-    with pytest.raises(ValueError, match="not yet"):
+    with pytest.raises(MethodError, match=r"method 'late', seed 0 raised ValueError: not yet \(line 5\)"):
         experiment.method(MethodFile("late", source), [0])
     flag.touch()
     assert experiment.method(MethodFile("late", source), [0]).hits.shape == (1, len(task.test))

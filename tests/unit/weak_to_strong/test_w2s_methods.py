@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from gpu_pool.weak_to_strong import blocks, recipes
 from gpu_pool.weak_to_strong.domains import Domain, write_pretrain_inputs
@@ -76,6 +77,39 @@ def test_every_method_trains_a_student_that_predicts(
     assert np.allclose(probs.sum(axis=1), 1, atol=1e-5)
 
 
+class Recording(MethodRun):
+    """A run that keeps the models of which it made students."""
+
+    def student(self, model: LabelModel) -> Student:
+        self.__dict__.setdefault("made", []).append(model)
+        return super().student(model)
+
+
+@pytest.mark.parametrize("trainable", ["lora:4", "top:1"])
+@pytest.mark.parametrize("name", registry.names())
+def test_every_method_keeps_to_what_the_protocol_trains_and_leaves_the_base_alone(
+    worlds: dict[str, MethodRun], name: str, trainable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = worlds["pair"]
+    run = Recording(given.items, given.weak, given.base, RunParams(seed=1, epochs=2, lr=1e-2, trainable=trainable))
+    before = {key: value.detach().clone() for key, value in run.base.lm.named_parameters()}
+    (tmp_path / "method.py").write_text(registry.source_of(name, **SMALL.get(name, {})))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    student = load_method(tmp_path).train(run)
+    assert all(torch.equal(value, before[key]) for key, value in run.base.lm.named_parameters())
+    assert run.base.lora is None
+    probs = student.predict(run.items)
+    assert np.isfinite(probs).all()
+    models: list[LabelModel] = run.__dict__.get("made", [])
+    if len(models) == 1:
+        assert np.allclose(probs, models[0].probs(run.items), atol=1e-6)
+        assert not np.allclose(probs, run.base.probs(run.items), atol=1e-4), "the student learnt"
+    if name not in ("evolution_lora", "frozen"):  # merged adapters, and a choice of its own
+        moved = [key for key in student.tensors if key in before]
+        assert all(f".layers.{run.base.layers - 1}." in key or "norm" in key for key in moved)
+        assert trainable != "lora:4" or not moved
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_random_recipes_train(worlds: dict[str, MethodRun], seed: int) -> None:
     recipe = RANDOM_RECIPES[seed]
@@ -100,6 +134,15 @@ def test_a_files_constants_are_the_registrys_defaults(name: str) -> None:
     assert len(registry.describe(name)) > 10
 
 
+def test_every_method_names_its_source_or_is_called_this_projects_own() -> None:
+    own = {name for name in registry.names() if "this project's own" in path_of(name).read_text().lower()}
+    assert own == {"confidence_weighting", "cross_fit", "early_stop", "ema", "evolution", "principal"}
+    readme = " ".join((Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8").split())
+    count = len(registry.names())
+    assert f"{count} methods as plain files ({count - len(own)} published or after a published one" in readme
+    assert f"{len(own)} of this project's own)" in readme
+
+
 def test_parameters_become_literals_and_nothing_else_changes() -> None:
     plain = path_of("logconf").read_text()
     assert registry.source_of("logconf") == plain
@@ -107,6 +150,7 @@ def test_parameters_become_literals_and_nothing_else_changes() -> None:
     different = [(a, b) for a, b in zip(plain.splitlines(), changed.splitlines(), strict=True) if a != b]
     assert different == [("STRENGTH = 0.75", "STRENGTH = 0.5")]
     assert 'STAGES = ("top:1",)' in registry.source_of("bootstrap", stages=("top:1",))
+    assert 'ENGINE: Literal["transformers", "vllm"] = "vllm"' in registry.source_of("critic", engine="vllm")
     assert 'CONTRAST: Literal["auto", "labels", "swap"] = "swap"' in registry.source_of("ccs", contrast="swap")
 
 

@@ -10,8 +10,9 @@ import torch
 
 from gpu_pool.weak_to_strong import losses
 from gpu_pool.weak_to_strong.domains import Domain
-from gpu_pool.weak_to_strong.errors import TrainingError
+from gpu_pool.weak_to_strong.errors import ModelError, TrainingError
 from gpu_pool.weak_to_strong.models import LabelModel
+from gpu_pool.weak_to_strong.models.memory import in_parts
 from gpu_pool.weak_to_strong.student import lm_tensors
 from gpu_pool.weak_to_strong.tokens import TokenTable
 from gpu_pool.weak_to_strong.trainer import TrainConfig, TrainReport, finetune
@@ -111,6 +112,51 @@ def test_out_of_memory_halves_what_is_computed_and_goes_on(
     assert report.token_budget <= 200 < roomy.token_budget
     assert report.steps == roomy.steps
     assert all(torch.allclose(free[name], squeezed[name], atol=2e-4) for name in free)
+
+
+@pytest.mark.parametrize("trainable", ["full", "head", "top:1"])
+def test_inference_and_frozen_states_halve_their_batches_and_go_on(
+    model: LabelModel, texts: tuple[TokenTable, Any, Any], monkeypatch: pytest.MonkeyPatch, trainable: str
+) -> None:
+    config = TrainConfig(epochs=1, batch_size=24, lr=1e-3, trainable=trainable)
+    twins = [model.copy(trainable) for _ in range(2)]
+    finetune(twins[0], texts[0], texts[1], config)
+    expected = twins[0].logits(texts[0])
+    batches: list[int] = []
+    work = in_parts
+
+    def tight(parts: Any, run: Any) -> None:
+        def refusing(index: Any) -> None:
+            batches.append(len(index))
+            if len(index) > 6:
+                raise torch.OutOfMemoryError("fake")
+            run(index)
+
+        work(parts, refusing)
+
+    monkeypatch.setattr("gpu_pool.weak_to_strong.models.batches.in_parts", tight)
+    finetune(twins[1], texts[0], texts[1], config)
+    assert np.allclose(twins[1].logits(texts[0]), expected, atol=2e-4)
+    assert max(batches) > 6 >= min(batches)
+
+
+def test_parts_are_halved_from_the_failure_on_and_each_is_done_once() -> None:
+    asked: list[list[int]] = []
+    done: list[int] = []
+
+    def work(index: list[int]) -> None:
+        asked.append(index)
+        if len(index) > 2:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        done.extend(index)
+
+    in_parts([[0], [1, 2, 3, 4, 5], [6, 7, 8]], work)
+    assert done == list(range(9))
+    assert asked == [[0], [1, 2, 3, 4, 5], [1, 2, 3], [1, 2], [3], [4], [5], [6], [7], [8]]
+    with pytest.raises(ModelError, match="one text: lower max_length"):
+        in_parts([[0, 1]], lambda _: (_ for _ in ()).throw(torch.OutOfMemoryError("fake")))
+    with pytest.raises(RuntimeError, match="shape"):
+        in_parts([[0, 1]], lambda _: (_ for _ in ()).throw(RuntimeError("shape")))
 
 
 def test_one_text_that_does_not_fit_is_a_clear_error(

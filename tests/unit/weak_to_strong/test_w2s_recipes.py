@@ -53,6 +53,14 @@ def test_a_child_takes_every_live_field_from_a_parent(a: Recipe, b: Recipe, seed
         assert value in (getattr(a, name), getattr(b, name), getattr(VANILLA, name))
 
 
+def test_the_class_rate_of_ccs_is_a_setting_and_is_not_searched() -> None:
+    assert "rate" not in CHOICES
+    assert "blocks.ccs(run, layer=-1), 0.5)" in method_source(Recipe(relabel="ccs"))
+    assert "blocks.ccs(run, layer=-1), 0.3)" in method_source(Recipe(relabel="ccs", rate=0.3))
+    assert canonical(Recipe(rate=0.3)) == VANILLA
+    assert set(Recipe.model_fields) == {*CHOICES, "rate"}
+
+
 def test_families_come_from_code_not_from_words() -> None:
     assert families_of_source('"""An ensemble of curricula."""\n# evolution\nx = 1\n') == ["other"]
     assert families_of_source("from m import blocks\ny = blocks.agreement(run, l)\n") == ["data filtering"]

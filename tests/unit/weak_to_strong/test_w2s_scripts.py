@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -17,7 +18,7 @@ from gpu_pool.weak_to_strong import LabelModel
 from gpu_pool.weak_to_strong.domains import Domain, ModelShape
 from gpu_pool.weak_to_strong.experiment import Hits, Scores
 from gpu_pool.weak_to_strong.tasks.schema import Split, Task
-from scripts import run_w2s, scale_check, w2s_table
+from scripts import bench_methods, run_w2s, scale_check, w2s_table
 from scripts.w2s_options import methods
 
 QUICK = ["--epochs", "1", "--lr", "1e-3"]
@@ -99,6 +100,13 @@ def test_run_w2s_reads_json_lines_and_names_a_broken_row(
         (["--task", "no_such_file.jsonl"], "no_such_file.jsonl"),
         (["--task", "generated:poetry"], "poetry"),
         (["--seeds", "0"], "--seeds"),
+        (["--json", "no/such/folder/out.json"], "the folder no/such/folder does not exist"),
+        (["--json", "."], "no file can be written there"),
+        (["--cache", "/dev/null/cache"], "--cache /dev/null/cache"),
+        (["--max-length", "0"], "--max-length"),
+        (["--max-length", "15", "--over-long", "refuse"], "longer than 15 tokens"),
+        (["--weak", "gpt2"], "expected a folder with config.json, model.safetensors and tokenizer.json, or OWNER/NAME"),
+        (["--weak", "."], "has no config.json: expected a folder with config.json"),
     ],
 )
 def test_what_is_wrong_is_one_line_and_status_2(
@@ -124,7 +132,74 @@ def test_a_gpu_that_is_not_there_and_truth_that_is_not_known(
     assert "no CUDA device" in capsys.readouterr().err
     blind = saved_task(chat, tmp_path / "blind", truth=False)
     assert run_w2s.main([*arguments, *pair(folder), "--seeds", "1", "--task", str(blind)]) == 2
-    assert "train_unlabel has no labels" in capsys.readouterr().err
+    error = capsys.readouterr().err.splitlines()
+    assert len(error) == 1, "no teacher was trained before it was noticed"
+    assert "train_unlabel has no labels" in error[0]
+    assert "give every item of it a label" in error[0]
+
+
+def test_files_of_one_name_are_told_apart_and_none_is_taken_for_a_published_method(
+    arguments: list[str], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [tmp_path / name for name in ("a/mine.py", "b/mine.py", "a/vanilla.py", "a/weak.py", "one/m/method.py")]
+    for number, file in enumerate(files):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        label = "run.weak * 0 + 1" if number % 2 else "run.weak * 0"
+        file.write_text(f"def train(run):\n    return run.student(run.fit({label}))\n")
+    again = tmp_path / "a" / ".." / "a" / "mine.py"
+    chosen = ["--seeds", "2", "--json", str(tmp_path / "out.json")]
+    chosen += [part for file in [*files, "vanilla", again] for part in ("--method", str(file))]
+    assert run_w2s.main([*arguments, *pair(folder), *chosen]) == 0
+    figures = json.loads((tmp_path / "out.json").read_text())
+    names = ["weak", "ceiling", "a/mine.py", "b/mine.py", "a/vanilla.py", "a/weak.py", "m", "vanilla"]
+    assert [row["name"] for row in figures["rows"]] == names
+    assert list(figures["accuracy_per_seed"]) == names
+    shown = capsys.readouterr().out
+    assert all(f"| {name} " in shown for name in names)
+    by = {row["name"]: row for row in figures["rows"]}
+    assert "vs_vanilla" not in by["vanilla"]
+    assert by["a/vanilla.py"]["vs_vanilla"] == by["a/mine.py"]["vs_vanilla"]
+    deep = tmp_path / "two" / "m" / "method.py"
+    deep.parent.mkdir(parents=True)
+    deep.write_text(files[-1].read_text())
+    assert [m.name for m in methods([str(files[-1].parent), str(deep)], [])] == ["one/m/method.py", "two/m/method.py"]
+
+
+def test_a_method_that_fails_is_one_line_with_its_name_and_seed(
+    arguments: list[str], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.py").write_text("def train(run):\n    return 1 / 0\n")
+    chosen = ["--seeds", "1", "--first-seed", "3", "--method", str(tmp_path / "bad.py")]
+    assert run_w2s.main([*arguments, *pair(folder), *chosen]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == "run_w2s: method 'bad', seed 3 raised ZeroDivisionError: division by zero (line 2)"
+
+
+def test_what_was_dropped_and_cut_is_said(
+    arguments: list[str], folder: Path, chat: Domain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    label, unlabel, test = (Split(*chat.sample(n, 70 + n)) for n in (20, 40, 30))
+    both = [split.take(range(3)) for split in (test, unlabel)]
+    assert both[0].labels is not None
+    assert both[1].labels is not None
+    renamed = dataclasses.replace(both[0].items, ids=("x", "y", "z"))
+    more = Split(unlabel.items.concat(renamed), np.concatenate([unlabel.labels, both[0].labels]))
+    Task("twice", "pair", label, more, test).save(tmp_path / "task")
+    out = tmp_path / "out.json"
+    given = [*arguments, *pair(folder), "--task", str(tmp_path / "task"), "--seeds", "1", "--json", str(out)]
+    given += ["--max-length", "16"]
+    assert run_w2s.main(given) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[1] == "note: train_unlabel: 3 with prompts of test dropped, 40 left"
+    figures = json.loads(out.read_text())
+    assert figures["notes"] == [shown[1].removeprefix("note: ")]
+    cut = figures["cut"]["weak"]
+    assert set(cut) == {"train_label", "train_unlabel", "test"}
+    assert f"note: cut to the length of the weak model: {cut['train_label']} of 20 train_label texts" in shown[2]
+    assert figures["cut"]["strong"] == {name: cut[name] for name in ("train_unlabel", "test")}
+    assert "of the strong model: " in shown[3]
+    assert run_w2s.main([*given, "--max-length", "500"]) == 0
+    assert "cut to the length" not in capsys.readouterr().out
 
 
 def test_help_warns_of_method_files(capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,6 +234,12 @@ def test_scale_check_on_pairs_of_models(
     assert f"| {folder}:{folder} |" in out
     assert f"| {folder}:{tmp_path}/copy |" in out
     assert "The gain of soft over vanilla: " in out
+    alone = [*given, "--seeds", "1", "--json", str(tmp_path / "out.json")]
+    assert scale_check.main([*alone, *pairs]) == 0
+    figures = json.loads((tmp_path / "out.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert figures["verdict"] == "undecided"
+    assert [rung["low"] for rung in figures["rungs"]] == [None, None]
+    capsys.readouterr()
     assert len(loaded) == 2  # the copy is the same model: all its runs were found
     assert scale_check.main([*given, *pairs[:2], *pairs[:2]]) == 2
     assert "given twice" in capsys.readouterr().err
@@ -231,6 +312,18 @@ def test_without_vanilla_nothing_is_compared_and_without_a_gap_there_is_no_pgr()
     assert "vanilla" not in text
     assert rows[-1].to_dict()["pgr"] is None
     json.dumps([row.to_dict() for row in rows], allow_nan=False)
+
+
+def test_the_table_of_all_methods_counts_items_of_one_question_as_one_cluster() -> None:
+    hits = {"weak": drawn(0.6, 1), "ceiling": drawn(0.9, 2), "vanilla": drawn(0.7, 3), "better": drawn(0.85, 4)}
+    measured = [{name: (own[seed], 1.0) for name, own in hits.items()} for seed in range(5)]
+    groups = np.arange(400) // 4
+    rows = {row["method"]: row for row in bench_methods.rows("math", measured, groups)}
+    pgr = estimate_pgr(hits["better"], hits["weak"], hits["ceiling"], groups)
+    assert (rows["better"]["pgr"], rows["better"]["low"], rows["better"]["high"]) == (pgr.value, pgr.low, pgr.high)
+    versus = compare(hits["better"], hits["vanilla"], groups)
+    assert rows["better"]["p"] == 2 * min(versus.p, 1 - versus.p)
+    assert "(unadjusted)" in bench_methods.summary(list(rows.values()))
 
 
 def test_a_setting_goes_to_the_methods_that_have_it() -> None:

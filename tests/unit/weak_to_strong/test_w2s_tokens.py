@@ -19,11 +19,12 @@ ROWS = st.lists(st.lists(st.integers(0, 1 << 30), max_size=9), max_size=12)
 @given(ROWS)
 def test_a_table_survives_its_file(tmp_path_factory: pytest.TempPathFactory, rows: list[list[int]]) -> None:
     path = tmp_path_factory.mktemp("tokens") / "t.arrow"
-    table = TokenTable.of(rows, truncated=3)
+    table = TokenTable.of(rows, cut=[len(row) > 4 for row in rows])
     table.save(path)
     loaded = TokenTable.load(path)
     assert [row.tolist() for row in loaded] == rows
-    assert loaded.truncated == 3
+    assert loaded.truncated == sum(len(row) > 4 for row in rows)
+    assert loaded.cut.tolist() == table.cut.tolist()
     assert loaded.lengths.tolist() == [len(row) for row in rows]
 
 
@@ -39,6 +40,14 @@ def test_a_loaded_table_stays_in_the_file_and_a_part_shares_its_ids(tmp_path: Pa
     assert np.shares_memory(part[0], table[2])
     part.save(tmp_path / "part")
     assert [row.tolist() for row in TokenTable.load(tmp_path / "part")] == [[4, 5, 6]]
+
+
+def test_a_part_counts_its_own_cut_texts() -> None:
+    table = TokenTable.of([[1], [2], [3], [4]], cut=[True, False, True, True])
+    assert (table.truncated, table.take([1, 2]).truncated, table[:2].truncated) == (3, 1, 1)
+    assert table.take([1, 2]).take([0]).truncated == 0
+    with pytest.raises(ItemError, match="cut has shape"):
+        TokenTable.of([[1], [2]], cut=[True])
 
 
 def test_padding_is_on_the_right() -> None:
