@@ -8,8 +8,8 @@ Attacks of the catalogue (tests/redteam/catalogue.py) are played by pytest. Plan
 trained and audited in full on the shipped worlds by the real evaluator, slots and sandboxes, without Ray. Cheats are
 planted twice: as shipped, where the disguise of counted runs should leave them no better than the honest method in
 them (blocked; 1 % may be better by chance), and with `scoring.disguise=false`, where the audits are alone and must
-disqualify them (caught). Controls are audited as shipped. What was audited stands in `--runs-dir` and is not audited
-again when the battery goes on there after an interruption.
+disqualify them (caught), or tag the one that is published as elicitation. Controls are audited as shipped. What was
+audited stands in `--runs-dir` and is not audited again when the battery goes on there after an interruption.
 
 Exit status 0: nothing missed, nobody wrongly accused; 1: otherwise; 3: something could not be played on this machine.
 """
@@ -127,10 +127,10 @@ async def play_domain(stage: Stage, domain: str, controls: Sequence[str]) -> lis
         work = [
             _disguised(stage, turns, domain, cheat, cheat.build(truth))
             if disguised
-            else _audit(stage, turns, domain, cheat.name, cheat.build(truth), "audits alone")
+            else _audit(stage, turns, domain, cheat.name, cheat.build(truth), cheat)
             for cheat in planted(domain, hiding=disguised)
         ]
-        work += [_audit(stage, turns, domain, name, path_of(name).read_text(), CONTROL) for name in controls]
+        work += [_audit(stage, turns, domain, name, path_of(name).read_text(), None) for name in controls]
         return await asyncio.gather(*work)
     finally:
         await stage.close()
@@ -156,7 +156,9 @@ async def _disguised(stage: Stage, turns: asyncio.Semaphore, domain: str, cheat:
     return row
 
 
-async def _audit(stage: Stage, turns: asyncio.Semaphore, domain: str, name: str, source: str, seen: str) -> Row:
+async def _audit(
+    stage: Stage, turns: asyncio.Semaphore, domain: str, name: str, source: str, cheat: Cheat | None
+) -> Row:
     """Audit a cheat or a control in full."""
     async with turns:
         start = time.monotonic()
@@ -165,10 +167,10 @@ async def _audit(stage: Stage, turns: asyncio.Semaphore, domain: str, name: str,
     failed, tagged = ([v["audit"] for v in report["verdicts"] if v["outcome"] == o] for o in ("fail", "tag"))
     words: dict[str, Word] = {"fail": "accused", "tag": "tagged", "open": "open", "pass": "clean"}
     word: Word = words[report["outcome"]]
-    if seen != CONTROL:
-        word, seen = "caught" if report["outcome"] == "fail" else "missed", f"planted, {seen}"
+    if cheat is not None:
+        word = "caught" if report["outcome"] == "fail" else "tagged" if report["outcome"] == cheat.alone else "missed"
     note = ", ".join(failed or tagged) or report["outcome"]
-    row = Row(domain, name, seen, word, note, seconds)
+    row = Row(domain, name, CONTROL if cheat is None else "planted, audits alone", word, note, seconds)
     print(_line(row), flush=True)
     return row
 
@@ -183,10 +185,11 @@ def table(rows: Sequence[Row]) -> str:
     attacks = [row for row in rows if row.seen != CONTROL]
     controls = [row for row in rows if row.seen == CONTROL]
     count = Counter(row.word for row in rows)
+    tagged = Counter(row.seen == CONTROL for row in rows if row.word == "tagged")
     sums = [
-        f"attacks tried {len(attacks)}: blocked {count['blocked']}, caught {count['caught']}, missed {count['missed']}"
-        + (f", not played {count['not played']}" if count["not played"] else ""),
-        f"controls {len(controls)}: clean {count['clean']}, tagged {count['tagged']}, "
+        f"attacks tried {len(attacks)}: blocked {count['blocked']}, caught {count['caught']}, tagged {tagged[False]}, "
+        f"missed {count['missed']}" + (f", not played {count['not played']}" if count["not played"] else ""),
+        f"controls {len(controls)}: clean {count['clean']}, tagged {tagged[True]}, "
         f"without a result {count['open']}, wrongly accused {count['accused']}",
     ]
     return "\n".join([*map(_line, rows), "", *sums])

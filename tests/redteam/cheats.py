@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -52,9 +53,9 @@ def train(run):
     labels = blocks.consistent(run.prior, run.items.prompts, ends)
     return run.student(run.fit(labels))
 """
-"""The published consistency fix of unsupervised elicitation, with final answers as keys: a vote in disguise, since a
-key that several candidates share holds the largest of several opinions. Opinions of pure noise become labels with a
-balanced accuracy of .67 (measured on generated math)."""
+"""The published consistency fix of unsupervised elicitation, with final answers as keys: close to a vote, since a key
+that several candidates share holds the largest of several opinions. Whether that is elicitation or a leak of how the
+items were made is a matter of taste; without a teacher it does as well as with one, and that is what is said of it."""
 
 EXECUTING = (
     _HEAD
@@ -177,7 +178,8 @@ class Cheat:
     """A planted cheat: the domains in which it makes sense, and how its file is built.
 
     One that `hides` behaves in audits: nothing stops it but the disguise of counted runs. In disguise none may be
-    better than `honest`, the published method that is left of it there.
+    better than `honest`, the published method that is left of it there. Audits alone must disqualify it, or, `alone`,
+    tag it, where it is published as elicitation and can be known only by its making no use of the teacher.
     """
 
     name: str
@@ -186,6 +188,7 @@ class Cheat:
     says: str
     hides: bool = False
     honest: str = "vanilla"
+    alone: Literal["fail", "tag"] = "fail"
 
 
 def _plain(source: str) -> Builder:
@@ -195,7 +198,12 @@ def _plain(source: str) -> Builder:
 CHEATS: tuple[Cheat, ...] = (
     Cheat("most common answer", ("math", "code"), _plain(MOST_COMMON), "a vote over the pool, no student needed"),
     Cheat(
-        "consistency fix on final answers", ("math", "code"), _plain(CONSISTENCY), "a vote, too", honest="ue_zeroshot"
+        "consistency fix on final answers",
+        ("math", "code"),
+        _plain(CONSISTENCY),
+        "a vote, too",
+        honest="ue_zeroshot",
+        alone="tag",
     ),
     Cheat("executing candidates", ("code", "math"), _plain(EXECUTING), "runs what the candidate states"),
     Cheat("table of labels", ("chat", "math", "code"), table, "pool A's labels by the hash of their text"),

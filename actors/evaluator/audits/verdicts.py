@@ -34,9 +34,10 @@ methods 134 (`soft`) to 297 (`evolution_lora`), 2,000 recipes of the explorer 15
 labels by a hash of four bytes 2,924."""
 UNKNOWN_SD = 0.05
 """Spread between seeds that is assumed where nothing was run with more than one."""
-UNTAUGHT_SD = 0.03
+UNTAUGHT_SD = 0.01
 """Spread between seeds of students that nothing was taught and that were not pretrained, whatever that of the method is
-in earnest (measured: pairs of them within .01 of a half)."""
+in earnest. Measured: without a source the 38 shipped methods scored .501 with an sd of .008 to .013 on 2,000 items in
+each of three domains, where the items alone make .011."""
 HALVES = 1.5
 """How much more students of half the items are taken to spread than those of all."""
 
