@@ -23,6 +23,7 @@ from cluster.store import open_readonly
 from tests.unit.actors.gateway_world import (
     MEMORY,
     TEAM,
+    Clock,
     Desk,
     Died,
     Simulated,
@@ -127,6 +128,73 @@ def test_what_will_not_change_is_told_at_once_and_costs_nothing(tmp_path: Path, 
     assert caught.value.reason == reason
     assert len(endpoint.sent) == 1
     assert desk.reserved() == desk.spent() == 0
+
+
+def test_of_one_key_two_answers_are_paid_for_and_lost_however_often_it_is_asked(tmp_path: Path) -> None:
+    desk, endpoint = Desk(tmp_path / "scheduler.db", usd=20, each=20), Simulated(*[DROPPED] * 1000)
+    gateway = make(tmp_path, desk, endpoint)
+    for _ in range(30):
+        with pytest.raises(RefusedError) as caught:
+            asyncio.run(gateway.call(KEY, WHO, request("x" * 8000, max_tokens=16_000)))
+        assert caught.value.reason == "lost"
+        assert caught.value.detail == {"lost": 2, "charged": desk.spent()}
+    assert len(endpoint.sent) == 2
+    assert 0 < desk.spent() < 1_000_000
+    assert desk.reserved() == 0
+
+
+def test_answers_that_are_lost_one_after_another_pause_all_calls_ever_longer(tmp_path: Path) -> None:
+    """Thirty keys of three researchers, all lost: six hours cost at most twenty answers."""
+    desk, endpoint, clock = Desk(tmp_path / "scheduler.db", usd=20, each=20), Simulated(*[DROPPED] * 2000), Clock()
+    gateway = make(tmp_path, desk, endpoint, campaign("gateway.concurrent_calls=3"), clock)
+
+    async def ask(n: int) -> None:
+        with pytest.raises(RefusedError):
+            await gateway.call(f"k{n}", TEAM[n % 3], request("x" * 8000, max_tokens=16_000))
+
+    async def first_hours() -> None:
+        calls = [asyncio.ensure_future(ask(n)) for n in range(30)]
+        while clock.now < 60:
+            await asyncio.sleep(0)
+        assert len(endpoint.sent) <= 5 + 3
+        assert gateway.status()["losses"]["in_a_row"] >= 5
+        while clock.now < 6 * 3600:
+            await asyncio.sleep(0)
+        assert len(endpoint.sent) <= 5 + 3 + 12
+        endpoint.outcomes.clear()
+        await asyncio.gather(*calls, return_exceptions=True)
+
+    asyncio.run(first_hours())
+    assert desk.spent() < 15_000_000
+    (told,) = gateway.book.journal.events(kind="calls_paused")
+    assert told.payload["losses"] == 5
+    assert gateway.status()["losses"] == {"in_a_row": 0, "paused_seconds": 0.0}
+
+
+def test_losses_that_cost_nothing_bar_no_key_and_pause_nothing(tmp_path: Path, desk: Desk) -> None:
+    free = "{input: 0, output: 0, cache_write_5m: 0, cache_write_1h: 0, cache_read: 0}"
+    config = campaign("brain.kind=local", f"gateway.prices.claude-opus-4-6={free}")
+    gateway = make(tmp_path, desk, Simulated(*[DROPPED] * 7, answer()), config)
+    assert asyncio.run(gateway.call(KEY, WHO, request()))["charged"] == 0
+    assert gateway.book.journal.events(kind="calls_paused") == []
+
+
+@pytest.mark.parametrize("failures", [[30.0] * 8, [86_400.0]])
+def test_an_endpoint_that_is_given_up_still_makes_everybody_wait(
+    tmp_path: Path, desk: Desk, failures: list[float]
+) -> None:
+    clock = Clock()
+    throttled = [Failure("unavailable", "429", again=True, throttled=True, retry_after_s=asked) for asked in failures]
+    gateway = make(tmp_path, desk, Simulated(*throttled), clock=clock)
+
+    async def ask() -> float:
+        with pytest.raises(RefusedError):
+            await gateway.call(KEY, WHO, request())
+        before = clock.now
+        await gateway.call("other", TEAM[1], request())
+        return clock.now - before
+
+    assert asyncio.run(ask()) >= min(failures[-1], 900.0)
 
 
 def test_after_the_last_attempt_it_is_unavailable_and_the_key_may_be_asked_again(tmp_path: Path, desk: Desk) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import shutil
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from actors.gateway.gateway import Gateway
+from actors.gateway.gateway import MOST_LOSSES, Gateway
 from actors.gateway.retry import Failure
 from cluster.errors import RefusedError
 from cluster.store import Store
 from tests.unit.actors.gateway_world import (
     MEMORY,
     TEAM,
+    Clock,
     Desk,
     Died,
     Outcome,
@@ -27,7 +29,6 @@ from tests.unit.actors.gateway_world import (
     answer,
     campaign,
     cost,
-    no_sleep,
     request,
 )
 
@@ -68,8 +69,8 @@ class GatewayMachine(RuleBasedStateMachine):
         self.certain = True
 
     def _born(self) -> Gateway:
-        store = Store(self.root / "gateway.db")
-        return Gateway(store, CONFIG, self.desk, self.endpoint, sleep=no_sleep)
+        store, clock = Store(self.root / "gateway.db"), Clock()
+        return Gateway(store, CONFIG, self.desk, self.endpoint, clock=clock, sleep=clock.sleep)
 
     @rule(
         wanted=calls,
@@ -122,7 +123,7 @@ class GatewayMachine(RuleBasedStateMachine):
         try:
             got = await self.gateway.call(key, TEAM[int(key[1:]) % len(TEAM)], body)
         except RefusedError as error:
-            if error.reason in ("over_budget", "unavailable", "bad_request"):
+            if error.reason in ("over_budget", "unavailable", "bad_request", "lost"):
                 return
             raise
         assert self.answers.setdefault(key, got["message"]) == got["message"]
@@ -162,6 +163,11 @@ class GatewayMachine(RuleBasedStateMachine):
             message = self.gateway.book.answer(event.payload["key"])
             assert message is not None
             assert event.payload["usd"] == cost(CONFIG, message)
+
+    @invariant()
+    def no_key_pays_for_more_losses_than_may_be(self) -> None:
+        lost = Counter(event.payload["key"] for event in self.gateway.book.journal.events(kind="attempt_lost"))
+        assert all(times <= MOST_LOSSES for times in lost.values())
 
     def teardown(self) -> None:
         self.gateway.book.store.close()
