@@ -119,5 +119,5 @@ def tariff_of(config: CampaignConfig) -> Tariff:
 
 def tariff_table(config: CampaignConfig) -> dict[str, Tariff]:
     """Prices by model; a local model without a price of its own costs nothing per token."""
-    local = {config.brain.model: Price.model_validate(FREE)} if config.brain.kind == "local" else {}
+    local = {config.brain.model: Price.model_validate(FREE)} if config.brain.plain else {}
     return {model: Tariff.of(price) for model, price in {**local, **config.gateway.prices}.items()}

@@ -12,16 +12,18 @@ import pytest
 
 from actors.gateway import recorder
 from actors.gateway.limits import Limits
-from actors.gateway.pricing import Tokens
-from actors.gateway.recorder import load_request
-from actors.gateway.replayer import Replayer
+from actors.gateway.pricing import Tokens, tariff_of
+from actors.gateway.recorder import load_request, take_apart
+from actors.gateway.replayer import Replayer, as_recorded
 from actors.gateway.retry import Failure
-from cluster.config import ConfigError
+from actors.researcher.patience import next_step
+from cluster.config import ConfigError, dump_config, validate
 from cluster.errors import RefusedError
 from cluster.names import RunPaths
 from cluster.store import open_readonly
 from tests.unit.actors.gateway_world import (
     MEMORY,
+    MODEL,
     TEAM,
     Clock,
     Desk,
@@ -252,6 +254,38 @@ def test_a_history_that_goes_on_is_bounded_by_what_the_endpoint_counted(tmp_path
     assert second["usd"] < 5 * (20_000 + 4096) + 25 * 1000
 
 
+@pytest.mark.parametrize(
+    ("change", "counted"),
+    [
+        ({"max_tokens": 200}, True),
+        ({"betas": ["compact-2026-01-12"], "context_management": {"edits": [{"type": "compact_20260112"}]}}, True),
+        ({"output_config": {"effort": "low"}}, True),
+        ({"system": "another"}, False),
+        ({"tools": [{"name": "a", "input_schema": {}}]}, False),
+        ({"thinking": {"type": "adaptive"}}, False),
+        ({"tool_choice": {"type": "any"}}, False),
+        ({"model": "claude-sonnet-4-6"}, False),
+    ],
+)
+def test_what_the_endpoint_counted_bounds_every_request_with_the_same_input(
+    tmp_path: Path, desk: Desk, change: dict[str, Any], counted: bool
+) -> None:
+    once = [{"type": "message", "input_tokens": 20_000, "output_tokens": 20}]
+    message = answer(input_tokens=20_000)
+    message["usage"]["iterations"] = once
+    gateway, body = make(tmp_path, desk, Simulated(message)), request("word " * 20_000)
+    asyncio.run(gateway.call("k0", WHO, body))
+    found = gateway.book.counted_bound(take_apart({**body, **change}))
+    assert (found == 20_000) is counted
+    assert found is None or counted
+
+
+@pytest.mark.parametrize("usage", [{}, {"iterations": [{"type": "compaction"}, {"type": "message"}]}])
+def test_an_answer_that_does_not_tell_its_prompt_bounds_nothing(usage: dict[str, Any]) -> None:
+    told = {} if not usage else {"input_tokens": 20_000, "output_tokens": 20, **usage}
+    assert recorder.prompt_tokens({"content": [], "usage": told}) is None
+
+
 def test_an_exchange_reads_back_as_it_was_and_a_long_history_is_stored_once(tmp_path: Path, desk: Desk) -> None:
     gateway = make(tmp_path, desk, Simulated())
     turns: list[dict[str, Any]] = []
@@ -297,7 +331,8 @@ def test_a_recording_answers_the_same_keys_without_an_endpoint(tmp_path: Path, d
     async def ask() -> dict[str, Any]:
         with pytest.raises(RefusedError, match="no answer to other") as caught:
             await gateway.call("other", WHO, request())
-        assert caught.value.reason == "unavailable"
+        assert caught.value.reason == "not_recorded"
+        assert next_step(caught.value, 0, running=True).action == "give_up"
         return await gateway.call(KEY, WHO, request())
 
     assert asyncio.run(ask()) == first
@@ -305,6 +340,32 @@ def test_a_recording_answers_the_same_keys_without_an_endpoint(tmp_path: Path, d
     assert (replayer.exact, replayer.diverged) == (1, 0)
     with pytest.raises(ConfigError, match=r"brain\.replay_of"):
         Replayer(tmp_path / "nowhere")
+
+
+def test_a_replay_takes_kind_and_prices_from_the_campaign_that_it_replays(tmp_path: Path) -> None:
+    local = campaign("brain.kind=local", "brain.model=mine", "brain.base_url=http://127.0.0.1:8000")
+    RunPaths(tmp_path).config.write_text(dump_config(local))
+    again = f"brain={{kind: replay, model: mine, replay_of: {tmp_path}}}"
+    replayed = as_recorded(campaign(again))
+    assert (replayed.brain.kind, replayed.brain.plain, replayed.brain.served) == ("replay", True, False)
+    assert tariff_of(replayed).cost(Tokens(input=10**6, output=10**6)) == 0
+    assert validate(replayed.model_dump(mode="json")) == replayed
+    assert as_recorded(campaign(again.replace("mine", "claude-opus-4-6"))).brain.caches is False
+
+    price = "{input: 1, output: 2, cache_write_5m: 3, cache_write_1h: 4, cache_read: 5}"
+    dear = campaign(f"gateway.prices.{MODEL}={price}")
+    RunPaths(tmp_path).config.write_text(dump_config(dear))
+    replayed = as_recorded(campaign("brain.kind=replay", f"brain.replay_of={tmp_path}"))
+    assert (replayed.brain.plain, replayed.brain.caches) == (False, True)
+    assert tariff_of(replayed) == tariff_of(dear)
+
+    assert as_recorded(local) == local
+    for kind in ("explorer", "replay"):
+        RunPaths(tmp_path).config.write_text(dump_config(campaign(f"brain.kind={kind}")))
+        with pytest.raises(ConfigError, match=r"brain\.replay_of"):
+            as_recorded(campaign("brain.kind=replay", f"brain.replay_of={tmp_path}"))
+    with pytest.raises(ConfigError, match=r"brain\.replay_of"):
+        as_recorded(campaign("brain.kind=replay", f"brain.replay_of={tmp_path / 'nowhere'}"))
 
 
 def test_closing_charges_what_is_under_way_and_leaves_nothing_reserved(tmp_path: Path, desk: Desk) -> None:
