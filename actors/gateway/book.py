@@ -103,13 +103,16 @@ class Book:
         parts: Parts,
         message: dict[str, Any],
         seconds: float,
+        inexact: list[str],
     ) -> None:
-        """The answer is kept and what it costs is due."""
+        """The answer is kept and what it costs is due; `inexact`: why the vendor's bill may be another."""
         with self.store.transaction() as db:
             answer = recorder.store(db, attempt.key, attempt.researcher, parts, message)
             self._due(db, attempt, charge)
             stop = message.get("stop_reason")
             more = {"request": parts.request, "answer": answer, "stop_reason": stop, "seconds": seconds}
+            if inexact:
+                more["inexact"] = inexact
             self._tell("call_answered", attempt, tokens, charge, more)
 
     def paused(self, losses: int, seconds: float, why: str) -> None:

@@ -5,6 +5,8 @@ Promises, for any interleaving, failure and crash:
 - Nothing is sent that is not reserved: no account exceeds a cap. What an attempt costs is decided and written down
   once, and the ledger is told until it knows. An attempt that certainly cost nothing is released; one whose end is
   unknown is charged with the most that it can have cost.
+- An answer is charged its usage. One that tells none is charged at its worst, and one that tells of a tier, speed or
+  region without a price says so in its event (`inexact`).
 - A call that was refused leaves no reservation behind.
 - Of one key at most `MOST_LOSSES` answers are paid for and lost; and when they are lost one after another, over all
   callers, nobody calls for a while (see `Breaker`). A loss that costs nothing, as of a model without a price per token,
@@ -28,7 +30,7 @@ from actors.gateway.book import Attempt, Book
 from actors.gateway.breaker import Breaker
 from actors.gateway.limits import Estimate, Limits
 from actors.gateway.meters import Meters, MetricsSink
-from actors.gateway.pricing import Tariff, Tokens, tariff_table, tokens_of
+from actors.gateway.pricing import Tariff, Tokens, billed, tariff_table, tokens_of, unpriced
 from actors.gateway.recorder import Parts, RecordError, take_apart
 from actors.gateway.request import HIDDEN_TOKENS, Body, asks_long_cache, check
 from actors.gateway.retry import AttemptFailedError, Failure, after, pause
@@ -41,6 +43,7 @@ from cluster.store import Store
 
 log = logging.getLogger(__name__)
 MOST_KEY = 200
+UNTOLD = "the answer tells no usage: charged at its worst"
 MOST_LOSSES = 2
 """Answers under one key that may be paid for and lost: a cut connection is bad luck twice, and then a reason."""
 
@@ -206,8 +209,8 @@ class Gateway:
         long_cache = asks_long_cache(parts.marks)
 
         def begun(usage: dict[str, Any]) -> None:
-            if not body.compacts:
-                told = tokens_of(usage, long_cache)
+            told = tokens_of(usage, long_cache)
+            if told.prompt and not body.compacts:
                 self.book.begun(attempt, told + Tokens(output=max(0, body.max_tokens - told.output)))
 
         guess = self._meters.guess(attempt.researcher)
@@ -223,9 +226,13 @@ class Gateway:
                 raise
             self._recover()
             seconds = self._clock() - started
-            tokens = tokens_of(message.get("usage") or {}, long_cache)
+            told = billed(message, long_cache)
+            tokens = self.book.attempt(attempt.reservation).worst if told is None else told
             charge = tariff.cost(tokens)
-            self.book.answered(attempt, tokens, charge, parts, message, round(seconds, 3))
+            inexact = [UNTOLD] * (told is None) + (unpriced(message) if charge else [])
+            if inexact:
+                log.warning("%s: the charge may not be the vendor's: %s", attempt.key, "; ".join(inexact))
+            self.book.answered(attempt, tokens, charge, parts, message, round(seconds, 3), inexact)
             passage.used = self._meters.answered(attempt.researcher, tokens, charge, seconds)
         await self._till.settle(self.book.attempt(attempt.reservation))
         return message

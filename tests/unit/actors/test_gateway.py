@@ -236,6 +236,46 @@ def test_what_no_account_can_pay_is_told_and_breaks_no_cap(tmp_path: Path) -> No
     assert desk.spent() <= 50_000
 
 
+@pytest.mark.parametrize("usage", [{}, {"input_tokens": 0, "output_tokens": 0}])
+def test_an_answer_without_usage_is_charged_at_its_worst_and_says_so(
+    tmp_path: Path, desk: Desk, usage: dict[str, int]
+) -> None:
+    gateway = make(tmp_path, desk, Simulated({**answer("x" * 4000), "usage": usage}))
+    got = asyncio.run(gateway.call(KEY, WHO, request()))
+    (row,) = desk.store.query("SELECT usd, charged_usd FROM reservations")
+    assert got["charged"] == row["charged_usd"] == row["usd"] > 25 * 1000
+    (event,) = gateway.book.journal.events(kind="call_answered")
+    assert len(event.payload["inexact"]) == 1
+
+
+def test_a_stream_that_opens_without_a_prompt_count_lowers_no_worst_case(tmp_path: Path, desk: Desk) -> None:
+    endpoint = Simulated(answer(input_tokens=0))
+
+    def die(step: str) -> None:
+        if step == "after answer":
+            raise Died
+
+    endpoint.die = die
+    gateway = make(tmp_path, desk, endpoint)
+    with pytest.raises(Died):
+        asyncio.run(gateway.call(KEY, WHO, request()))
+    gateway.book.store.close()
+    asyncio.run(make(tmp_path, desk, Simulated()).tidy())
+    (row,) = desk.store.query("SELECT usd, charged_usd FROM reservations")
+    assert row["charged_usd"] == row["usd"]
+
+
+def test_an_answer_of_another_tier_is_charged_the_table_and_says_that_the_bill_may_differ(
+    tmp_path: Path, desk: Desk
+) -> None:
+    message = answer()
+    message["usage"] |= {"service_tier": "priority", "inference_geo": "global"}
+    gateway = make(tmp_path, desk, Simulated(message))
+    assert asyncio.run(gateway.call(KEY, WHO, request()))["charged"] == cost(campaign(), message)
+    (event,) = gateway.book.journal.events(kind="call_answered")
+    assert event.payload["inexact"] == ["service_tier: priority"]
+
+
 def test_a_history_that_goes_on_is_bounded_by_what_the_endpoint_counted(tmp_path: Path, desk: Desk) -> None:
     long = "word " * 20_000
     endpoint = Simulated(answer("a" * 400, input_tokens=20_000))
