@@ -45,7 +45,7 @@ def key_file(root: Path, key: str = SECRET, mode: int = 0o600) -> Path:
 
 async def send(fake: FakeMessages, begun: list[dict[str, Any]] | None = None, **fields: Any) -> dict[str, Any]:
     config = campaign(f"brain.base_url={fake.url}", "gateway.call_seconds=5")
-    endpoint = Endpoint(config.brain, config.gateway, SECRET)
+    endpoint = Endpoint(config.brain, config.gateway, lambda: SECRET)
     body = check(request(**fields))
     try:
         return await endpoint.send("k", body, take_apart(body.fields), (begun if begun is not None else []).append)
@@ -133,7 +133,7 @@ def test_retry_after_is_read_and_throttling_is_told_apart() -> None:
 def test_an_endpoint_that_is_not_there_was_paid_nothing() -> None:
     config = campaign("brain.base_url=http://127.0.0.1:9")
     body = check(request())
-    endpoint = Endpoint(config.brain, config.gateway, None)
+    endpoint = Endpoint(config.brain, config.gateway, lambda: None)
     with pytest.raises(AttemptFailedError) as caught:
         asyncio.run(endpoint.send("k", body, take_apart(body.fields), lambda _: None))
     assert (caught.value.failure.again, caught.value.failure.billed) == (True, False)
@@ -143,6 +143,43 @@ def test_an_endpoint_that_repeats_the_key_does_not_get_it_into_the_message() -> 
     found = failure(replies.failed(401, "authentication_error", f"invalid x-api-key: {SECRET}"))
     assert SECRET not in found.message
     assert "[key]" in found.message
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_named_and_the_key_does_not_follow_it(status: int) -> None:
+    with FakeMessages(lambda *_: replies.text("caught")) as other:
+        found = failure(replies.redirected(f"{other.url}/v1/messages?x=1", status))
+        assert other.seen == []
+    assert (found.reason, found.again, found.billed) == ("unavailable", False, False)
+    assert f"redirects to {other.url}/v1/messages," in found.message
+
+
+@pytest.mark.parametrize("kind", ["claude", "local"])
+def test_a_new_key_in_the_file_takes_effect_after_the_old_one_was_refused(root: Path, kind: str) -> None:
+    path = key_file(root, "sk-old")
+    with FakeMessages(lambda *_: replies.text("ok"), keys={SECRET}) as fake:
+        config = campaign(f"brain.kind={kind}", f"brain.base_url={fake.url}", f"brain.key_file={path}")
+        transport = make_transport(config, root, Remote("nobody"))
+        body = check(request())
+
+        async def ask() -> dict[str, Any]:
+            return await transport.send("k", body, take_apart(body.fields), lambda _: None)
+
+        async def study() -> None:
+            for words in ("invalid", "invalid"):
+                with pytest.raises(AttemptFailedError, match=words):
+                    await ask()
+            path.chmod(0o644)
+            with pytest.raises(AttemptFailedError, match="chmod 600") as caught:
+                await ask()
+            assert caught.value.failure.reason == "bad_key"
+            key_file(root, SECRET)
+            assert (await ask())["content"][0]["text"] == "ok"
+            path.unlink()
+            await ask()
+            await transport.close()
+
+        asyncio.run(study())
 
 
 def test_twenty_cached_turns_cost_what_the_endpoint_counted(root: Path, caplog: pytest.LogCaptureFixture) -> None:
