@@ -21,6 +21,7 @@ from cluster.config import ConfigError, dump_config, validate
 from cluster.errors import RefusedError
 from cluster.names import RunPaths
 from cluster.store import open_readonly
+from scripts import run_campaign
 from tests.unit.actors.gateway_world import (
     MEMORY,
     MODEL,
@@ -398,6 +399,9 @@ def test_a_replay_takes_kind_and_prices_from_the_campaign_that_it_replays(tmp_pa
     replayed = as_recorded(campaign("brain.kind=replay", f"brain.replay_of={tmp_path}"))
     assert (replayed.brain.plain, replayed.brain.caches) == (False, True)
     assert tariff_of(replayed) == tariff_of(dear)
+
+    chosen = ["--preset", "quickstart", "--set", "brain.kind=replay", "--set", f"brain.replay_of={tmp_path}"]
+    assert tariff_of(run_campaign.configuration(run_campaign.parse(chosen))) == tariff_of(dear)
 
     assert as_recorded(local) == local
     for kind in ("explorer", "replay"):

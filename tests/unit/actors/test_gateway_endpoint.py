@@ -21,6 +21,7 @@ from actors.gateway.recorder import take_apart
 from actors.gateway.request import check
 from actors.gateway.retry import AttemptFailedError, Failure
 from cluster.config import ConfigError
+from cluster.errors import RefusedError
 from cluster.remote import Remote
 from cluster.store import Store
 from tests.fake_messages import FakeMessages, Reply, replies
@@ -212,6 +213,24 @@ def test_twenty_cached_turns_cost_what_the_endpoint_counted(root: Path, caplog: 
     gateway.book.store.close()
     assert SECRET.encode() not in b"".join(path.read_bytes() for path in root.glob("*.db*"))
     assert SECRET not in caplog.text
+
+
+def test_streams_that_always_break_off_cost_a_bounded_part_of_the_budget(root: Path) -> None:
+    with FakeMessages(lambda *_: replies.dropped(4)) as fake:
+        config = campaign(f"brain.base_url={fake.url}")
+        desk, transport = Desk(root / "scheduler.db", usd=20, each=20), make_transport(config, root, Remote("nobody"))
+        gateway = Gateway(Store(root / "gateway.db"), config, desk, transport, sleep=no_sleep)
+
+        async def study() -> None:
+            for _ in range(20):
+                with pytest.raises(RefusedError) as caught:
+                    await gateway.call("k", TEAM[0], request(max_tokens=16_000))
+                assert caught.value.reason == "lost"
+            await gateway.close()
+
+        asyncio.run(study())
+        assert len(fake.seen) == 2
+    assert 2 * 25 * 15_000 < desk.spent() < 2 * 25 * 17_000
 
 
 def test_a_key_file_must_be_there_private_and_hold_a_key(root: Path) -> None:
