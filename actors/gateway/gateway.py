@@ -164,7 +164,7 @@ class Gateway:
                     failure = error.failure
                 attempt = await self._settle_failed(attempt, failure)
                 if attempt is None:
-                    self._bound_losses(key)
+                    self._bound_losses(key, f": {failure.message}")
                 wait = after(failure, tries, self._settings, self._chance(key, tries))
                 if wait is None:
                     break
@@ -178,12 +178,14 @@ class Gateway:
             if attempt is not None:
                 self._leave(attempt.reservation)
 
-    def _bound_losses(self, key: str) -> None:
+    def _bound_losses(self, key: str, why: str = "") -> None:
         lost = self.book.losses(key)
         if lost >= MOST_LOSSES:
             charged = self.book.charged(key)
-            text = f"{lost} answers were paid for and lost on the way ({charged} micro-dollars); not tried any more"
-            raise RefusedError("lost", text, {"lost": lost, "charged": charged})
+            text = (
+                f"{lost} answers to {key} cost {charged} micro-dollars and were lost on the way; no more are asked for"
+            )
+            raise RefusedError("lost", f"{text}{why}", {"lost": lost, "charged": charged})
 
     def _chance(self, key: str, tries: int) -> random.Random:
         return random.Random(f"{self._seed}/{key}/{tries}")

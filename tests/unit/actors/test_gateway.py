@@ -136,8 +136,8 @@ def test_what_will_not_change_is_told_at_once_and_costs_nothing(tmp_path: Path, 
 def test_of_one_key_two_answers_are_paid_for_and_lost_however_often_it_is_asked(tmp_path: Path) -> None:
     desk, endpoint = Desk(tmp_path / "scheduler.db", usd=20, each=20), Simulated(*[DROPPED] * 1000)
     gateway = make(tmp_path, desk, endpoint)
-    for _ in range(30):
-        with pytest.raises(RefusedError) as caught:
+    for n in range(30):
+        with pytest.raises(RefusedError, match="dropped" if n == 0 else "2 answers") as caught:
             asyncio.run(gateway.call(KEY, WHO, request("x" * 8000, max_tokens=16_000)))
         assert caught.value.reason == "lost"
         assert caught.value.detail == {"lost": 2, "charged": desk.spent()}
