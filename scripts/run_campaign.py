@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from actors.director.estimate import estimate
 from actors.evaluator.estimate import check_budget
 from actors.gateway.keys import check_brain, hand_over, handed_path, take_from_environment
+from actors.gateway.replayer import as_recorded
 from actors.researcher.brains.prompt import check_prompt
 from cluster.authentication import set_authentication
 from cluster.config import CampaignConfig, ConfigError, dump_config, load_config
@@ -75,7 +76,7 @@ def configuration(args: argparse.Namespace) -> CampaignConfig:
         overrides.append(f"pool.logical_gpus={args.logical_gpus}")
     if args.allow_unsandboxed:
         overrides.append("allow_unsandboxed=true")
-    return load_config(preset=args.preset, file=args.config, overrides=tuple(overrides))
+    return as_recorded(load_config(preset=args.preset, file=args.config, overrides=tuple(overrides)))
 
 
 def directory(args: argparse.Namespace, config: CampaignConfig) -> Path:

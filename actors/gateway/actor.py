@@ -59,4 +59,4 @@ def make_transport(config: CampaignConfig, run_dir: Path, scheduler: Remote) -> 
 
         desk = ServeDesk(config, scheduler, lambda slot: Remote(actor_name(run_dir.name, slot), patience_s=10))
         return Served(config, desk)
-    return Endpoint(config.brain, config.gateway, key_of(config.brain, run_dir))
+    return Endpoint(config.brain, config.gateway, lambda: key_of(config.brain, run_dir))

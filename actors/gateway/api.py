@@ -13,6 +13,8 @@ Refusal = Literal[
     "bad_request",
     "unavailable",
     "too_large",
+    "lost",
+    "not_recorded",
 ]
 """Reasons of a `RefusedError`:
 
@@ -23,8 +25,11 @@ Refusal = Literal[
 - `no_credit`: the organisation's prepaid credit is used up
 - `context_too_long`: the input does not fit the model's window
 - `bad_request`: the endpoint or the gateway refuses the request as it is; asking again will not help
-- `unavailable`: every attempt failed, or the recording has no such call
+- `unavailable`: every attempt failed, or the recording cannot be read
 - `too_large`: the request is larger than the endpoint takes
+- `lost`: as many answers under this key as may be were paid for and lost on the way; this key is not tried any more,
+  another is; detail `{lost, charged}`, in micro-dollars
+- `not_recorded`: the campaign that is replayed never got an answer to this call; asking again will not help
 """
 
 
@@ -38,5 +43,6 @@ class ModelApi(Protocol):
         the request, and is never paid twice. `request` is the JSON body of a Messages call without `stream`; `betas` in
         it names beta features. `message` is the whole message as plain data (content, stop_reason, usage); a tool call
         whose input was no JSON object has the input `{"malformed_json": <its text>}`. `charged` is what this key cost
-        in micro-dollars. Raises `RefusedError` with a `Refusal` as reason; a refused key may be asked again.
+        in micro-dollars. Raises `RefusedError` with a `Refusal` as reason; a key that was refused may be
+        asked again, except for `lost` and `not_recorded`.
         """

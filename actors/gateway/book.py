@@ -103,14 +103,21 @@ class Book:
         parts: Parts,
         message: dict[str, Any],
         seconds: float,
+        inexact: list[str],
     ) -> None:
-        """The answer is kept and what it costs is due."""
+        """The answer is kept and what it costs is due; `inexact`: why the vendor's bill may be another."""
         with self.store.transaction() as db:
             answer = recorder.store(db, attempt.key, attempt.researcher, parts, message)
             self._due(db, attempt, charge)
             stop = message.get("stop_reason")
             more = {"request": parts.request, "answer": answer, "stop_reason": stop, "seconds": seconds}
+            if inexact:
+                more["inexact"] = inexact
             self._tell("call_answered", attempt, tokens, charge, more)
+
+    def paused(self, losses: int, seconds: float, why: str) -> None:
+        """So many answers in a row were paid for and lost: nobody calls for so long. Told once until one arrives."""
+        self.journal.append("calls_paused", {"losses": losses, "seconds": seconds, "why": why[:400]})
 
     def close(self, attempt: Attempt) -> None:
         """The ledger knows."""
@@ -160,6 +167,11 @@ class Book:
         """What all attempts under a key cost, micro-dollars."""
         rows = self.store.query("SELECT COALESCE(SUM(charge), 0) AS usd FROM attempts WHERE key = ?", (key,))
         return int(rows[0]["usd"])
+
+    def losses(self, key: str) -> int:
+        """How many attempts under a key that was not answered were paid for."""
+        rows = self.store.query("SELECT COUNT(*) AS n FROM attempts WHERE key = ? AND charge > 0", (key,))
+        return int(rows[0]["n"])
 
     def answer(self, key: str) -> dict[str, Any] | None:
         """The first answer under a key. Raises `RecordError` when it was changed on disk."""

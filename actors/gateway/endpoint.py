@@ -1,7 +1,9 @@
 """The vendor's Messages endpoint through the vendor's client, one attempt at a time.
 
 Every answer is streamed: a long one would run into time-outs otherwise, and the input side of the bill is known as
-soon as it begins. Retries are not the client's but the gateway's. Errors that leave here hold no header and no key.
+soon as it begins. Retries are not the client's but the gateway's. Errors that leave here hold no header and no key. The
+key goes to the configured address alone: a redirect is a failure. After a refused key the next attempt reads it again,
+so that a new one takes effect at once.
 """
 
 from __future__ import annotations
@@ -10,11 +12,13 @@ import asyncio
 import json
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from actors.gateway.accumulate import Accumulator
 from actors.gateway.faults import of_connection, of_status
+from actors.gateway.keys import KeyFileError
 from actors.gateway.recorder import Parts
 from actors.gateway.request import Body
 from actors.gateway.retry import AttemptFailedError, Failure
@@ -31,9 +35,10 @@ _QUIET = ("anthropic", "httpx2", "httpcore2", "httpx", "httpcore")
 
 
 class Endpoint:
-    """A transport to one base address with one key."""
+    """A transport to one base address with one key at a time."""
 
-    def __init__(self, brain: Brain, gateway: Gateway, key: str | None) -> None:
+    def __init__(self, brain: Brain, gateway: Gateway, read_key: Callable[[], str | None]) -> None:
+        """`read_key` gives the key that holds now, `None` where none is needed. Raises what it raises."""
         os.environ.pop("ANTHROPIC_LOG", None)  # the client logs requests when it is set
         os.environ.pop("ANTHROPIC_CUSTOM_HEADERS", None)
         import anthropic
@@ -42,20 +47,23 @@ class Endpoint:
         for name in _QUIET:
             logging.getLogger(name).setLevel(logging.CRITICAL)
         self._sdk, self._http = anthropic, httpx2
-        self._secret = key
+        self._read_key, self._secret, self._refused = read_key, read_key(), False
         self._seconds = gateway.call_seconds
-        bearer = brain.kind == "local"  # vLLM takes a key as `Authorization: Bearer` alone
+        self._bearer = brain.kind == "local"  # vLLM takes a key as `Authorization: Bearer` alone
         self._client = anthropic.AsyncAnthropic(
-            api_key=None if bearer else key or NO_KEY,
-            auth_token=key or NO_KEY if bearer else None,
+            api_key=None if self._bearer else self._secret or NO_KEY,
+            auth_token=self._secret or NO_KEY if self._bearer else None,
             base_url=brain.base_url or VENDOR_URL,
             max_retries=0,
+            http_client=anthropic.DefaultAsyncHttpxClient(follow_redirects=False),
             timeout=httpx2.Timeout(gateway.call_seconds, connect=CONNECT_S, read=min(SILENCE_S, gateway.call_seconds)),
         )
 
     async def send(self, key: str, body: Body, parts: Parts, begun: Begun) -> dict[str, Any]:
         """As `Transport.send`."""
-        answer = Accumulator()
+        if self._refused:
+            self._renew()
+        secret, answer = self._secret, Accumulator()
         try:
             async with asyncio.timeout(self._seconds):
                 await self._stream(body, answer, begun)
@@ -71,7 +79,8 @@ class Endpoint:
         except (ValueError, KeyError, TypeError, self._sdk.AnthropicError) as error:
             failure = Failure("unavailable", f"the stream cannot be read: {type(error).__name__}", True, True)
         if failure is not None:
-            raise AttemptFailedError(self._scrubbed(failure))
+            self._refused = self._refused or failure.reason == "bad_key"
+            raise AttemptFailedError(_scrubbed(failure, secret))
         return _plain(answer.message or {})
 
     async def _stream(self, body: Body, answer: Accumulator, begun: Begun) -> None:
@@ -83,11 +92,17 @@ class Endpoint:
                 if data.get("type") == "message_start":
                     begun(data["message"].get("usage") or {})
 
-    def _scrubbed(self, failure: Failure) -> Failure:
-        """The failure without the key, should an endpoint repeat it."""
-        if not self._secret or self._secret not in failure.message:
-            return failure
-        return replace(failure, message=failure.message.replace(self._secret, "[key]"))
+    def _renew(self) -> None:
+        """Read the key again. Raises `AttemptFailedError` "bad_key" when it cannot be read."""
+        try:
+            self._secret = self._read_key()
+        except KeyFileError as error:
+            raise AttemptFailedError(Failure("bad_key", str(error))) from error
+        self._refused = False
+        if self._bearer:
+            self._client.auth_token = self._secret or NO_KEY
+        else:
+            self._client.api_key = self._secret or NO_KEY
 
     def status(self) -> dict[str, Any]:
         """As `Transport.status`."""
@@ -96,6 +111,13 @@ class Endpoint:
     async def close(self) -> None:
         """As `Transport.close`."""
         await self._client.close()
+
+
+def _scrubbed(failure: Failure, secret: str | None) -> Failure:
+    """The failure without the key, should an endpoint repeat it."""
+    if not secret or secret not in failure.message:
+        return failure
+    return replace(failure, message=failure.message.replace(secret, "[key]"))
 
 
 def _plain(message: dict[str, Any]) -> dict[str, Any]:

@@ -35,6 +35,11 @@ _TOO_LONG = ("prompt is too long", "context window", "context length", "context 
 
 def of_status(status: int, body: object, headers: Mapping[str, str], begun: bool) -> Failure:
     """The failure behind an error status, or behind an error event of a stream that had `begun`."""
+    if 300 <= status < 400:
+        to = headers.get("location", "nowhere").partition("?")[0][:MOST_TEXT]
+        return Failure(
+            "unavailable", f"{status}: the endpoint redirects to {to}, where no key is sent; see brain.base_url"
+        )
     kind, text = _error_of(body)
     message = f"{status if not begun else 'in the stream'} {kind}: {text}"[:MOST_TEXT]
     if begun:

@@ -5,7 +5,12 @@ Promises, for any interleaving, failure and crash:
 - Nothing is sent that is not reserved: no account exceeds a cap. What an attempt costs is decided and written down
   once, and the ledger is told until it knows. An attempt that certainly cost nothing is released; one whose end is
   unknown is charged with the most that it can have cost.
+- An answer is charged its usage. One that tells none is charged at its worst, and one that tells of a tier, speed or
+  region without a price says so in its event (`inexact`).
 - A call that was refused leaves no reservation behind.
+- Of one key at most `MOST_LOSSES` answers are paid for and lost; and when they are lost one after another, over all
+  callers, nobody calls for a while (see `Breaker`). A loss that costs nothing, as of a model without a price per token,
+  counts for neither.
 
 What a crash cannot tell: how an attempt ended that was sent and whose answer was not yet kept. It is charged at its
 worst, and the same key, when it is asked again, is a new attempt with a reservation of its own. So the vendor may
@@ -15,18 +20,20 @@ have been paid twice for one key, and the ledger then says so.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from actors.gateway.book import Attempt, Book
+from actors.gateway.breaker import Breaker
 from actors.gateway.limits import Estimate, Limits
 from actors.gateway.meters import Meters, MetricsSink
-from actors.gateway.pricing import Tariff, Tokens, tariff_table, tokens_of
+from actors.gateway.pricing import Tariff, Tokens, billed, tariff_table, tokens_of, unpriced
 from actors.gateway.recorder import Parts, RecordError, take_apart
 from actors.gateway.request import HIDDEN_TOKENS, Body, asks_long_cache, check
-from actors.gateway.retry import AttemptFailedError, Failure, after
+from actors.gateway.retry import AttemptFailedError, Failure, after, pause
 from actors.gateway.till import LedgerApi, Till
 from actors.gateway.transport import Transport
 from actors.gateway.turnstile import Turnstile
@@ -34,7 +41,11 @@ from cluster.config import CampaignConfig
 from cluster.errors import RefusedError
 from cluster.store import Store
 
+log = logging.getLogger(__name__)
 MOST_KEY = 200
+UNTOLD = "the answer tells no usage: charged at its worst"
+MOST_LOSSES = 2
+"""Answers under one key that may be paid for and lost: a cut connection is bad luck twice, and then a reason."""
 
 
 class Gateway:
@@ -56,7 +67,8 @@ class Gateway:
         self._tariffs = tariff_table(config)
         self._transport = transport
         self._clock, self._sleep = clock, sleep
-        self._turnstile = Turnstile(Limits(config.gateway, clock()), clock)
+        self._turnstile = Turnstile(Limits(config.gateway, clock()), clock, sleep)
+        self._breaker = Breaker()
         self._meters = Meters(sink)
         self._calls: dict[str, asyncio.Task[dict[str, Any]]] = {}
         self._mine: set[str] = set()
@@ -101,8 +113,9 @@ class Gateway:
         await self._transport.close()
 
     def status(self) -> dict[str, Any]:
-        """Calls that run and wait, tallies since the start, and what the transport says of itself."""
-        return {**self._turnstile.counts, **self._meters.to_dict(), **self._transport.status()}
+        """Calls that run and wait, `losses` in a row, tallies since the start, what the transport says of itself."""
+        losses = {"losses": self._breaker.to_dict(self._clock())}
+        return {**self._turnstile.counts, **losses, **self._meters.to_dict(), **self._transport.status()}
 
     async def _finish(self, attempt: Attempt) -> None:
         """From wherever an attempt stands to its end."""
@@ -138,6 +151,7 @@ class Gateway:
             known = ", ".join(sorted(self._tariffs))
             detail = {"model": body.model}
             raise RefusedError("unknown_model", f"{body.model!r} has no price; priced are: {known}", detail)
+        self._bound_losses(key)
         parts = take_apart(request)
         attempt: Attempt | None = None
         try:
@@ -145,16 +159,16 @@ class Gateway:
                 if attempt is None:
                     attempt = await self._reserve(key, researcher, body, parts, tariff)
                 try:
-                    return await self._attempt(attempt, body, parts, tariff)
+                    return await self._attempt(attempt, tries, body, parts, tariff)
                 except AttemptFailedError as error:
                     failure = error.failure
                 attempt = await self._settle_failed(attempt, failure)
-                wait = after(failure, tries, self._settings, random.Random(f"{self._seed}/{key}/{tries}"))
+                if attempt is None:
+                    self._bound_losses(key, f": {failure.message}")
+                wait = after(failure, tries, self._settings, self._chance(key, tries))
                 if wait is None:
                     break
                 self._meters.retried(researcher, failure.reason)
-                if failure.throttled:
-                    self._turnstile.pause(wait.seconds)
                 await self._sleep(wait.seconds)
             if attempt is not None:
                 await self._finish(self.book.attempt(attempt.reservation))
@@ -163,6 +177,18 @@ class Gateway:
         finally:
             if attempt is not None:
                 self._leave(attempt.reservation)
+
+    def _bound_losses(self, key: str, why: str = "") -> None:
+        lost = self.book.losses(key)
+        if lost >= MOST_LOSSES:
+            charged = self.book.charged(key)
+            text = (
+                f"{lost} answers to {key} cost {charged} micro-dollars and were lost on the way; no more are asked for"
+            )
+            raise RefusedError("lost", f"{text}{why}", {"lost": lost, "charged": charged})
+
+    def _chance(self, key: str, tries: int) -> random.Random:
+        return random.Random(f"{self._seed}/{key}/{tries}")
 
     def _leave(self, reservation: str) -> None:
         """Nobody carries the attempt any more; unless it is closed, the next call brings it to its end."""
@@ -181,12 +207,12 @@ class Gateway:
             raise
         return attempt
 
-    async def _attempt(self, attempt: Attempt, body: Body, parts: Parts, tariff: Tariff) -> dict[str, Any]:
+    async def _attempt(self, attempt: Attempt, tries: int, body: Body, parts: Parts, tariff: Tariff) -> dict[str, Any]:
         long_cache = asks_long_cache(parts.marks)
 
         def begun(usage: dict[str, Any]) -> None:
-            if not body.compacts:
-                told = tokens_of(usage, long_cache)
+            told = tokens_of(usage, long_cache)
+            if told.prompt and not body.compacts:
                 self.book.begun(attempt, told + Tokens(output=max(0, body.max_tokens - told.output)))
 
         guess = self._meters.guess(attempt.researcher)
@@ -198,14 +224,40 @@ class Gateway:
             except AttemptFailedError as error:
                 if not error.failure.billed:
                     passage.used = Estimate(0.0, 0.0)
+                self._slow_down(attempt, tries, error.failure)
                 raise
+            self._recover()
             seconds = self._clock() - started
-            tokens = tokens_of(message.get("usage") or {}, long_cache)
+            told = billed(message, long_cache)
+            tokens = self.book.attempt(attempt.reservation).worst if told is None else told
             charge = tariff.cost(tokens)
-            self.book.answered(attempt, tokens, charge, parts, message, round(seconds, 3))
+            inexact = [UNTOLD] * (told is None) + (unpriced(message) if charge else [])
+            if inexact:
+                log.warning("%s: the charge may not be the vendor's: %s", attempt.key, "; ".join(inexact))
+            self.book.answered(attempt, tokens, charge, parts, message, round(seconds, 3), inexact)
             passage.used = self._meters.answered(attempt.researcher, tokens, charge, seconds)
         await self._till.settle(self.book.attempt(attempt.reservation))
         return message
+
+    def _slow_down(self, attempt: Attempt, tries: int, failure: Failure) -> None:
+        """Everybody waits when the endpoint wants fewer calls, and when its answers are paid for and lost."""
+        if failure.throttled:
+            self._turnstile.pause(pause(failure, tries, self._settings, self._chance(attempt.key, tries)))
+        seconds = self._breaker.lost(self._clock()) if failure.billed and attempt.reserved else None
+        if seconds is None:
+            return
+        self._turnstile.pause(seconds)
+        self._turnstile.careful(True)
+        losses = self._breaker.in_a_row
+        log.warning(
+            "%d answers in a row were lost and paid for; %g s without calls: %s", losses, seconds, failure.message
+        )
+        if self._breaker.pauses == 1:
+            self.book.paused(losses, seconds, failure.message)
+
+    def _recover(self) -> None:
+        self._breaker.answered()
+        self._turnstile.careful(False)
 
     async def _settle_failed(self, attempt: Attempt, failure: Failure) -> Attempt | None:
         """The attempt itself when its reservation serves again, or `None` when it was charged."""

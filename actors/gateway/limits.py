@@ -6,7 +6,7 @@ Promises:
 - At most `concurrent_calls` are under way.
 - Fair between researchers: among those who wait the one that has used least goes first, by tokens that count; within
   one researcher the order of arrival holds. Somebody who comes late gets no credit for the time before.
-- While the machine is paused (the endpoint said so) nothing starts.
+- While the machine is paused (the endpoint said so) nothing starts; while it is `careful`, one call at a time.
 
 A bucket holds one minute's worth. A call starts when no bucket is empty and takes its estimate; when it ends the
 difference to what it used is taken or given back, so that a bucket may go below zero and then delays the next call.
@@ -66,6 +66,7 @@ class Limits:
         self._queues: dict[str, _Queue] = {}
         self._running: dict[str, tuple[str, Estimate]] = {}
         self._paused_until = now
+        self.careful = False
         self._floor = 0.0
 
     def ask(self, ticket: str, researcher: str, estimate: Estimate) -> None:
@@ -83,7 +84,7 @@ class Limits:
     def start(self, now: float) -> list[str]:
         """The tickets that start now, in order."""
         started: list[str] = []
-        while self._delay(now) <= 0 and len(self._running) < self._places:
+        while self._delay(now) <= 0 and len(self._running) < self._most:
             waiting = [(queue.used, name) for name, queue in self._queues.items() if queue.waiting]
             if not waiting:
                 break
@@ -107,9 +108,13 @@ class Limits:
 
     def next_start(self, now: float) -> float | None:
         """Seconds after which to ask `start` again; `None` when only an end or a new call can change anything."""
-        if not any(queue.waiting for queue in self._queues.values()) or len(self._running) >= self._places:
+        if not any(queue.waiting for queue in self._queues.values()) or len(self._running) >= self._most:
             return None
         return self._delay(now)
+
+    @property
+    def _most(self) -> int:
+        return 1 if self.careful else self._places
 
     @property
     def running(self) -> int:

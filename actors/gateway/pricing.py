@@ -59,6 +59,34 @@ def tokens_of(usage: Mapping[str, Any], long_cache: bool = False) -> Tokens:
     return total
 
 
+PLAIN: dict[str, tuple[object, ...]] = {
+    "service_tier": (None, "standard"),
+    "speed": (None, "standard"),
+    "inference_geo": (None, "", "global", "not_available"),
+}
+"""Values of a usage's fields at which a token has the price of the table."""
+PRICED_ITERATIONS = ("message", "compaction")
+
+
+def billed(message: Mapping[str, Any], long_cache: bool = False) -> Tokens | None:
+    """As `tokens_of` a whole message; `None` when its usage is missing or lacks a side, so that it tells no bill."""
+    tokens = tokens_of(message.get("usage") or {}, long_cache)
+    told = tokens.prompt > 0 and (tokens.output > 0 or not message.get("content"))
+    return tokens if told else None
+
+
+def unpriced(message: Mapping[str, Any]) -> list[str]:
+    """What a message's usage tells that has no price in the table, such as `service_tier: priority`: the vendor's bill
+    may be another than the charge.
+    """
+    usage = message.get("usage") or {}
+    found = [f"{name}: {usage[name]}" for name, plain in PLAIN.items() if usage.get(name) not in plain]
+    kinds = {str(entry.get("type")) for entry in usage.get("iterations") or ()}
+    found += [f"iterations: {kind}" for kind in sorted(kinds.difference(PRICED_ITERATIONS))]
+    run = usage.get("server_tool_use") or {}
+    return found + [f"server_tool_use: {name}" for name in sorted(run) if _count(run, name)]
+
+
 def _tokens(usage: Mapping[str, Any], long_cache: bool) -> Tokens:
     written = _count(usage, "cache_creation_input_tokens")
     detail = usage.get("cache_creation") or {}
@@ -119,5 +147,5 @@ def tariff_of(config: CampaignConfig) -> Tariff:
 
 def tariff_table(config: CampaignConfig) -> dict[str, Tariff]:
     """Prices by model; a local model without a price of its own costs nothing per token."""
-    local = {config.brain.model: Price.model_validate(FREE)} if config.brain.kind == "local" else {}
+    local = {config.brain.model: Price.model_validate(FREE)} if config.brain.plain else {}
     return {model: Tariff.of(price) for model, price in {**local, **config.gateway.prices}.items()}

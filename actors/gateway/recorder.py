@@ -25,13 +25,16 @@ CREATE TABLE IF NOT EXISTS exchanges (
     request TEXT NOT NULL,
     head TEXT NOT NULL,
     rest TEXT NOT NULL,
+    prefix TEXT NOT NULL,
     marks TEXT NOT NULL,
     content TEXT NOT NULL,
     message TEXT NOT NULL,
     prompt_tokens INTEGER
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS exchanges_prefix ON exchanges (head, rest);
+CREATE INDEX IF NOT EXISTS exchanges_prefix ON exchanges (head, prefix);
 """
+PREFIX = ("model", "system", "tools", "tool_choice", "thinking")
+"""Fields beside the messages that decide how many tokens a prompt has."""
 ROOT = ""
 
 
@@ -41,11 +44,14 @@ class RecordError(AarError):
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """A request taken apart: bodies by sha, `nodes` as `(sha, parent, message sha, bytes)` from first to last."""
+    """A request taken apart: bodies by sha, `nodes` as `(sha, parent, message sha, bytes)` from first to last, `rest`
+    and `prefix` as the names of what stands beside the messages: of all of it, and of what counts as input.
+    """
 
     bodies: dict[str, bytes]
     nodes: tuple[tuple[str, str, str, int], ...]
     rest: str
+    prefix: str
     marks: list[Mark]
 
     @property
@@ -77,7 +83,8 @@ def take_apart(request: dict[str, Any]) -> Parts:
         nodes.append((node, parent, sha, size))
         parent = node
     rest, _ = keep({name: value for name, value in bare.items() if name != "messages"})
-    return Parts(bodies, tuple(nodes), rest, marks)
+    prefix = digest(canonical({name: bare[name] for name in PREFIX if name in bare}))
+    return Parts(bodies, tuple(nodes), rest, prefix, marks)
 
 
 def _node(parent: str, message: str) -> str:
@@ -95,10 +102,10 @@ def store(db: sqlite3.Connection, key: str, researcher: str, parts: Parts, messa
     db.executemany("INSERT INTO blocks VALUES (?, ?)", rows)
     db.executemany("INSERT OR IGNORE INTO nodes VALUES (?, ?, ?)", [node[:3] for node in parts.nodes])
     db.execute(
-        "INSERT INTO exchanges VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO exchanges VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
-            key, researcher, parts.request, parts.head, parts.rest, json.dumps(parts.marks), digest(content),
-            digest(outside), prompt_tokens(message),
+            key, researcher, parts.request, parts.head, parts.rest, parts.prefix, json.dumps(parts.marks),
+            digest(content), digest(outside), prompt_tokens(message),
         ),
     )  # fmt: skip
     return _answer(digest(content), digest(outside))
@@ -113,14 +120,15 @@ def _answer(content: str, message: str) -> str:
 
 
 def prompt_tokens(message: dict[str, Any]) -> int | None:
-    """Tokens of the whole prompt as it was sent, or `None` when the endpoint made it shorter by compaction."""
+    """Tokens of the whole prompt as it was sent; `None` when the usage does not tell, as after a compaction."""
     usage = message.get("usage") or {}
-    if usage.get("iterations"):
+    if any(entry.get("type") != "message" for entry in usage.get("iterations") or ()):
         return None
     kinds = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
     edits = (message.get("context_management") or {}).get("applied_edits") or []
     cleared = sum(int(edit.get("cleared_input_tokens") or 0) for edit in edits)
-    return sum(int(usage.get(kind) or 0) for kind in kinds) + cleared
+    counted = sum(int(usage.get(kind) or 0) for kind in kinds)
+    return counted + cleared if counted else None
 
 
 def counted_bound(db: sqlite3.Connection, parts: Parts) -> int | None:
@@ -130,8 +138,8 @@ def counted_bound(db: sqlite3.Connection, parts: Parts) -> int | None:
     """
     added = 0
     for node, _, _, size in reversed(parts.nodes):
-        query = "SELECT MAX(prompt_tokens) AS tokens FROM exchanges WHERE head = ? AND rest = ?"
-        row = db.execute(query, (node, parts.rest)).fetchone()
+        query = "SELECT MAX(prompt_tokens) AS tokens FROM exchanges WHERE head = ? AND prefix = ?"
+        row = db.execute(query, (node, parts.prefix)).fetchone()
         if row["tokens"] is not None:
             return int(row["tokens"]) + added
         added += size

@@ -2,7 +2,10 @@
 
 A campaign that is run again asks under the same keys. Where its request is the recorded one, the answer is exactly what
 the model said to it; where it differs (times and scores do) the recorded answer is given all the same and counted as
-a divergence. A key that was never answered is refused.
+a divergence. A key that was never answered is refused, for good: "not_recorded".
+
+Requests and dollars are those of the recorded campaign only if kind of brain and prices are: `as_recorded` takes them
+from its configuration.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ from actors.gateway.recorder import Parts, RecordError
 from actors.gateway.request import Body
 from actors.gateway.retry import AttemptFailedError, Failure
 from actors.gateway.transport import Begun
-from cluster.config import ConfigError
+from cluster.config import CampaignConfig, ConfigError, load_config
+from cluster.config.prices import FREE, Price
 from cluster.names import RunPaths
 from cluster.store import open_readonly
 
@@ -37,7 +41,7 @@ class Replayer:
         except (RecordError, sqlite3.DatabaseError) as error:
             raise AttemptFailedError(Failure("unavailable", f"the recording cannot be read: {error}")) from error
         if known is None or message is None:
-            raise AttemptFailedError(Failure("unavailable", f"the recording holds no answer to {key}"))
+            raise AttemptFailedError(Failure("not_recorded", f"the recording holds no answer to {key}"))
         if known[0] == parts.request:
             self.exact += 1
         else:
@@ -52,6 +56,27 @@ class Replayer:
     async def close(self) -> None:
         """As `Transport.close`."""
         self._db.close()
+
+
+def as_recorded(config: CampaignConfig) -> CampaignConfig:
+    """A configuration that replays, with kind of brain and prices of the campaign that it replays; any other as it is.
+
+    Raises `ConfigError` when that campaign cannot be read.
+    """
+    if config.brain.kind != "replay" or config.brain.replay_of is None:
+        return config
+    path = RunPaths(Path(config.brain.replay_of)).config
+    try:
+        recorded = load_config(file=path)
+    except ConfigError as error:
+        raise ConfigError(f"brain.replay_of: the configuration of the recorded campaign: {error}") from error
+    kind = recorded.brain.recorded_kind or recorded.brain.kind
+    if kind not in ("claude", "local"):
+        raise ConfigError(f"brain.replay_of: a campaign of kind {kind!r} called no model; expected one that did")
+    free = {recorded.brain.model: Price.model_validate(FREE)} if recorded.brain.plain else {}
+    prices = {**config.gateway.prices, **free, **recorded.gateway.prices}
+    brain = config.brain.model_copy(update={"recorded_kind": kind})
+    return config.model_copy(update={"brain": brain, "gateway": config.gateway.model_copy(update={"prices": prices})})
 
 
 def open_recording(run_dir: Path) -> sqlite3.Connection:

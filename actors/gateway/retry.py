@@ -13,7 +13,7 @@ from cluster.errors import AarError
 FIRST_WAIT_S = 1.0
 GROWTH = 2.0
 LONGEST_RETRY_AFTER_S = 900.0
-"""An endpoint that asks for a longer pause than this is not coming back for this call."""
+"""An endpoint that asks for a longer pause than this is not coming back for this call; no pause is longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +49,21 @@ class Wait:
     seconds: float
 
 
-def after(failure: Failure, attempts: int, settings: Gateway, chance: random.Random) -> Wait | None:
-    """What follows `attempts` failed attempts of one call: a pause, or `None` when that was the last.
+def pause(failure: Failure, attempts: int, settings: Gateway, chance: random.Random) -> float:
+    """Seconds for which a failure lets wait, the `attempts`-th of one call.
 
-    The pause doubles with each attempt, with jitter between half of it and all of it, up to `longest_wait_seconds`; it
-    is never shorter than the endpoint's own `retry-after`.
+    They double with each attempt, with jitter between half of it and all of it, up to `longest_wait_seconds`; they are
+    never fewer than the endpoint's own `retry-after`, up to `LONGEST_RETRY_AFTER_S`.
     """
+    seconds = min(settings.longest_wait_seconds, FIRST_WAIT_S * GROWTH ** (attempts - 1))
+    asked = min(failure.retry_after_s or 0.0, LONGEST_RETRY_AFTER_S)
+    return max(seconds * (0.5 + chance.random() / 2), asked)
+
+
+def after(failure: Failure, attempts: int, settings: Gateway, chance: random.Random) -> Wait | None:
+    """What follows `attempts` failed attempts of one call: its `pause`, or `None` when that was the last."""
     if not failure.again or attempts >= settings.attempts:
         return None
-    asked = failure.retry_after_s or 0.0
-    if asked > LONGEST_RETRY_AFTER_S:
+    if (failure.retry_after_s or 0.0) > LONGEST_RETRY_AFTER_S:
         return None
-    pause = min(settings.longest_wait_seconds, FIRST_WAIT_S * GROWTH ** (attempts - 1))
-    jittered = pause * (0.5 + chance.random() / 2)
-    return Wait(max(jittered, asked))
+    return Wait(pause(failure, attempts, settings, chance))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -20,10 +20,12 @@ class Passage:
 class Turnstile:
     """Lets calls through as the limits allow, in their order."""
 
-    def __init__(self, limits: Limits, clock: Callable[[], float]) -> None:
-        self._limits, self._clock = limits, clock
+    def __init__(
+        self, limits: Limits, clock: Callable[[], float], sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    ) -> None:
+        self._limits, self._clock, self._sleep = limits, clock, sleep
         self._waiting: dict[str, asyncio.Future[None]] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Task[None] | None = None
 
     @asynccontextmanager
     async def passage(self, ticket: str, researcher: str, estimate: Estimate) -> AsyncIterator[Passage]:
@@ -53,6 +55,10 @@ class Turnstile:
         """Let nobody through for so long."""
         self._limits.pause(seconds, self._clock())
 
+    def careful(self, one_by_one: bool) -> None:
+        """Let one through at a time, or as many as may be."""
+        self._limits.careful = one_by_one
+
     @property
     def counts(self) -> dict[str, int]:
         """Calls that run and that wait."""
@@ -67,4 +73,9 @@ class Turnstile:
             self._waiting.pop(ticket).set_result(None)
         delay = self._limits.next_start(now)
         if delay is not None:
-            self._timer = asyncio.get_running_loop().call_later(delay + 0.001, self._turn)
+            self._timer = asyncio.create_task(self._turn_in(delay + 0.001))
+
+    async def _turn_in(self, seconds: float) -> None:
+        await self._sleep(seconds)
+        self._timer = None
+        self._turn()

@@ -1,8 +1,9 @@
 """The gateway's journal against the ledger that paid, the price table, and the exchanges that it kept.
 
 For every settled reservation of a call there is one event that says why; what it says was used costs exactly what was
-charged; and an answered call has an exchange whose own usage costs just that. A reservation that was released paid for
-nothing. Only what is reserved now may be without an event.
+charged; and an answered call has an exchange whose own usage costs just that, at prices that are in the table (one that
+tells no usage is charged at its worst, and its event says so). A reservation that was released paid for nothing. Only
+what is reserved now may be without an event.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import sqlite3
 from collections.abc import Iterator
 
 from actors.gateway import recorder
-from actors.gateway.pricing import Tariff, Tokens, tariff_table, tokens_of
+from actors.gateway.pricing import Tariff, Tokens, billed, tariff_table, unpriced
 from actors.gateway.recorder import RecordError
 from actors.gateway.request import asks_long_cache
 from actors.observer.books import Books, Reservation, replay
@@ -138,7 +139,14 @@ def _exchange(db: sqlite3.Connection, event: Event, tariffs: dict[str, Tariff]) 
     if recorder.names(db, key) != (event.payload.get("request"), event.payload.get("answer")):
         return f"the exchange of {key} is not the one that was journaled"
     tariff = tariffs.get(str(event.payload.get("model")))
-    tokens = tokens_of(message.get("usage") or {}, asks_long_cache(recorder.load_marks(db, key)))
+    unknown = unpriced(message) if event.payload.get("usd") else []
+    if unknown:
+        return f"the answer to {key} has no price in the table ({'; '.join(unknown)}): the vendor's bill may be another"
+    tokens = billed(message, asks_long_cache(recorder.load_marks(db, key)))
+    if tokens is None:
+        return (
+            None if event.payload.get("inexact") else f"the answer to {key} tells no usage, its charge does not say so"
+        )
     if tariff is not None and tariff.cost(tokens) != event.payload.get("usd"):
         return f"the usage of {key} costs {tariff.cost(tokens)} micro-dollars, charged were {event.payload.get('usd')}"
     return None

@@ -39,6 +39,8 @@ def next_step(error: Exception, attempt: int, running: bool) -> Step:
     wait = min(LONGEST_S, BACKOFF_S * 2 ** min(attempt, 10))
     if reason in SERVICE:
         return Step("wait", f"the model does not answer: {error}", wait)
+    if reason == "not_recorded":
+        return Step("give_up", str(error))
     if reason in OPERATOR:
         return Step("wait", f"needs a person: {error}", LONGEST_S)
     if reason == "over_budget" and isinstance(error, RefusedError):

@@ -46,7 +46,7 @@ class Served:
                 self._closing.add(closing)
                 closing.add_done_callback(self._closing.discard)
             brain = self._config.brain.model_copy(update={"base_url": server.base_url})
-            self._reached, self._client = place, Endpoint(brain, self._config.gateway, server.token)
+            self._reached, self._client = place, Endpoint(brain, self._config.gateway, lambda: server.token)
         return self._client
 
     def status(self) -> dict[str, Any]:

@@ -198,6 +198,9 @@ class Brain(Strict):
         None, description="file of mode 0600 with the API key; none: what ANTHROPIC_API_KEY was when the driver started"
     )
     replay_of: Place | None = Field(None, description="replay: directory of the campaign whose answers are given again")
+    recorded_kind: Literal["claude", "local"] | None = Field(
+        None, description="replay: kind of the campaign whose answers are given again; told by its configuration"
+    )
     max_tokens: Count = Field(16_000, description="most output tokens of one call, thinking included")
     thinking_tokens: Annotated[int, Field(ge=1024)] | Literal["adaptive"] | None = Field(
         "adaptive", description="most tokens of thinking in one call; `adaptive`: the model decides; none: no thinking"
@@ -232,7 +235,7 @@ class Brain(Strict):
     @property
     def plain(self) -> bool:
         """Whether the endpoint knows the basics of the API alone: no caching, thinking, compaction."""
-        return self.kind == "local"
+        return (self.recorded_kind if self.kind == "replay" else self.kind) == "local"
 
     @property
     def caches(self) -> bool:

@@ -153,6 +153,11 @@ def forbidden() -> Reply:
     return failed(403, "permission_error", "Your API key does not have permission to use the specified resource")
 
 
+def redirected(url: str, status: int = 307) -> Reply:
+    """Somebody else is to be asked."""
+    return failed(status, "redirect", "Moved", location=url)
+
+
 def no_credit() -> Reply:
     """The organisation's credit is used up."""
     words = "Your credit balance is too low to access the Anthropic API. Please go to Plans & Billing to upgrade."

@@ -126,7 +126,7 @@ def test_a_brain_that_is_told_garbage_survives_it(state: ServerState, tmp_path: 
         brain={"kind": "local", "model": "tiny", "base_url": state.base_url, "max_tokens": 40, "thinking_tokens": None}
     )
     ledger = Desk(tmp_path / "scheduler.db")
-    endpoint = Endpoint(settings.brain, settings.gateway, state.token)
+    endpoint = Endpoint(settings.brain, settings.gateway, lambda: state.token)
     gateway = Gateway(Store(tmp_path / "gateway.db"), settings, ledger, endpoint)
     one = World(tmp_path, settings, model=gateway, max_turns=3)
     summary = one.run()

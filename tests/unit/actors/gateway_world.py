@@ -149,5 +149,22 @@ async def no_sleep(_: float) -> None:
     await asyncio.sleep(0)
 
 
-def make(root: Path, desk: Desk, endpoint: Simulated, config: CampaignConfig | None = None) -> Gateway:
-    return Gateway(Store(root / "gateway.db"), config or campaign(), desk, endpoint, sleep=no_sleep)
+class Clock:
+    """A time of its own: who sleeps moves it on."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(0)
+        self.now += seconds
+
+
+def make(
+    root: Path, desk: Desk, endpoint: Simulated, config: CampaignConfig | None = None, clock: Clock | None = None
+) -> Gateway:
+    clock = clock or Clock()
+    return Gateway(Store(root / "gateway.db"), config or campaign(), desk, endpoint, clock=clock, sleep=clock.sleep)

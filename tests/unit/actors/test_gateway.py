@@ -12,17 +12,21 @@ import pytest
 
 from actors.gateway import recorder
 from actors.gateway.limits import Limits
-from actors.gateway.pricing import Tokens
-from actors.gateway.recorder import load_request
-from actors.gateway.replayer import Replayer
+from actors.gateway.pricing import Tokens, tariff_of
+from actors.gateway.recorder import load_request, take_apart
+from actors.gateway.replayer import Replayer, as_recorded
 from actors.gateway.retry import Failure
-from cluster.config import ConfigError
+from actors.researcher.patience import next_step
+from cluster.config import ConfigError, dump_config, validate
 from cluster.errors import RefusedError
 from cluster.names import RunPaths
 from cluster.store import open_readonly
+from scripts import run_campaign
 from tests.unit.actors.gateway_world import (
     MEMORY,
+    MODEL,
     TEAM,
+    Clock,
     Desk,
     Died,
     Simulated,
@@ -129,6 +133,73 @@ def test_what_will_not_change_is_told_at_once_and_costs_nothing(tmp_path: Path, 
     assert desk.reserved() == desk.spent() == 0
 
 
+def test_of_one_key_two_answers_are_paid_for_and_lost_however_often_it_is_asked(tmp_path: Path) -> None:
+    desk, endpoint = Desk(tmp_path / "scheduler.db", usd=20, each=20), Simulated(*[DROPPED] * 1000)
+    gateway = make(tmp_path, desk, endpoint)
+    for n in range(30):
+        with pytest.raises(RefusedError, match="dropped" if n == 0 else "2 answers") as caught:
+            asyncio.run(gateway.call(KEY, WHO, request("x" * 8000, max_tokens=16_000)))
+        assert caught.value.reason == "lost"
+        assert caught.value.detail == {"lost": 2, "charged": desk.spent()}
+    assert len(endpoint.sent) == 2
+    assert 0 < desk.spent() < 1_000_000
+    assert desk.reserved() == 0
+
+
+def test_answers_that_are_lost_one_after_another_pause_all_calls_ever_longer(tmp_path: Path) -> None:
+    """Thirty keys of three researchers, all lost: six hours cost at most twenty answers."""
+    desk, endpoint, clock = Desk(tmp_path / "scheduler.db", usd=20, each=20), Simulated(*[DROPPED] * 2000), Clock()
+    gateway = make(tmp_path, desk, endpoint, campaign("gateway.concurrent_calls=3"), clock)
+
+    async def ask(n: int) -> None:
+        with pytest.raises(RefusedError):
+            await gateway.call(f"k{n}", TEAM[n % 3], request("x" * 8000, max_tokens=16_000))
+
+    async def first_hours() -> None:
+        calls = [asyncio.ensure_future(ask(n)) for n in range(30)]
+        while clock.now < 60:
+            await asyncio.sleep(0)
+        assert len(endpoint.sent) <= 5 + 3
+        assert gateway.status()["losses"]["in_a_row"] >= 5
+        while clock.now < 6 * 3600:
+            await asyncio.sleep(0)
+        assert len(endpoint.sent) <= 5 + 3 + 12
+        endpoint.outcomes.clear()
+        await asyncio.gather(*calls, return_exceptions=True)
+
+    asyncio.run(first_hours())
+    assert desk.spent() < 15_000_000
+    (told,) = gateway.book.journal.events(kind="calls_paused")
+    assert told.payload["losses"] == 5
+    assert gateway.status()["losses"] == {"in_a_row": 0, "paused_seconds": 0.0}
+
+
+def test_losses_that_cost_nothing_bar_no_key_and_pause_nothing(tmp_path: Path, desk: Desk) -> None:
+    free = "{input: 0, output: 0, cache_write_5m: 0, cache_write_1h: 0, cache_read: 0}"
+    config = campaign("brain.kind=local", f"gateway.prices.claude-opus-4-6={free}")
+    gateway = make(tmp_path, desk, Simulated(*[DROPPED] * 7, answer()), config)
+    assert asyncio.run(gateway.call(KEY, WHO, request()))["charged"] == 0
+    assert gateway.book.journal.events(kind="calls_paused") == []
+
+
+@pytest.mark.parametrize("failures", [[30.0] * 8, [86_400.0]])
+def test_an_endpoint_that_is_given_up_still_makes_everybody_wait(
+    tmp_path: Path, desk: Desk, failures: list[float]
+) -> None:
+    clock = Clock()
+    throttled = [Failure("unavailable", "429", again=True, throttled=True, retry_after_s=asked) for asked in failures]
+    gateway = make(tmp_path, desk, Simulated(*throttled), clock=clock)
+
+    async def ask() -> float:
+        with pytest.raises(RefusedError):
+            await gateway.call(KEY, WHO, request())
+        before = clock.now
+        await gateway.call("other", TEAM[1], request())
+        return clock.now - before
+
+    assert asyncio.run(ask()) >= min(failures[-1], 900.0)
+
+
 def test_after_the_last_attempt_it_is_unavailable_and_the_key_may_be_asked_again(tmp_path: Path, desk: Desk) -> None:
     endpoint = Simulated(*[OVERLOADED] * 8)
     gateway = make(tmp_path, desk, endpoint)
@@ -166,6 +237,46 @@ def test_what_no_account_can_pay_is_told_and_breaks_no_cap(tmp_path: Path) -> No
     assert desk.spent() <= 50_000
 
 
+@pytest.mark.parametrize("usage", [{}, {"input_tokens": 0, "output_tokens": 0}])
+def test_an_answer_without_usage_is_charged_at_its_worst_and_says_so(
+    tmp_path: Path, desk: Desk, usage: dict[str, int]
+) -> None:
+    gateway = make(tmp_path, desk, Simulated({**answer("x" * 4000), "usage": usage}))
+    got = asyncio.run(gateway.call(KEY, WHO, request()))
+    (row,) = desk.store.query("SELECT usd, charged_usd FROM reservations")
+    assert got["charged"] == row["charged_usd"] == row["usd"] > 25 * 1000
+    (event,) = gateway.book.journal.events(kind="call_answered")
+    assert len(event.payload["inexact"]) == 1
+
+
+def test_a_stream_that_opens_without_a_prompt_count_lowers_no_worst_case(tmp_path: Path, desk: Desk) -> None:
+    endpoint = Simulated(answer(input_tokens=0))
+
+    def die(step: str) -> None:
+        if step == "after answer":
+            raise Died
+
+    endpoint.die = die
+    gateway = make(tmp_path, desk, endpoint)
+    with pytest.raises(Died):
+        asyncio.run(gateway.call(KEY, WHO, request()))
+    gateway.book.store.close()
+    asyncio.run(make(tmp_path, desk, Simulated()).tidy())
+    (row,) = desk.store.query("SELECT usd, charged_usd FROM reservations")
+    assert row["charged_usd"] == row["usd"]
+
+
+def test_an_answer_of_another_tier_is_charged_the_table_and_says_that_the_bill_may_differ(
+    tmp_path: Path, desk: Desk
+) -> None:
+    message = answer()
+    message["usage"] |= {"service_tier": "priority", "inference_geo": "global"}
+    gateway = make(tmp_path, desk, Simulated(message))
+    assert asyncio.run(gateway.call(KEY, WHO, request()))["charged"] == cost(campaign(), message)
+    (event,) = gateway.book.journal.events(kind="call_answered")
+    assert event.payload["inexact"] == ["service_tier: priority"]
+
+
 def test_a_history_that_goes_on_is_bounded_by_what_the_endpoint_counted(tmp_path: Path, desk: Desk) -> None:
     long = "word " * 20_000
     endpoint = Simulated(answer("a" * 400, input_tokens=20_000))
@@ -182,6 +293,38 @@ def test_a_history_that_goes_on_is_bounded_by_what_the_endpoint_counted(tmp_path
     first, second = desk.store.query("SELECT usd FROM reservations ORDER BY key")
     assert first["usd"] > 5 * len(long)
     assert second["usd"] < 5 * (20_000 + 4096) + 25 * 1000
+
+
+@pytest.mark.parametrize(
+    ("change", "counted"),
+    [
+        ({"max_tokens": 200}, True),
+        ({"betas": ["compact-2026-01-12"], "context_management": {"edits": [{"type": "compact_20260112"}]}}, True),
+        ({"output_config": {"effort": "low"}}, True),
+        ({"system": "another"}, False),
+        ({"tools": [{"name": "a", "input_schema": {}}]}, False),
+        ({"thinking": {"type": "adaptive"}}, False),
+        ({"tool_choice": {"type": "any"}}, False),
+        ({"model": "claude-sonnet-4-6"}, False),
+    ],
+)
+def test_what_the_endpoint_counted_bounds_every_request_with_the_same_input(
+    tmp_path: Path, desk: Desk, change: dict[str, Any], counted: bool
+) -> None:
+    once = [{"type": "message", "input_tokens": 20_000, "output_tokens": 20}]
+    message = answer(input_tokens=20_000)
+    message["usage"]["iterations"] = once
+    gateway, body = make(tmp_path, desk, Simulated(message)), request("word " * 20_000)
+    asyncio.run(gateway.call("k0", WHO, body))
+    found = gateway.book.counted_bound(take_apart({**body, **change}))
+    assert (found == 20_000) is counted
+    assert found is None or counted
+
+
+@pytest.mark.parametrize("usage", [{}, {"iterations": [{"type": "compaction"}, {"type": "message"}]}])
+def test_an_answer_that_does_not_tell_its_prompt_bounds_nothing(usage: dict[str, Any]) -> None:
+    told = {} if not usage else {"input_tokens": 20_000, "output_tokens": 20, **usage}
+    assert recorder.prompt_tokens({"content": [], "usage": told}) is None
 
 
 def test_an_exchange_reads_back_as_it_was_and_a_long_history_is_stored_once(tmp_path: Path, desk: Desk) -> None:
@@ -229,7 +372,8 @@ def test_a_recording_answers_the_same_keys_without_an_endpoint(tmp_path: Path, d
     async def ask() -> dict[str, Any]:
         with pytest.raises(RefusedError, match="no answer to other") as caught:
             await gateway.call("other", WHO, request())
-        assert caught.value.reason == "unavailable"
+        assert caught.value.reason == "not_recorded"
+        assert next_step(caught.value, 0, running=True).action == "give_up"
         return await gateway.call(KEY, WHO, request())
 
     assert asyncio.run(ask()) == first
@@ -237,6 +381,35 @@ def test_a_recording_answers_the_same_keys_without_an_endpoint(tmp_path: Path, d
     assert (replayer.exact, replayer.diverged) == (1, 0)
     with pytest.raises(ConfigError, match=r"brain\.replay_of"):
         Replayer(tmp_path / "nowhere")
+
+
+def test_a_replay_takes_kind_and_prices_from_the_campaign_that_it_replays(tmp_path: Path) -> None:
+    local = campaign("brain.kind=local", "brain.model=mine", "brain.base_url=http://127.0.0.1:8000")
+    RunPaths(tmp_path).config.write_text(dump_config(local))
+    again = f"brain={{kind: replay, model: mine, replay_of: {tmp_path}}}"
+    replayed = as_recorded(campaign(again))
+    assert (replayed.brain.kind, replayed.brain.plain, replayed.brain.served) == ("replay", True, False)
+    assert tariff_of(replayed).cost(Tokens(input=10**6, output=10**6)) == 0
+    assert validate(replayed.model_dump(mode="json")) == replayed
+    assert as_recorded(campaign(again.replace("mine", "claude-opus-4-6"))).brain.caches is False
+
+    price = "{input: 1, output: 2, cache_write_5m: 3, cache_write_1h: 4, cache_read: 5}"
+    dear = campaign(f"gateway.prices.{MODEL}={price}")
+    RunPaths(tmp_path).config.write_text(dump_config(dear))
+    replayed = as_recorded(campaign("brain.kind=replay", f"brain.replay_of={tmp_path}"))
+    assert (replayed.brain.plain, replayed.brain.caches) == (False, True)
+    assert tariff_of(replayed) == tariff_of(dear)
+
+    chosen = ["--preset", "quickstart", "--set", "brain.kind=replay", "--set", f"brain.replay_of={tmp_path}"]
+    assert tariff_of(run_campaign.configuration(run_campaign.parse(chosen))) == tariff_of(dear)
+
+    assert as_recorded(local) == local
+    for kind in ("explorer", "replay"):
+        RunPaths(tmp_path).config.write_text(dump_config(campaign(f"brain.kind={kind}")))
+        with pytest.raises(ConfigError, match=r"brain\.replay_of"):
+            as_recorded(campaign("brain.kind=replay", f"brain.replay_of={tmp_path}"))
+    with pytest.raises(ConfigError, match=r"brain\.replay_of"):
+        as_recorded(campaign("brain.kind=replay", f"brain.replay_of={tmp_path / 'nowhere'}"))
 
 
 def test_closing_charges_what_is_under_way_and_leaves_nothing_reserved(tmp_path: Path, desk: Desk) -> None:

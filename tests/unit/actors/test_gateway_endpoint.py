@@ -21,6 +21,7 @@ from actors.gateway.recorder import take_apart
 from actors.gateway.request import check
 from actors.gateway.retry import AttemptFailedError, Failure
 from cluster.config import ConfigError
+from cluster.errors import RefusedError
 from cluster.remote import Remote
 from cluster.store import Store
 from tests.fake_messages import FakeMessages, Reply, replies
@@ -45,7 +46,7 @@ def key_file(root: Path, key: str = SECRET, mode: int = 0o600) -> Path:
 
 async def send(fake: FakeMessages, begun: list[dict[str, Any]] | None = None, **fields: Any) -> dict[str, Any]:
     config = campaign(f"brain.base_url={fake.url}", "gateway.call_seconds=5")
-    endpoint = Endpoint(config.brain, config.gateway, SECRET)
+    endpoint = Endpoint(config.brain, config.gateway, lambda: SECRET)
     body = check(request(**fields))
     try:
         return await endpoint.send("k", body, take_apart(body.fields), (begun if begun is not None else []).append)
@@ -133,7 +134,7 @@ def test_retry_after_is_read_and_throttling_is_told_apart() -> None:
 def test_an_endpoint_that_is_not_there_was_paid_nothing() -> None:
     config = campaign("brain.base_url=http://127.0.0.1:9")
     body = check(request())
-    endpoint = Endpoint(config.brain, config.gateway, None)
+    endpoint = Endpoint(config.brain, config.gateway, lambda: None)
     with pytest.raises(AttemptFailedError) as caught:
         asyncio.run(endpoint.send("k", body, take_apart(body.fields), lambda _: None))
     assert (caught.value.failure.again, caught.value.failure.billed) == (True, False)
@@ -143,6 +144,43 @@ def test_an_endpoint_that_repeats_the_key_does_not_get_it_into_the_message() -> 
     found = failure(replies.failed(401, "authentication_error", f"invalid x-api-key: {SECRET}"))
     assert SECRET not in found.message
     assert "[key]" in found.message
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_named_and_the_key_does_not_follow_it(status: int) -> None:
+    with FakeMessages(lambda *_: replies.text("caught")) as other:
+        found = failure(replies.redirected(f"{other.url}/v1/messages?x=1", status))
+        assert other.seen == []
+    assert (found.reason, found.again, found.billed) == ("unavailable", False, False)
+    assert f"redirects to {other.url}/v1/messages," in found.message
+
+
+@pytest.mark.parametrize("kind", ["claude", "local"])
+def test_a_new_key_in_the_file_takes_effect_after_the_old_one_was_refused(root: Path, kind: str) -> None:
+    path = key_file(root, "sk-old")
+    with FakeMessages(lambda *_: replies.text("ok"), keys={SECRET}) as fake:
+        config = campaign(f"brain.kind={kind}", f"brain.base_url={fake.url}", f"brain.key_file={path}")
+        transport = make_transport(config, root, Remote("nobody"))
+        body = check(request())
+
+        async def ask() -> dict[str, Any]:
+            return await transport.send("k", body, take_apart(body.fields), lambda _: None)
+
+        async def study() -> None:
+            for words in ("invalid", "invalid"):
+                with pytest.raises(AttemptFailedError, match=words):
+                    await ask()
+            path.chmod(0o644)
+            with pytest.raises(AttemptFailedError, match="chmod 600") as caught:
+                await ask()
+            assert caught.value.failure.reason == "bad_key"
+            key_file(root, SECRET)
+            assert (await ask())["content"][0]["text"] == "ok"
+            path.unlink()
+            await ask()
+            await transport.close()
+
+        asyncio.run(study())
 
 
 def test_twenty_cached_turns_cost_what_the_endpoint_counted(root: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -175,6 +213,24 @@ def test_twenty_cached_turns_cost_what_the_endpoint_counted(root: Path, caplog: 
     gateway.book.store.close()
     assert SECRET.encode() not in b"".join(path.read_bytes() for path in root.glob("*.db*"))
     assert SECRET not in caplog.text
+
+
+def test_streams_that_always_break_off_cost_a_bounded_part_of_the_budget(root: Path) -> None:
+    with FakeMessages(lambda *_: replies.dropped(4)) as fake:
+        config = campaign(f"brain.base_url={fake.url}")
+        desk, transport = Desk(root / "scheduler.db", usd=20, each=20), make_transport(config, root, Remote("nobody"))
+        gateway = Gateway(Store(root / "gateway.db"), config, desk, transport, sleep=no_sleep)
+
+        async def study() -> None:
+            for _ in range(20):
+                with pytest.raises(RefusedError) as caught:
+                    await gateway.call("k", TEAM[0], request(max_tokens=16_000))
+                assert caught.value.reason == "lost"
+            await gateway.close()
+
+        asyncio.run(study())
+        assert len(fake.seen) == 2
+    assert 2 * 25 * 15_000 < desk.spent() < 2 * 25 * 17_000
 
 
 def test_a_key_file_must_be_there_private_and_hold_a_key(root: Path) -> None:

@@ -8,8 +8,9 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from actors.gateway.breaker import Breaker
 from actors.gateway.limits import Estimate, Limits
-from actors.gateway.retry import Failure, after
+from actors.gateway.retry import Failure, after, pause
 from cluster.config import Gateway
 
 SMALL = Gateway(requests_per_minute=60, input_tokens_per_minute=6000, output_tokens_per_minute=1200, concurrent_calls=4)
@@ -67,7 +68,7 @@ calls = st.lists(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(calls, st.integers(0, 2**32))
 def test_rates_concurrency_and_order_hold_for_any_load(load: list[tuple[str, float, int, int]], chance: int) -> None:
     """Every call starts once, in its researcher's order; starts and tokens stay below the limits in every window."""
@@ -104,7 +105,7 @@ def test_rates_concurrency_and_order_hold_for_any_load(load: list[tuple[str, flo
         assert sum(tokens for _, tokens in window) <= 2 * SMALL.input_tokens_per_minute + largest
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(1, 30), st.integers(1, 30))
 def test_of_two_who_always_wait_neither_gets_more_than_one_call_ahead_in_use(a_tokens: int, b_tokens: int) -> None:
     limits = Limits(Gateway(concurrent_calls=1, requests_per_minute=10**6), 0.0)
@@ -149,3 +150,29 @@ def test_it_gives_up_after_the_last_attempt_and_on_what_will_not_change() -> Non
     assert after(Failure("bad_key", "x"), 1, SMALL, random.Random(0)) is None
     patient = Failure("unavailable", "come back tomorrow", again=True, retry_after_s=86_400.0)
     assert after(patient, 1, SMALL, random.Random(0)) is None
+    assert pause(patient, 1, SMALL, random.Random(0)) == 900.0
+
+
+def test_who_is_careful_lets_one_call_through_at_a_time() -> None:
+    limits = Limits(SMALL, 0.0)
+    limits.careful = True
+    for name in "abc":
+        limits.ask(name, name, Estimate(1, 1))
+    assert limits.start(0.0) == ["a"]
+    assert limits.next_start(0.0) is None
+    limits.end("a", Estimate(1, 1), 0.0)
+    assert limits.start(0.0) == ["b"]
+    limits.careful = False
+    assert limits.start(0.0) == ["c"]
+
+
+def test_pauses_after_losses_begin_with_the_fifth_in_a_row_and_double_up_to_an_hour() -> None:
+    breaker, now, pauses = Breaker(), 0.0, list[float]()
+    assert [breaker.lost(now) for _ in range(4)] == [None] * 4
+    for _ in range(8):
+        pauses.append(breaker.lost(now) or 0.0)
+        assert breaker.lost(now + 1) is None
+        now += pauses[-1]
+    assert pauses == [60, 120, 240, 480, 960, 1920, 3600, 3600]
+    breaker.answered()
+    assert [breaker.lost(now) for _ in range(5)] == [None] * 4 + [60.0]

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import shutil
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from actors.gateway.gateway import Gateway
+from actors.gateway.gateway import MOST_LOSSES, Gateway
+from actors.gateway.pricing import billed
 from actors.gateway.retry import Failure
 from cluster.errors import RefusedError
 from cluster.store import Store
 from tests.unit.actors.gateway_world import (
     MEMORY,
     TEAM,
+    Clock,
     Desk,
     Died,
     Outcome,
@@ -27,7 +30,6 @@ from tests.unit.actors.gateway_world import (
     answer,
     campaign,
     cost,
-    no_sleep,
     request,
 )
 
@@ -68,8 +70,8 @@ class GatewayMachine(RuleBasedStateMachine):
         self.certain = True
 
     def _born(self) -> Gateway:
-        store = Store(self.root / "gateway.db")
-        return Gateway(store, CONFIG, self.desk, self.endpoint, sleep=no_sleep)
+        store, clock = Store(self.root / "gateway.db"), Clock()
+        return Gateway(store, CONFIG, self.desk, self.endpoint, clock=clock, sleep=clock.sleep)
 
     @rule(
         wanted=calls,
@@ -86,6 +88,7 @@ class GatewayMachine(RuleBasedStateMachine):
     ) -> None:
         self.endpoint.outcomes[:] = coming
         self.certain &= not any(isinstance(outcome, Failure) and outcome.billed for outcome in coming)
+        self.certain &= all(isinstance(outcome, Failure) or billed(outcome) for outcome in coming)
         cycle = itertools.cycle(pauses)
         self.desk.pause = self.endpoint.pause = lambda: next(cycle)
         countdown = [0 if death is None else death[1]]
@@ -122,7 +125,7 @@ class GatewayMachine(RuleBasedStateMachine):
         try:
             got = await self.gateway.call(key, TEAM[int(key[1:]) % len(TEAM)], body)
         except RefusedError as error:
-            if error.reason in ("over_budget", "unavailable", "bad_request"):
+            if error.reason in ("over_budget", "unavailable", "bad_request", "lost"):
                 return
             raise
         assert self.answers.setdefault(key, got["message"]) == got["message"]
@@ -155,13 +158,22 @@ class GatewayMachine(RuleBasedStateMachine):
         assert told == bill if self.certain else told >= bill
 
     @invariant()
-    def what_was_answered_was_charged_its_usage(self) -> None:
+    def what_was_answered_was_charged_its_usage_or_says_that_it_told_none(self) -> None:
         answered = self.gateway.book.journal.events(kind="call_answered")
         assert len({event.payload["key"] for event in answered}) == len(answered)
         for event in answered:
             message = self.gateway.book.answer(event.payload["key"])
             assert message is not None
-            assert event.payload["usd"] == cost(CONFIG, message)
+            if billed(message) is None:
+                assert event.payload["inexact"]
+                assert event.payload["usd"] >= cost(CONFIG, message)
+            else:
+                assert event.payload["usd"] == cost(CONFIG, message)
+
+    @invariant()
+    def no_key_pays_for_more_losses_than_may_be(self) -> None:
+        lost = Counter(event.payload["key"] for event in self.gateway.book.journal.events(kind="attempt_lost"))
+        assert all(times <= MOST_LOSSES for times in lost.values())
 
     def teardown(self) -> None:
         self.gateway.book.store.close()

@@ -7,11 +7,11 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.gateway.gateway import worst_case
-from actors.gateway.pricing import Tariff, Tokens, tokens_of
+from actors.gateway.pricing import Tariff, Tokens, billed, tokens_of, unpriced
 from actors.gateway.recorder import take_apart
 from actors.gateway.request import check
 from cluster.config import Price
@@ -65,6 +65,36 @@ def test_nonsense_in_a_usage_counts_for_nothing() -> None:
     assert tokens_of({"input_tokens": None, "output_tokens": -5, "cache_read_input_tokens": True}) == Tokens()
 
 
+@pytest.mark.parametrize("usage", [None, {}, {"input_tokens": 0, "output_tokens": 5}, {"input_tokens": 5}])
+def test_a_usage_that_lacks_a_side_tells_no_bill(usage: dict[str, int] | None) -> None:
+    assert billed({"content": [{"type": "text", "text": "x"}], "usage": usage}) is None
+
+
+def test_an_empty_answer_may_have_cost_no_output() -> None:
+    assert billed({"content": [], "usage": {"input_tokens": 5, "output_tokens": 0}}) == Tokens(input=5)
+
+
+@pytest.mark.parametrize(
+    ("usage", "told"),
+    [
+        ({}, []),
+        ({"service_tier": "standard", "speed": "standard", "inference_geo": "global"}, []),
+        ({"service_tier": None, "speed": None, "inference_geo": "not_available", "server_tool_use": None}, []),
+        ({"iterations": [{"type": "message"}, {"type": "compaction"}]}, []),
+        ({"service_tier": "priority"}, ["service_tier: priority"]),
+        ({"speed": "fast", "inference_geo": "us"}, ["speed: fast", "inference_geo: us"]),
+        ({"iterations": [{"type": "fallback_message"}]}, ["iterations: fallback_message"]),
+        (
+            {"server_tool_use": {"web_search_requests": 2, "web_fetch_requests": 0}},
+            ["server_tool_use: web_search_requests"],
+        ),
+    ],
+)
+def test_what_changes_a_price_is_told(usage: dict[str, Any], told: list[str]) -> None:
+    assert unpriced({"usage": usage}) == told
+
+
+@settings(deadline=None)
 @given(st.lists(st.tuples(counts, counts, counts, counts, counts), max_size=5))
 def test_a_sum_of_rounded_costs_never_understates_the_bill(rows: list[tuple[int, int, int, int, int]]) -> None:
     tokens = [Tokens(*row) for row in rows]
@@ -75,6 +105,7 @@ def test_a_sum_of_rounded_costs_never_understates_the_bill(rows: list[tuple[int,
     assert exact <= sum(OPUS.cost(t) for t in tokens) < exact + len(tokens) + 1
 
 
+@settings(deadline=None)
 @given(st.text(max_size=300), st.booleans(), st.sampled_from(["5m", "1h"]), st.data())
 def test_no_usage_of_a_call_costs_more_than_what_is_set_aside(
     text: str, marked: bool, ttl: str, data: st.DataObject

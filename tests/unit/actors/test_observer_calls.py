@@ -80,6 +80,19 @@ def test_what_was_changed_is_found(sound: Path, tmp_path: Path, store: str, chan
     assert any(words in finding for finding in findings(root))
 
 
+def test_a_call_without_usage_holds_and_one_of_another_tier_is_told(tmp_path: Path) -> None:
+    RunPaths(tmp_path).config.write_text(dump_config(campaign()))
+    desk, dear = Desk(RunPaths(tmp_path).scheduler_db), answer()
+    dear["usage"]["service_tier"] = "priority"
+    gateway = make(tmp_path, desk, Simulated({**answer(), "usage": {}}, dear))
+    for n in range(2):
+        asyncio.run(gateway.call(f"{TEAM[n]}/0/model/0", TEAM[n], request()))
+    gateway.book.store.close()
+    desk.store.close()
+    (finding,) = findings(tmp_path)
+    assert "service_tier: priority" in finding
+
+
 def test_without_a_gateway_nothing_may_have_been_paid_for_calls(sound: Path, tmp_path: Path) -> None:
     root = tmp_path / "run"
     shutil.copytree(sound, root)
