@@ -24,9 +24,10 @@ from actors.evaluator.statistics.variance import over_seeds
 Outcome = Literal["pass", "tag", "fail", "open"]
 LIMIT_Z = 4.0
 TAG_Z = 3.0
-ONE_STUDENT = 0.02
-"""Two students that differ by no more than this on any of a thousand items are one: two that were trained on different
-items and labels differ by tenths on some."""
+ONE_STUDENT = 1e-3
+"""Two students that differ by no more than this on any item are one. Those of honest methods differed by .02 at least
+(`agreement` on chat, which trains on few items; by .1 and more nearly everywhere), those of one that hardly learnt
+anything, on models that hardly know anything, by .005."""
 CHANCE = 0.5
 MOST_CONSTANTS = 832
 """Compressed bytes of the program, names and literals alike: 2.5 times the most that is shipped. Measured: published

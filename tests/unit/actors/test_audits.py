@@ -96,7 +96,7 @@ def test_an_honest_method_passes_everything() -> None:
         (evidence(copies=0.2), "order and duplicates", "fail"),
         (evidence(above=True), "too good", "open"),
         (evidence(unmoved=0.0), "the same student from both pools", "fail"),
-        (evidence(unmoved=0.01), "the same student from both pools", "fail"),
+        (evidence(unmoved=0.005), "the same student from both pools", "pass"),
         (evidence(unmoved=0.0, disguised=True), "the same student from both pools", "tag"),
         (evidence(unmoved=None), "the same student from both pools", "open"),
         (evidence(constants=2000), "constants in the source", "tag"),
