@@ -135,14 +135,16 @@ def test_replies_to_a_good_and_a_bad_student_differ_in_their_figures_only(theatr
 def test_no_method_finds_truth_scored_texts_or_the_secret_in_a_counted_run(theatre: Theatre) -> None:
     """It reads every file that it can reach. What it must not find is told to it in cipher.
 
-    The control: a text of the pools, which are its inputs, is found.
+    The control: a text of the pools, which are its inputs, is found in disguise.
     """
-    vault = theatre.stage.judge._primary._t.vault
-    size = 24
+    tools = theatre.stage.judge._primary._t
+    vault, size = tools.vault, 24
     forbidden = {needle[:size] for needle in needles(vault)}
-    forbidden |= {text.encode()[:size] for part in ("dev", "board", "seal") for text in vault.split(part).items.prompts}
+    scored = [vault.split(part).items for part in ("dev", "board", "seal")]
+    for items in (*scored, *map(tools.shown, scored)):
+        forbidden |= {text.encode()[:size] for text in items.prompts}
     forbidden.add((theatre.stage.paths.judge / "secret.bin").read_bytes()[:size])
-    shown = [text.encode() for text in vault.unlabelled().items.prompts]
+    shown = [text.encode() for text in tools.shown(vault.unlabelled().items).prompts]
     wanted = sorted(f for f in forbidden if len(f) == size and not any(f in text for text in shown))
     told = [bytes(255 - byte for byte in words).hex() for words in (shown[0], *wanted)]
     search = """
