@@ -19,7 +19,7 @@ from typing import Any
 from actors.gateway.api import ModelApi
 from actors.researcher.brains.answers import Answer, Verdict, clean, read, text_of
 from actors.researcher.brains.conversation import Conversation
-from actors.researcher.brains.requests import Requests
+from actors.researcher.brains.requests import Requests, without_compaction
 from actors.researcher.brains.wording import whats_new
 from actors.researcher.types import Decision, Observation, ToolCall
 from cluster.errors import RefusedError
@@ -85,13 +85,15 @@ class Claude:
     async def ask(self, key: str, request: dict[str, Any]) -> dict[str, Any]:
         """One answer, as an entry. Raises `RefusedError`."""
         researcher = key.split("/")[0]
+        if not self._requests.compacts:
+            request = without_compaction(request)
         try:
             answer = await self._model.call(key, researcher, request)
         except RefusedError as error:
             if not self._requests.do_without(error):
                 raise
             log.warning("%s: the endpoint cannot compact, so the history is summarised here: %s", researcher, error)
-            return await self.ask(key, {k: v for k, v in request.items() if k not in ("context_management", "betas")})
+            return await self.ask(key, request)
         return {**clean(answer["message"]), "charged": answer["charged"]}
 
     async def _last(self, observation: Observation, talk: Conversation, opening: dict[str, Any]) -> Decision:

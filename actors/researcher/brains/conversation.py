@@ -23,6 +23,8 @@ NOT_RUN = ToolResult.refused(
     "not_run", "the answer was cut off, or held more calls than one turn may; this did not run"
 )
 
+_THOUGHTS = ("thinking", "redacted_thinking")
+
 
 @dataclass
 class Conversation:
@@ -87,12 +89,15 @@ def _text(words: str) -> Block:
 
 
 def _sendable(content: list[Block]) -> list[Block]:
-    """The blocks that an endpoint takes back: all but empty texts, without fields that are null."""
-    return [
-        {name: value for name, value in block.items() if value is not None}
-        for block in content
-        if block.get("type") != "text" or str(block.get("text") or "").strip()
-    ]
+    """The blocks that an endpoint takes back, without fields that are null: all but empty texts, and thoughts that were
+    cut off, which have no signature or nothing after them.
+    """
+    blocks = [{name: value for name, value in block.items() if value is not None} for block in content]
+    needed = {"text": "text", "thinking": "signature"}
+    kept = [b for b in blocks if str(b.get(needed.get(str(b.get("type")), "type")) or "").strip()]
+    while kept and kept[-1].get("type") in _THOUGHTS:
+        kept.pop()
+    return kept
 
 
 def _tokens(usage: dict[str, Any]) -> int:

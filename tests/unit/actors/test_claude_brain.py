@@ -85,6 +85,30 @@ def test_what_a_model_said_is_kept_exactly(tmp_path: Path) -> None:
     assert (said[1]["stop_reason"], said[1]["charged"]) == ("tool_use", 1000)
 
 
+CUT_THOUGHTS: list[tuple[dict[str, Any], ...]] = [
+    ({"type": "thinking", "thinking": "I was", "signature": ""},),
+    ({"type": "thinking", "thinking": "I was", "signature": "c2ln"}, {"type": "redacted_thinking", "data": "AAAA"}),
+    ({"type": "thinking", "thinking": "I was", "signature": "c2ln"}, {"type": "text", "text": ""}),
+]
+
+
+@pytest.mark.parametrize("blocks", CUT_THOUGHTS)
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("reason", ["max_tokens", "pause_turn", "end_turn"])
+def test_a_thought_that_was_cut_off_is_not_sent_back(
+    tmp_path: Path, blocks: tuple[dict[str, Any], ...], before: bool, reason: str
+) -> None:
+    said = ({"type": "text", "text": "First words."},) if before else ()
+    cut = replies.Reply((*said, *blocks), reason)
+    model = FakeModel(scripted(tools(tool("budget", {}, "a")), cut, tools(tool("leaderboard", {}, "b"))))
+    one = world(tmp_path, model)
+    assert one.run()["ended"] == "the brain is done"
+    last = model.requests[-1]["messages"]
+    assert "I was" not in str(last)
+    assert ("First words." in str(last)) == before
+    assert [d.call.name for turn in one.transcript.history for d in turn.done] == ["budget", "leaderboard", "finish"]
+
+
 def test_killed_at_every_point_and_resumed_nothing_runs_or_is_paid_twice(tmp_path: Path) -> None:
     steps = (*STUDY[:2], replies.pause_turn(), tools(tool("submit", {"path": "m.py", "name": "n"}, "z")))
     whole = FakeModel(scripted(*steps), fuse=(fuse := Fuse()))
@@ -345,12 +369,24 @@ def test_an_endpoint_that_cannot_compact_is_not_asked_to_again(tmp_path: Path) -
 def test_a_compaction_of_the_endpoint_begins_the_history_anew(tmp_path: Path) -> None:
     block = {"type": "compaction", "content": "all of it", "signature": "c2ln"}
     reply = replies.Reply((block, tool("budget", {}, "b")), "tool_use")
-    model = FakeModel(scripted(*[tools(tool("read_file", {"path": f"f{n}"}, f"a{n}")) for n in range(5)], reply))
-    one = world(tmp_path, model)
+    steps = [tools(tool("read_file", {"path": f"f{n}"}, f"a{n}")) for n in range(5)]
+    model = FakeModel(scripted(*steps, reply, tools(tool("leaderboard", {}, "c"))))
+    one = world(tmp_path, model, max_turns=7)
     one.run()
-    messages = plain(model.requests[-1]["messages"])
+    messages = plain(model.requests[-2]["messages"])
     assert len(messages) == 3
     assert messages[1]["content"][0] == block
+    assert ["context_management" in request for request in model.requests] == [False] * 6 + [True] * 2
+    assert "This is your last turn" in texts(model.requests[-1]["messages"][-1])
+
+
+def test_a_compacted_history_is_text_to_an_endpoint_that_stops_to_compact(tmp_path: Path) -> None:
+    block = {"type": "compaction", "content": "all of it"}
+    refusal = RefusedError("bad_request", "context_management: Extra inputs are not permitted")
+    model = FakeModel(play(replies.Reply((block, tool("budget", {}, "b")), "tool_use"), refusal))
+    assert world(tmp_path, model).run()["ended"] == "the brain is done"
+    assert ["betas" in request for request in model.requests] == [False, True, False]
+    assert "all of it" in texts(model.requests[-1]["messages"][1])
 
 
 def test_a_long_history_is_summarised_where_the_endpoint_cannot(tmp_path: Path) -> None:

@@ -13,8 +13,13 @@ from cluster.store import open_readonly
 from tests.unit.actors.researcher_world import CAPS, Crash, Fuse, Offices, World, config
 
 METHOD = "def train(run):\n    return None\n"
+EDIT = "str_replace_based_edit_tool"
 SCRIPT: list[list[ToolCall]] = [
-    [ToolCall("write_file", {"path": "m.py", "content": METHOD}), ToolCall("forum_claim", {"idea": "an idea"})],
+    [
+        ToolCall("write_file", {"path": "m.py", "content": METHOD}),
+        ToolCall("forum_claim", {"idea": "an idea"}),
+        ToolCall(EDIT, {"command": "insert", "path": "m.py", "insert_line": 0, "insert_text": "# a note"}),
+    ],
     [ToolCall("run_pilot", {"path": "m.py", "items": 64}), ToolCall("read_file", {"path": "missing"})],
     [ToolCall("submit", {"path": "m.py", "name": "first"})],
     [ToolCall("forum_post", {"kind": "insight", "title": "what I saw"}), ToolCall("budget")],
@@ -52,6 +57,7 @@ def _outcome(world: World, summary: dict[str, Any]) -> dict[str, Any]:
         "wall_charges": charged,
         "posts": [(post["author"], post["title"]) for post in world.offices.posts],
         "answers": world.offices.spent["answers"],
+        "method": world.ctx.workspace.read_text("m.py"),
     }
 
 
@@ -101,6 +107,7 @@ def _count_points(tmp_path: Path) -> tuple[int, dict[str, Any]]:
 def test_killed_at_every_point_and_resumed_the_outcome_is_the_same(tmp_path: Path) -> None:
     points, expected = _count_points(tmp_path / "whole")
     assert points > 60
+    assert expected["method"] == f"# a note\n{METHOD}"
     for at in range(1, points + 1):
         world = World(tmp_path / str(at), brain=Scripted(SCRIPT))
         with pytest.raises(Crash):
