@@ -32,10 +32,12 @@ class Conversation:
 
     messages: list[dict[str, Any]] = field(default_factory=list)
     tokens: int = 0
+    withheld: int = 0
+    """Answers in a row, up to the last, that a safety filter withheld."""
 
     def copy(self) -> Conversation:
         """One that can be added to without changing this one; no message is ever changed in place."""
-        return Conversation(list(self.messages), self.tokens)
+        return Conversation(list(self.messages), self.tokens, self.withheld)
 
     def add_turn(self, turn: Turn) -> None:
         """Append what was said in a turn."""
@@ -47,12 +49,14 @@ class Conversation:
         if entry["role"] == "summary":
             kept = self.messages[len(self.messages) - entry["keep"] :]
             self.messages = [{"role": "user", "content": [_text(entry["content"])]}, *kept]
-            self.tokens = 0
+            self.tokens = self.withheld = 0
         elif entry["role"] == "user":
             self._append("user", entry["content"])
         else:
             self.tokens = _tokens(entry["usage"])
-            content = [] if entry["stop_reason"] == "refusal" else _sendable(entry["content"])
+            refused = entry["stop_reason"] == "refusal"
+            self.withheld = self.withheld + 1 if refused else 0
+            content = [] if refused else _sendable(entry["content"])
             if any(block.get("type") == "compaction" and block.get("content") for block in content):
                 # What came before counts for nothing from here on; the opening stays, because a user speaks first.
                 self.messages = self.messages[:1]
@@ -72,6 +76,11 @@ class Conversation:
         ids = call_ids(self.messages[-1]["content"])
         padded = [*results, *[NOT_RUN] * (len(ids) - len(results))]
         return [result_block(one, result) for one, result in zip(ids, padded, strict=False)]
+
+    @property
+    def chars(self) -> int:
+        """Characters of all messages."""
+        return _chars(self.messages)
 
     def tail(self, most_chars: int) -> int:
         """How many of the last messages to keep beside a summary: as many as fit, from an answer on; at least one

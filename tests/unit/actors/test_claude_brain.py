@@ -10,6 +10,7 @@ from actors.researcher.brains.answers import Verdict, read
 from actors.researcher.brains.conversation import Conversation
 from cluster.errors import RefusedError
 from tests.fake_messages import replies
+from tests.fake_messages.cache import count
 from tests.unit.actors.model_world import FakeModel, plain, play, scripted, text, texts, tool, tools
 from tests.unit.actors.researcher_world import CAPS, Crash, Fuse, Offices, World, config
 
@@ -424,6 +425,56 @@ def test_a_history_that_no_longer_fits_is_cut_with_the_notebook_kept(tmp_path: P
     first = texts(model.requests[-1]["messages"][0])
     assert "could not be summarised" in first
     assert "Mind the gap." in first
+
+
+@pytest.mark.parametrize("window", [32_768, 40_960])
+def test_a_window_smaller_than_the_settings_is_worked_in_all_the_same(tmp_path: Path, window: int) -> None:
+    settings = config(brain={"kind": "local", "model": "m", "base_url": "http://127.0.0.1:1"})
+
+    def script(request: dict[str, Any], number: int) -> replies.Reply | RefusedError:
+        if count(request) + request["max_tokens"] > window:
+            return RefusedError("context_too_long", f"maximum context length is {window}")
+        if "about to be cut" in texts(request["messages"][-1]):
+            return text("I know that the prior is right.")
+        if "Turn 50." in texts(request["messages"][-1]):
+            return tools(tool("finish", {}, "end"))
+        return tools(tool("code_diff", {"before": "a", "after": f"{number}" * 1500}, f"t{number}"))
+
+    one = world(tmp_path, FakeModel(script), settings)
+    summary = one.run()
+    assert (summary["ended"], summary["turns"]) == ("the brain is done", 51)
+    kept = [entry for turn in one.transcript.history for entry in turn.said if entry["role"] == "summary"]
+    assert sum("I know that the prior is right." in entry["content"] for entry in kept) >= len(kept) / 2 > 0
+
+
+def test_even_the_newest_message_goes_when_it_does_not_fit_alone(tmp_path: Path) -> None:
+    def script(request: dict[str, Any], number: int) -> replies.Reply | RefusedError:
+        if len(request["messages"]) > 1 and "t4" in str(request["messages"]):
+            return RefusedError("context_too_long", "prompt is too long")
+        return tools(
+            tool("read_file", {"path": f"f{number}"}, f"t{number}") if number < 8 else tool("finish", {}, "end")
+        )
+
+    model = FakeModel(script)
+    one = world(tmp_path, model)
+    assert one.run()["ended"] == "the brain is done"
+    assert len(model.refused) < 12
+    assert "could not be summarised" in texts(model.requests[-1]["messages"][0])
+
+
+def test_a_history_whose_answers_are_withheld_is_dropped_after_the_second(tmp_path: Path) -> None:
+    def script(request: dict[str, Any], number: int) -> replies.Reply:
+        if "t1" in str(request["messages"]):
+            return replies.refusal()
+        return tools(
+            tool("write_file" if number < 4 else "finish", {"path": "notebook.md", "content": "Mind."}, f"t{number}")
+        )
+
+    model = FakeModel(script)
+    one = world(tmp_path, model)
+    assert one.run()["ended"] == "the brain is done"
+    assert sum("t1" in str(request["messages"]) for request in model.requests) == 2
+    assert "Mind." in texts(model.requests[4]["messages"][0])
 
 
 def test_runs_in_the_background_are_told_once_when_they_end(tmp_path: Path) -> None:
