@@ -9,8 +9,9 @@ import pytest
 from actors.researcher.types import Decision, Observation, Seen, ToolCall
 from cluster.errors import AarError, RefusedError
 from cluster.journal import verify_chain
+from cluster.remote import UnreachableError
 from cluster.store import open_readonly
-from tests.unit.actors.researcher_world import CAPS, Crash, Fuse, Offices, World, config
+from tests.unit.actors.researcher_world import CAPS, NINE, Crash, Fuse, Offices, World, config
 
 METHOD = "def train(run):\n    return None\n"
 EDIT = "str_replace_based_edit_tool"
@@ -201,7 +202,7 @@ def test_a_command_that_was_cut_short_is_not_run_again(tmp_path: Path) -> None:
     world = World(tmp_path, brain=Scripted([[ToolCall("bash", {"command": "date >> log"})], [ToolCall("finish")]]))
     world.start()
     seen = world.transcript
-    seen.decide(seen.observe(0, Seen()), Decision((ToolCall("bash", {"command": "date >> log"}),)))
+    seen.decide(seen.observe(0, Seen(), 0), Decision((ToolCall("bash", {"command": "date >> log"}),)), 0)
     seen.mark_started(0, 0)
     asyncio.run(world.start().run())
     assert world.transcript.history[0].done[0].result.reason == "interrupted"
@@ -224,7 +225,89 @@ class Moody(Scripted):
 def test_a_brain_that_fails_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("actors.researcher.patience.BACKOFF_S", 0.0001)
     assert World(tmp_path / "a", brain=Moody(SCRIPT, 4)).run()["turns"] == 5
-    assert World(tmp_path / "b", brain=Moody(SCRIPT, 99)).run()["ended"] == "the brain could not decide: no answer"
+    assert World(tmp_path / "b", brain=Moody(SCRIPT, 99)).run()["ended"] == "the brain could not decide: try again"
+
+
+def test_a_brain_that_gives_up_leaves_its_notebook_to_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.researcher.patience.BACKOFF_S", 0.0001)
+
+    class Lost(Scripted):
+        async def decide(self, observation: Observation) -> Decision:
+            if observation.turn:
+                raise RefusedError("not_recorded", "the recording ends here")
+            return await super().decide(observation)
+
+    note = ToolCall("write_file", {"path": "notebook.md", "content": "The prior is right."})
+    world = World(tmp_path, brain=Lost([[note]]))
+    assert world.run()["ended"] == "the brain could not decide: the recording ends here"
+    (post,) = world.offices.posts
+    assert (post["title"], "The prior is right." in post["body"]) == ("My notebook at the end", True)
+    assert "the recording ends here" in post["body"]
+
+
+class Outage(Offices):
+    """The scheduler's balance cannot be had for a while."""
+
+    left = 40
+
+    async def balance(self, account: str) -> dict[str, Any]:
+        if self.left and self.spent["wall_ms"]:
+            self.left -= 1
+            raise UnreachableError("actor scheduler did not answer balance")
+        return await super().balance(account)
+
+
+def test_offices_that_are_gone_for_long_are_waited_for_and_the_pause_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.researcher.patience.BACKOFF_S", 0.0001)
+    monkeypatch.setattr("actors.researcher.patience.LONGEST_S", 0.001)
+    world = World(tmp_path, brain=Scripted(SCRIPT), offices=Outage(tmp_path, dict(CAPS)))
+    researcher = world.start()
+    states: set[tuple[str, str]] = set()
+
+    async def watched() -> dict[str, Any]:
+        running = asyncio.create_task(researcher.run())
+        while not running.done():
+            states.add((researcher.state, researcher.status()["last_action"]))
+            await asyncio.sleep(0)
+        return await running
+
+    summary = asyncio.run(watched())
+    assert (summary["ended"], summary["turns"]) == ("the brain is done", 5)
+    assert any(state == "paused" and "did not answer balance" in action for state, action in states)
+
+
+def test_offices_that_never_come_back_are_waited_for_up_to_the_wall_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.researcher.patience.BACKOFF_S", 0.01)
+    settings = config(budget={**NINE.budget.model_dump(), "researcher": {"wall_hours": 0.3 / 3600}})
+    offices = Outage(tmp_path, dict(CAPS))
+    offices.left = 10**9
+    world = World(tmp_path, settings, Scripted([[ToolCall("wait", {"seconds": 0.01})]]), offices=offices)
+    assert world.run()["ended"] == "the time is over"
+
+
+def test_the_wall_time_of_a_turn_that_a_crash_cut_short_is_charged_once(tmp_path: Path) -> None:
+    calls = [ToolCall("wait", {"seconds": 0.2}), ToolCall("forum_claim", {"idea": "an idea"})]
+    world = World(tmp_path, brain=Scripted([calls, [ToolCall("finish")]]))
+    researcher = world.start()
+    claim = world.offices.post
+
+    async def killed(key: str, author: str, draft: dict[str, Any]) -> dict[str, Any]:
+        raise Crash
+
+    world.offices.post = killed  # type: ignore[method-assign]
+    with pytest.raises(Crash):
+        asyncio.run(researcher.run())
+    world.offices.post = claim  # type: ignore[method-assign]
+    summary = asyncio.run(world.start().run())
+    assert summary["turns"] == 2
+    assert 200 <= summary["wall_ms"] < 5000
+    assert world.offices.spent["wall_ms"] == summary["wall_ms"]
 
 
 def test_posts_are_seen_once_and_stay_in_the_history(tmp_path: Path) -> None:
