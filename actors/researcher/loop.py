@@ -31,7 +31,7 @@ from actors.researcher.tools import ToolBox, wait_for_news
 from actors.researcher.transcript import OpenTurn, Transcript
 from actors.researcher.types import FINISH, Decision, Observation, Seen, ToolCall, ToolResult
 from cluster.errors import AarError
-from forum_actor.posts import fitting
+from forum_actor.posts import MAX_BODY, fitting
 
 log = logging.getLogger(__name__)
 UNREAD_LIMIT = 50
@@ -39,6 +39,7 @@ MAX_CALLS = 16
 """Calls of one turn that are kept; more are dropped, a brain sees that in its history."""
 
 
+MOST_REASON = 1000
 ENDED = "Said by the campaign: {why}.\n\n"
 REDIRECTED = (
     "A word of the campaign: the team's ideas have become alike. Bring what you are at to an end, and then start from "
@@ -77,6 +78,7 @@ class Researcher:
         self._mark = time.monotonic()
         self._action = "waiting to start"
         self._paused = False
+        self._opened = False
         self._task: asyncio.Task[dict[str, Any]] | None = None
 
     async def run(self) -> dict[str, Any]:
@@ -206,6 +208,9 @@ class Researcher:
                 return Seen(ending=why)
 
     async def _observe(self, stall: Stall) -> Seen:
+        if not self._opened:
+            await self._account.open()
+            self._opened = True
         budget = await self._account.balance()
         left = self._seconds_left()
         stopped = self._ctx.stopping.is_set() or self._transcript.fact("stop") is not None
@@ -283,7 +288,8 @@ class Researcher:
         """The last turn of a brain that decides nothing any more: its notebook, as a post."""
         if "forum_post" not in self._tools.names:
             return Decision(ending=why)
-        body = ENDED.format(why=why) + fitting(self._ctx.workspace.notebook(), end=True)
+        reason = ENDED.format(why=why[:MOST_REASON])
+        body = reason + fitting(self._ctx.workspace.notebook(), end=True)[-(MAX_BODY - len(reason)) :]
         draft = {"kind": "insight", "title": "My notebook at the end", "body": fitting(body)}
         return Decision((ToolCall("forum_post", draft, "its last words"),), ending=why)
 
