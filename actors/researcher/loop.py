@@ -279,7 +279,8 @@ class Researcher:
     async def _hold(self, step: Step) -> str:
         """Wait before an office or the brain is asked again; why it must not be, or ""."""
         self._paused, self._action = True, f"paused: {step.text}"
-        if await self._stopped_within(step.seconds):
+        left = self._seconds_left()
+        if await self._stopped_within(step.seconds if left is None else max(0.0, min(step.seconds, left))):
             return END_STOPPED
         left = self._seconds_left()
         return END_TIME if left is not None and left <= 0 else ""
