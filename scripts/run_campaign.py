@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from actors.director.estimate import estimate
 from actors.evaluator.estimate import check_budget
-from actors.gateway.keys import check_brain, hand_over, handed_path, take_from_environment
+from actors.gateway.keys import check_brain, hand_over, handed_path, key_of, take_from_environment
 from actors.gateway.replayer import as_recorded
 from actors.researcher.brains.prompt import check_prompt
 from cluster.authentication import set_authentication
@@ -109,6 +109,22 @@ def locked(run_dir: Path) -> Iterator[None]:
             raise ConfigError(f"name: campaign {run_dir.name!r} is running in another process") from None
         os.set_inheritable(file.fileno(), False)
         yield
+
+
+def check_key_is_out_of_reach(config: CampaignConfig, key: str | None, run_dir: Path | None) -> None:
+    """Refuse a brain with a key where researchers' code runs as the user who can read the key. `key` and `run_dir` are
+    as for `check_brain`, which has passed.
+    """
+    brain = config.brain
+    if not config.allow_unsandboxed or not brain.calls_model:
+        return
+    own = brain.kind == "replay" or brain.served
+    if key is not None or (not own and key_of(brain, run_dir) is not None):
+        raise ConfigError(
+            "allow_unsandboxed: true is not valid with an API key, which code without a sandbox could read; expected "
+            "no --allow-unsandboxed, on a machine with a usable sandbox, or a brain without a key: an explorer, or "
+            "brain.base_url of an endpoint that needs none (and neither brain.key_file nor ANTHROPIC_API_KEY)"
+        )
 
 
 def check_machine(config: CampaignConfig, runs_dir: Path) -> None:
@@ -221,7 +237,9 @@ def main(argv: list[str], watch: Callable[[Any, Path], None] = follow) -> int:
         if args.estimate:
             print(estimate(config, len(BASELINES)).text())
             return 0
-        check_brain(config, key, args.runs_dir.absolute() / args.name if args.resume else None)
+        earlier = args.runs_dir.absolute() / args.name if args.resume else None
+        check_brain(config, key, earlier)
+        check_key_is_out_of_reach(config, key, earlier)
         check_machine(config, args.runs_dir)
         run_dir = directory(args, config)
         with locked(run_dir), handed(key, run_dir, config):

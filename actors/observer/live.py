@@ -14,12 +14,23 @@ from cluster.names import researcher_account
 
 def render(name: str, status: dict[str, Any]) -> RenderableType:
     """The view of one `Director.status()`."""
-    return Group(_head(name, status), _researchers(status), _slots(status))
+    paused = [Text(words, style="yellow") for words in _paused(status)]
+    return Group(_head(name, status), _researchers(status), *paused, _slots(status))
 
 
 def one_line(name: str, status: dict[str, Any]) -> str:
     """The same in one line, for a log."""
-    return _head(name, status).plain
+    return " · ".join([_head(name, status).plain, *_paused(status)])
+
+
+def _paused(status: dict[str, Any]) -> list[str]:
+    """Why researchers are paused, and which, one line for each reason."""
+    names: dict[str, list[str]] = {}
+    for name, state in status.get("researchers", {}).items():
+        if state.get("state") == "paused":
+            reason = " ".join(str(state.get("last_action", "")).split()).removeprefix("paused: ")
+            names.setdefault(reason, []).append(name)
+    return [f"paused: {', '.join(who)}: {reason}" for reason, who in names.items()]
 
 
 def _head(name: str, status: dict[str, Any]) -> Text:

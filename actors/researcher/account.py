@@ -18,6 +18,8 @@ class Account:
         self._caps = caps
         self._researcher = researcher
         self.name = researcher_account(researcher)
+        self.most_wall_ms = caps.wall_ms
+        """Wall time that it may use in all, milliseconds; `None` without a limit."""
 
     async def open(self) -> None:
         """Open the account and its children; the same again changes nothing."""

@@ -58,7 +58,6 @@ class ResearcherActor:
         """Work to the end and return the summary; idempotent, resumes after a restart."""
         async with self._opening:
             if self._researcher is None:
-                await self._account.open()
                 self._researcher = self._build()
         return await self._researcher.run()
 

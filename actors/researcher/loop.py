@@ -5,9 +5,10 @@ Promises:
   the calls that have no result, under the same keys `<researcher>/<turn>/<index>`, so that no office acts twice.
 - Whatever a tool, an office or a brain answers, the loop goes on; it ends by budget, turns, time, a stop, a stall or
   the brain's own wish, and says which. Unless the brain ended it, one last turn of free calls lets it share what it
-  learned.
+  learned; a brain that cannot decide any more leaves its notebook as a post.
 - A researcher that stalls is told, then rests, and says so in the forum.
-- The wall time of every turn is charged to the researcher's account, once.
+- The wall time of every turn is charged to the researcher's account, once; that of a turn which a crash cut short up to
+  its last result.
 """
 
 from __future__ import annotations
@@ -16,19 +17,21 @@ import asyncio
 import logging
 import math
 import time
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
 from actors.researcher.account import Account
 from actors.researcher.brains.base import Brain
 from actors.researcher.ends import END_BRAIN_FAILED, END_BUDGET, END_DONE, END_STOPPED, END_TIME, ending
-from actors.researcher.patience import ATTEMPTS, Step, next_step
+from actors.researcher.patience import Step, next_step, reason_of
 from actors.researcher.progress import Progress
 from actors.researcher.stall import Stall, assess
 from actors.researcher.tools import ToolBox, wait_for_news
 from actors.researcher.transcript import OpenTurn, Transcript
 from actors.researcher.types import FINISH, Decision, Observation, Seen, ToolCall, ToolResult
 from cluster.errors import AarError
+from forum_actor.posts import MAX_BODY, fitting
 
 log = logging.getLogger(__name__)
 UNREAD_LIMIT = 50
@@ -36,6 +39,8 @@ MAX_CALLS = 16
 """Calls of one turn that are kept; more are dropped, a brain sees that in its history."""
 
 
+MOST_REASON = 1000
+ENDED = "Said by the campaign: {why}.\n\n"
 REDIRECTED = (
     "A word of the campaign: the team's ideas have become alike. Bring what you are at to an end, and then start from "
     "another direction, which nobody else has: {direction}"
@@ -73,6 +78,7 @@ class Researcher:
         self._mark = time.monotonic()
         self._action = "waiting to start"
         self._paused = False
+        self._opened = False
         self._task: asyncio.Task[dict[str, Any]] | None = None
 
     async def run(self) -> dict[str, Any]:
@@ -121,6 +127,8 @@ class Researcher:
 
     async def _work(self) -> dict[str, Any]:
         self._mark = time.monotonic()
+        if self._transcript.fact("stop") is not None:
+            self._ctx.stopping.set()
         if self._transcript.fact("started") is None:
             self._transcript.set_fact("started", {"direction": self._profile.direction})
         self._tools.resume()
@@ -143,7 +151,18 @@ class Researcher:
         stall = assess(self._transcript.history) if self._profile.watched else Stall()
         if stall.action == "pause":
             await self._rest(stall)
-        return self._transcript.observe(self._transcript.next_turn(), await self._observe_patiently(stall))
+        seen = await self._observe_patiently(stall)
+        return self._transcript.observe(self._transcript.next_turn(), seen, self._lap())
+
+    def _lap(self, last: bool = False) -> int:
+        """Whole milliseconds of wall time since this was last asked; a rest counts to the next, or is rounded up when
+        this is the `last` of a turn.
+        """
+        now = time.monotonic()
+        passed = (now - self._mark) * 1000
+        wall_ms = math.ceil(passed) if last else int(passed)
+        self._mark = now if last else self._mark + wall_ms / 1000
+        return wall_ms
 
     def _over(self) -> str:
         """Why the researcher is at its end: its last turn said so."""
@@ -169,20 +188,31 @@ class Researcher:
     # -- observing and deciding ------------------------------------------------------------------------------------
 
     async def _observe_patiently(self, stall: Stall) -> Seen:
-        """The observation, asked for again while the offices do not answer; when they never do, this is the end."""
+        """The observation, asked for again while the offices do not answer, as patiently as the errors deserve."""
         self._action = "observing"
-        for attempt in range(ATTEMPTS):
+        attempts: Counter[str] = Counter()
+        while True:
             try:
-                return await self._observe(stall)
+                seen = await self._observe(stall)
             except self._failures as error:
                 log.warning("%s cannot observe: %s", self._profile.researcher, error)
-                if await self._stopped_within(next_step(error, attempt, running=False).seconds):
-                    return Seen(ending=END_STOPPED)
-        return Seen(ending=END_BRAIN_FAILED)
+                reason = reason_of(error)
+                step = next_step(error, attempts[reason], running=bool(self._ctx.runs.going()))
+                attempts[reason] += 1
+            else:
+                self._paused = False
+                return seen
+            if step.action != "wait":
+                return Seen(ending=f"{END_BRAIN_FAILED}: {step.text}")
+            if why := await self._hold(step):
+                return Seen(ending=why)
 
     async def _observe(self, stall: Stall) -> Seen:
+        if not self._opened:
+            await self._account.open()
+            self._opened = True
         budget = await self._account.balance()
-        left = self._seconds_left(budget)
+        left = self._seconds_left()
         stopped = self._ctx.stopping.is_set() or self._transcript.fact("stop") is not None
         why = ending(budget, left, self._transcript.next_turn(), self._profile.max_turns, stopped)
         if stall.action == "end":
@@ -212,46 +242,57 @@ class Researcher:
         posts = await self._ctx.forum.unread(self._profile.researcher, UNREAD_LIMIT)
         return [post for post in posts if post["seq"] > known]
 
-    def _seconds_left(self, budget: dict[str, Any]) -> float | None:
-        wall = (budget.get("left") or {}).get("wall_ms")
-        limits = [] if wall is None else [wall / 1000]
-        if self._profile.seconds is not None:
-            worked = self._transcript.wall_ms() / 1000 + time.monotonic() - self._mark
-            limits.append(self._profile.seconds - worked)
-        return round(min(limits), 3) if limits else None
+    def _seconds_left(self) -> float | None:
+        """Until the researcher must end, by its own clock."""
+        caps = [] if self._account.most_wall_ms is None else [self._account.most_wall_ms / 1000]
+        limits = caps if self._profile.seconds is None else [*caps, self._profile.seconds]
+        worked = self._transcript.wall_ms() / 1000 + time.monotonic() - self._mark
+        return round(min(limits) - worked, 3) if limits else None
 
     async def _decide(self, turn: OpenTurn) -> OpenTurn:
         self._action = "deciding"
         decision = await self._decision(turn)
         self._paused = False
-        return self._transcript.decide(turn, replace(decision, calls=decision.calls[:MAX_CALLS]))
+        return self._transcript.decide(turn, replace(decision, calls=decision.calls[:MAX_CALLS]), self._lap())
 
     async def _decision(self, turn: OpenTurn) -> Decision:
         """Ask the brain, as patiently as the errors deserve."""
-        seen, attempt = turn.seen, 0
+        seen = turn.seen
+        attempts: Counter[str] = Counter()
         while True:
             try:
                 decision = await self._brain.decide(self._observation(seen))
             except self._failures as error:
                 log.warning("%s cannot decide: %s", self._profile.researcher, error)
-                step = next_step(error, attempt, running=bool(self._ctx.runs.going()))
-                attempt += 1
+                reason = reason_of(error)
+                step = next_step(error, attempts[reason], running=bool(self._ctx.runs.going()))
+                attempts[reason] += 1
             else:
                 return replace(decision, ending=decision.ending or seen.ending)
             if step.action == "last" and not seen.ending:
                 seen = replace(seen, ending=f"{END_BUDGET}: {step.text}")
             elif step.action != "wait":
-                return Decision(ending=seen.ending or f"{END_BRAIN_FAILED}: {step.text}")
-            elif reason := await self._hold(step, turn.seen):
-                return Decision(ending=reason)
+                return self._last_words(seen.ending or f"{END_BRAIN_FAILED}: {step.text}")
+            elif why := await self._hold(step):
+                return self._last_words(seen.ending or why)
 
-    async def _hold(self, step: Step, seen: Seen) -> str:
-        """Wait before the brain is asked again; why it must not be, or ""."""
+    async def _hold(self, step: Step) -> str:
+        """Wait before an office or the brain is asked again; why it must not be, or ""."""
         self._paused, self._action = True, f"paused: {step.text}"
-        if await self._stopped_within(step.seconds):
+        left = self._seconds_left()
+        if await self._stopped_within(step.seconds if left is None else max(0.0, min(step.seconds, left))):
             return END_STOPPED
-        left = self._seconds_left(seen.budget)
+        left = self._seconds_left()
         return END_TIME if left is not None and left <= 0 else ""
+
+    def _last_words(self, why: str) -> Decision:
+        """The last turn of a brain that decides nothing any more: its notebook, as a post."""
+        if "forum_post" not in self._tools.names:
+            return Decision(ending=why)
+        reason = ENDED.format(why=why[:MOST_REASON])
+        body = reason + fitting(self._ctx.workspace.notebook(), end=True)[-(MAX_BODY - len(reason)) :]
+        draft = {"kind": "insight", "title": "My notebook at the end", "body": fitting(body)}
+        return Decision((ToolCall("forum_post", draft, "its last words"),), ending=why)
 
     def _observation(self, seen: Seen) -> Observation:
         profile, history, moved = self._profile, self._transcript.history, self._transcript.redirected
@@ -273,10 +314,8 @@ class Researcher:
                     self._transcript.mark_started(turn.number, pending.index)
                 key = f"{self._profile.researcher}/{turn.number}/{pending.index}"
                 result = await self._tools.run(pending.call, key)
-            self._transcript.store_result(turn.number, pending.index, result)
-        now = time.monotonic()
-        self._transcript.finish(turn.number, math.ceil((now - self._mark) * 1000))
-        self._mark = now
+            self._transcript.store_result(turn.number, pending.index, result, self._lap())
+        self._transcript.finish(turn.number, self._lap(last=True))
 
     def _not_now(self, turn: OpenTurn, call: ToolCall, started: bool) -> ToolResult | None:
         """The result of a call that must not run: it costs now, or was cut short and may have had effects."""

@@ -92,23 +92,27 @@ class Transcript:
         """The number of the next turn to decide."""
         return len(self._history)
 
-    def observe(self, turn: int, seen: Seen) -> OpenTurn:
-        """Begin a turn with what the brain is about to see; it is thereby told of the runs in the news."""
+    def observe(self, turn: int, seen: Seen, wall_ms: int) -> OpenTurn:
+        """Begin a turn with what the brain is about to see; it is thereby told of the runs in the news.
+
+        `wall_ms`, here and below, is the wall time since the step before, which the turn has taken so far.
+        """
         with self._store.transaction() as db:
             db.execute(
-                "INSERT INTO turns (turn, seen, began_us) VALUES (?, ?, ?)", (turn, pack(seen.to_dict()), now_us())
+                "INSERT INTO turns (turn, seen, began_us, wall_ms) VALUES (?, ?, ?, ?)",
+                (turn, pack(seen.to_dict()), now_us(), wall_ms),
             )
             self._runs.tell(turn, tuple(str(news["run"]) for news in seen.news))
         return OpenTurn(turn, seen, False, (), seen.ending)
 
-    def decide(self, turn: OpenTurn, decision: Decision) -> OpenTurn:
+    def decide(self, turn: OpenTurn, decision: Decision, wall_ms: int) -> OpenTurn:
         """Write down what the brain decided. Raises `WireError` on arguments that are no plain data."""
         rows = [
             (turn.number, index, call.name, pack(call.args), call.note) for index, call in enumerate(decision.calls)
         ]
         with self._store.transaction() as db:
-            sql = "UPDATE turns SET said = ?, ending = ? WHERE turn = ?"
-            db.execute(sql, (json.dumps(decision.said), decision.ending, turn.number))
+            sql = "UPDATE turns SET said = ?, ending = ?, wall_ms = wall_ms + ? WHERE turn = ?"
+            db.execute(sql, (json.dumps(decision.said), decision.ending, wall_ms, turn.number))
             db.executemany("INSERT INTO calls (turn, idx, name, args, note) VALUES (?, ?, ?, ?, ?)", rows)
         calls = tuple(Pending(index, call, False, None) for index, call in enumerate(decision.calls))
         return OpenTurn(turn.number, turn.seen, True, calls, turn.seen.ending or decision.ending)
@@ -129,25 +133,26 @@ class Transcript:
         with self._store.transaction() as db:
             db.execute("UPDATE calls SET started_us = ? WHERE turn = ? AND idx = ?", (now_us(), turn, index))
 
-    def store_result(self, turn: int, index: int, result: ToolResult) -> None:
+    def store_result(self, turn: int, index: int, result: ToolResult, wall_ms: int) -> None:
         """Keep the result of a call. The first one stays."""
         with self._store.transaction() as db:
             db.execute(
                 "UPDATE calls SET result = ? WHERE turn = ? AND idx = ? AND result IS NULL",
                 (pack(result.to_dict()), turn, index),
             )
+            db.execute("UPDATE turns SET wall_ms = wall_ms + ? WHERE turn = ?", (wall_ms, turn))
 
     def finish(self, turn: int, wall_ms: int) -> Turn:
-        """Close a turn all of whose results are stored; `wall_ms` is the time it took, still to be charged."""
+        """Close a turn all of whose results are stored; its wall time is still to be charged."""
         with self._store.transaction() as db:
             db.execute(
-                "UPDATE turns SET finished_us = ?, wall_ms = ? WHERE turn = ? AND finished_us IS NULL",
+                "UPDATE turns SET finished_us = ?, wall_ms = wall_ms + ? WHERE turn = ? AND finished_us IS NULL",
                 (now_us(), wall_ms, turn),
             )
             row = db.execute("SELECT * FROM turns WHERE turn = ?", (turn,)).fetchone()
             finished = self._load_turn(row)
             calls = [{"name": d.call.name, "ok": d.result.ok, "reason": d.result.reason} for d in finished.done]
-            payload = {"researcher": self._researcher, "turn": turn, "calls": calls, "wall_ms": wall_ms}
+            payload = {"researcher": self._researcher, "turn": turn, "calls": calls, "wall_ms": row["wall_ms"]}
             self._journal.append("turn", payload)
         self._history.append(finished)
         return finished
@@ -163,7 +168,7 @@ class Transcript:
             db.execute("UPDATE turns SET wall_charged = 1 WHERE turn = ?", (turn,))
 
     def wall_ms(self) -> int:
-        """Wall time of all finished turns, milliseconds."""
+        """Wall time of all turns, of an open one up to its last step, milliseconds."""
         return int(self._store.query("SELECT coalesce(sum(wall_ms), 0) AS total FROM turns")[0]["total"])
 
     def fact(self, name: str) -> dict[str, Any] | None:

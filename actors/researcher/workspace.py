@@ -79,6 +79,19 @@ class Workspace:
         except RefusedError:
             return ""
 
+    def keep(self, name: str, text: str) -> None:
+        """Put `text` into the private directory, whole or not at all."""
+        part = self.private / f".{name}.part"
+        part.write_text(text, encoding="utf-8")
+        part.replace(self.private / name)
+
+    def kept(self, name: str) -> str:
+        """What `keep` put there; "" when there is nothing."""
+        try:
+            return (self.private / name).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return ""
+
     def write_text(self, path: str, text: str) -> int:
         """Put `text` into a file, making folders on the way; its bytes. Raises `RefusedError`."""
         name = _checked(path)

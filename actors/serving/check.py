@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
 from actors.scheduler.admission import check_request
 from actors.serving.desk import serve_request
-from cluster.config import CampaignConfig, ConfigError
+from cluster.config import Brain, CampaignConfig, ConfigError, Serve
 from cluster.money import usd_from_decimal
 from gpu_pool.serving.command import ServeError, check_model, interpreter_prefixes
 
+_UNITS = {"": 1, "k": 1000, "m": 1000**2, "K": 1 << 10, "M": 1 << 20}
+"""Of vLLM's numbers, such as 32k."""
+
 
 def check_serve(config: CampaignConfig) -> None:
-    """The model's folder and the interpreter are there, and the campaign can pay for one server. Raises ConfigError."""
+    """The model's folder and the interpreter are there, the brain's requests fit the model's window, and the campaign
+    can pay for one server. Raises ConfigError.
+    """
     if config.serve.model is None:
         raise ConfigError(
             "brain.kind: a local brain needs a server; expected brain.base_url of one that runs, or serve.model, the "
             "folder of a model to be served from the pool"
         )
     try:
-        check_model(config.serve)
+        folder = check_model(config.serve)
         interpreter_prefixes(config.serve)
     except ServeError as error:
         raise ConfigError(str(error)) from error
+    check_window(config.brain, window_of(config.serve, folder))
     price = usd_from_decimal(config.pool.usd_per_gpu_hour)
     worst = check_request(serve_request(config, 1), price).worst
     over = config.budget.campaign.caps().exceeded_by(worst)
@@ -30,3 +43,45 @@ def check_serve(config: CampaignConfig) -> None:
             f"serve.lease_minutes: {config.serve.lease_minutes:g} is not valid; expected so few that the worst case of "
             f"one server ({cost}) fits budget.campaign ({over})"
         )
+
+
+def check_window(brain: Brain, window: int | None) -> None:
+    """A history that is about to be compacted fits the model's window of so many tokens with an answer to it; nothing
+    is known of `None`. Raises ConfigError.
+    """
+    if window is None or brain.compact_at + brain.max_tokens <= window:
+        return
+    answer = min(brain.max_tokens, window // 4)
+    raise ConfigError(
+        f"brain.compact_at: {brain.compact_at} with brain.max_tokens {brain.max_tokens} is not valid; expected at most "
+        f"{window} together, the window of the model, and some room for results of tools: "
+        f"--set brain.compact_at={window // 2} --set brain.max_tokens={answer}"
+    )
+
+
+def window_of(serve: Serve, folder: Path) -> int | None:
+    """The server's window in tokens: its argument `--max-model-len`, else what the model's configuration says; `None`
+    when neither does.
+    """
+    for name, value in _options(serve.arguments):
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmM]?)", value)
+        if name == "max-model-len" and found:
+            return int(float(found[1]) * _UNITS[found[2]])
+    try:
+        about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return _positions(about) or _positions(about.get("text_config")) if isinstance(about, dict) else None
+
+
+def _positions(about: Any) -> int | None:
+    found = about.get("max_position_embeddings") if isinstance(about, dict) else None
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def _options(arguments: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """Names and values of a command line, given as `--name value` or `--name=value`."""
+    for argument, following in pairwise((*arguments, "")):
+        if argument.startswith("--"):
+            name, given, value = argument[2:].partition("=")
+            yield name.replace("_", "-"), value if given else following

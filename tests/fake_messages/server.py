@@ -15,6 +15,7 @@ from tests.fake_messages.cache import PromptCache, TooManyBreakpointsError, coun
 from tests.fake_messages.replies import WHOLE, Reply, bad_key, context_too_long, failed, size_of, unknown_model
 
 Script = Callable[[dict[str, Any], int], Reply]
+COMPACTION_BETA = "compact-2026-01-12"
 PIECE = 40
 """Characters of one delta."""
 MOST_BODY = 32 << 20
@@ -131,6 +132,9 @@ class FakeMessages:
         unanswered = _unanswered(body["messages"])
         if unanswered:
             return failed(400, "invalid_request_error", f"messages: tool_use ids without tool_result: {unanswered}")
+        wrong = _untaken(body["messages"], COMPACTION_BETA in headers.get("anthropic-beta", ""))
+        if wrong:
+            return failed(400, "invalid_request_error", f"messages: {wrong}")
         tokens = count(body)
         return context_too_long(tokens, self._window) if tokens > self._window else None
 
@@ -183,6 +187,21 @@ def _unanswered(messages: list[dict[str, Any]]) -> list[str]:
         if message["role"] == "assistant":
             asked = {block["id"] for block in blocks if block.get("type") == "tool_use"}
     return []
+
+
+def _untaken(messages: list[dict[str, Any]], compacts: bool) -> str:
+    """What is wrong with answers that come back: blocks of a beta that is not asked for, thoughts that were cut off."""
+    for message in messages:
+        if message["role"] != "assistant" or not isinstance(message["content"], list):
+            continue
+        kinds = [block.get("type") for block in message["content"]]
+        if "compaction" in kinds and not compacts:
+            return "Input tag 'compaction' found using 'type' does not match any of the expected tags"
+        if kinds and kinds[-1] in ("thinking", "redacted_thinking"):
+            return f"The final block in an assistant message cannot be `{kinds[-1]}`."
+        if any(block.get("type") == "thinking" and not block.get("signature") for block in message["content"]):
+            return "Invalid `signature` in `thinking` block"
+    return ""
 
 
 async def _lose(http: web.Request) -> web.StreamResponse:

@@ -5,6 +5,8 @@ Promises:
   that a decision that was cut short is made again from the same answers and nothing is paid twice.
 - Whatever stops an answer, the decision goes on: a paused answer is sent back, one that was cut off is asked for again,
   a full window is emptied, a withheld answer is left out, and one without a call is an empty turn.
+- A history that the endpoint does not take is summarised, then cut by half again and again until it is taken; one that
+  makes it withhold its answers is dropped.
 - The last turn is cheap: a short answer after the whole history, and when that cannot be paid a short answer after the
   notebook alone, and when that cannot be paid the notebook itself as a post.
 - Older history is compacted by the endpoint where it can, else by one more call of the model.
@@ -19,7 +21,7 @@ from typing import Any
 from actors.gateway.api import ModelApi
 from actors.researcher.brains.answers import Answer, Verdict, clean, read, text_of
 from actors.researcher.brains.conversation import Conversation
-from actors.researcher.brains.requests import Requests
+from actors.researcher.brains.requests import Requests, without_compaction
 from actors.researcher.brains.wording import whats_new
 from actors.researcher.types import Decision, Observation, ToolCall
 from cluster.errors import RefusedError
@@ -33,6 +35,12 @@ SUMMARY_TOKENS = 3000
 KEEP_SHARE = 1.0
 """Characters of the newest messages that stay beside a summary, per token of `compact_at`: a quarter of the window."""
 NOTEBOOK_CHARS = 6000
+TOO_LONG = ("context_too_long", "too_large")
+UNREADABLE = (*TOO_LONG, "bad_request")
+LOST = "lost"
+"""Refusals after which a shorter history may be taken."""
+MOST_WITHHELD = 2
+"""Withheld answers in a row after which the history goes, because something in it is the cause."""
 CUT = (
     "Your last answer was cut off at its limit of output tokens before it called a tool. Answer in smaller steps: a "
     "short thought, then a tool call; write long files in parts."
@@ -85,13 +93,15 @@ class Claude:
     async def ask(self, key: str, request: dict[str, Any]) -> dict[str, Any]:
         """One answer, as an entry. Raises `RefusedError`."""
         researcher = key.split("/")[0]
+        if not self._requests.compacts:
+            request = without_compaction(request)
         try:
             answer = await self._model.call(key, researcher, request)
         except RefusedError as error:
             if not self._requests.do_without(error):
                 raise
             log.warning("%s: the endpoint cannot compact, so the history is summarised here: %s", researcher, error)
-            return await self.ask(key, {k: v for k, v in request.items() if k not in ("context_management", "betas")})
+            return await self.ask(key, request)
         return {**clean(answer["message"]), "charged": answer["charged"]}
 
     async def _last(self, observation: Observation, talk: Conversation, opening: dict[str, Any]) -> Decision:
@@ -108,7 +118,7 @@ class Claude:
             try:
                 entry = await self.ask(f"{observation.researcher}/{observation.turn}/{name}/0", request)
             except RefusedError as error:
-                if error.reason not in ("over_budget", "context_too_long", "too_large", "bad_request"):
+                if error.reason not in ("over_budget", *UNREADABLE):
                     raise
                 log.info("%s: its last turn is made cheaper: %s", observation.researcher, error)
             else:
@@ -145,7 +155,9 @@ class _Thought:
         self._talk = talk
         self._said: list[dict[str, Any]] = []
         self._steps = 0
-        self._cut = False
+        self._room = int(KEEP_SHARE * self._requests.compact_at)
+        """Characters of the newest messages that stay when older ones go; half as many each time."""
+        self._summarised = False
 
     async def think(self, opening: dict[str, Any]) -> Decision:
         """Ask until there is something to act upon."""
@@ -159,11 +171,15 @@ class _Thought:
             if answer.verdict is Verdict.ACT:
                 break
             if answer.verdict is Verdict.WITHHELD:
-                self._tell(WITHHELD)
-                break
+                if self._talk.withheld < MOST_WITHHELD:
+                    self._tell(WITHHELD)
+                    break
+                log.warning("%s: its history was dropped: its answers were withheld", self._prefix)
+                self._replace(self._brain.forgotten(), None, keep=0)
             if answer.verdict in (Verdict.CUT, Verdict.FULL):
                 self._tell(CUT)
             if answer.verdict is Verdict.FULL:
+                self._halve()
                 await self._summarise()
         return Decision(answer.calls, tuple(self._said))
 
@@ -177,21 +193,40 @@ class _Thought:
         self._say({"role": "user", "content": [*unanswered, {"type": "text", "text": words}]})
 
     async def _step(self) -> Answer:
-        """One answer; a history that the endpoint does not take is cut once."""
+        """One answer; a history that the endpoint does not take is made shorter until it does.
+
+        Answers that were paid and lost on the way as often as the gateway allows leave the question: it is a new one.
+        """
         key = f"{self._prefix}/model/{self._steps}"
         self._steps += 1
-        try:
-            entry = await self._brain.ask(key, self._requests.turn(self._talk.messages, self._talk.tokens))
-        except RefusedError as error:
-            if error.reason not in ("context_too_long", "too_large", "bad_request") or not self._forget():
-                raise
-            log.warning("%s: its history was cut: %s", self._prefix, error)
-            return Answer((), Verdict.GO_ON)
-        self._say(entry)
-        return read(entry)
+        while True:
+            try:
+                entry = await self._brain.ask(key, self._requests.turn(self._talk.messages, self._talk.tokens))
+            except RefusedError as error:
+                if error.reason == LOST:
+                    log.warning("%s: %s", self._prefix, error)
+                    return Answer((), Verdict.GO_ON)
+                if error.reason not in UNREADABLE or not await self._shorten(error):
+                    raise
+                log.warning("%s: its history was cut: %s", self._prefix, error)
+            else:
+                self._say(entry)
+                return read(entry)
+
+    async def _shorten(self, error: RefusedError) -> bool:
+        """Make the history shorter, with a summary where one can still be had; whether that was possible."""
+        self._halve()
+        if error.reason in TOO_LONG and not self._summarised and len(self._talk.messages) > 1:
+            await self._summarise()
+            return True
+        return self._forget()
+
+    def _halve(self) -> None:
+        self._room = min(self._room, self._talk.chars) // 2
 
     async def _summarise(self) -> None:
         """Have the model sum up what is older than the newest messages; if it cannot, forget it."""
+        self._summarised = True
         instruction = {"role": "user", "content": [{"type": "text", "text": SUMMARISE}]}
         asked = self._talk.copy()
         asked.add(instruction)
@@ -199,22 +234,22 @@ class _Thought:
             request = self._requests.last(asked.messages, SUMMARY_TOKENS)
             entry = await self._brain.ask(f"{self._prefix}/summary/{self._steps}", request)
         except RefusedError as error:
-            if error.reason not in ("context_too_long", "too_large", "bad_request"):
+            if error.reason not in UNREADABLE:
                 raise
             self._forget()
             return
-        self._replace(self._brain.summary_text(entry), entry)
+        self._replace(self._brain.summary_text(entry), entry, self._talk.tail(self._room))
 
     def _forget(self) -> bool:
-        """Drop older messages without a summary, once in a turn; whether there were any."""
-        if self._cut or len(self._talk.messages) < 2:
+        """Drop older messages without a summary, at last even the newest; whether there were any."""
+        if len(self._talk.messages) < 2:
             return False
-        self._cut = True
-        self._replace(self._brain.forgotten(), None)
+        keep = self._talk.tail(self._room)
+        nothing_older = len(self._talk.messages) - keep == 1 and self._said[-1]["role"] == "summary"
+        self._replace(self._brain.forgotten(), None, 0 if nothing_older else keep)
         return True
 
-    def _replace(self, text: str, paid: dict[str, Any] | None) -> None:
-        keep = self._talk.tail(int(KEEP_SHARE * self._requests.compact_at))
+    def _replace(self, text: str, paid: dict[str, Any] | None, keep: int) -> None:
         entry: dict[str, Any] = {"role": "summary", "content": text, "keep": keep}
         if paid is not None:
             entry |= {"usage": paid["usage"], "charged": paid["charged"]}

@@ -23,6 +23,8 @@ NOT_RUN = ToolResult.refused(
     "not_run", "the answer was cut off, or held more calls than one turn may; this did not run"
 )
 
+_THOUGHTS = ("thinking", "redacted_thinking")
+
 
 @dataclass
 class Conversation:
@@ -30,10 +32,12 @@ class Conversation:
 
     messages: list[dict[str, Any]] = field(default_factory=list)
     tokens: int = 0
+    withheld: int = 0
+    """Answers in a row, up to the last, that a safety filter withheld."""
 
     def copy(self) -> Conversation:
         """One that can be added to without changing this one; no message is ever changed in place."""
-        return Conversation(list(self.messages), self.tokens)
+        return Conversation(list(self.messages), self.tokens, self.withheld)
 
     def add_turn(self, turn: Turn) -> None:
         """Append what was said in a turn."""
@@ -45,12 +49,14 @@ class Conversation:
         if entry["role"] == "summary":
             kept = self.messages[len(self.messages) - entry["keep"] :]
             self.messages = [{"role": "user", "content": [_text(entry["content"])]}, *kept]
-            self.tokens = 0
+            self.tokens = self.withheld = 0
         elif entry["role"] == "user":
             self._append("user", entry["content"])
         else:
             self.tokens = _tokens(entry["usage"])
-            content = [] if entry["stop_reason"] == "refusal" else _sendable(entry["content"])
+            refused = entry["stop_reason"] == "refusal"
+            self.withheld = self.withheld + 1 if refused else 0
+            content = [] if refused else _sendable(entry["content"])
             if any(block.get("type") == "compaction" and block.get("content") for block in content):
                 # What came before counts for nothing from here on; the opening stays, because a user speaks first.
                 self.messages = self.messages[:1]
@@ -71,6 +77,11 @@ class Conversation:
         padded = [*results, *[NOT_RUN] * (len(ids) - len(results))]
         return [result_block(one, result) for one, result in zip(ids, padded, strict=False)]
 
+    @property
+    def chars(self) -> int:
+        """Characters of all messages."""
+        return _chars(self.messages)
+
     def tail(self, most_chars: int) -> int:
         """How many of the last messages to keep beside a summary: as many as fit, from an answer on; at least one
         answer and what follows it. 0 when there is nothing older to summarise.
@@ -87,12 +98,15 @@ def _text(words: str) -> Block:
 
 
 def _sendable(content: list[Block]) -> list[Block]:
-    """The blocks that an endpoint takes back: all but empty texts, without fields that are null."""
-    return [
-        {name: value for name, value in block.items() if value is not None}
-        for block in content
-        if block.get("type") != "text" or str(block.get("text") or "").strip()
-    ]
+    """The blocks that an endpoint takes back, without fields that are null: all but empty texts, and thoughts that were
+    cut off, which have no signature or nothing after them.
+    """
+    blocks = [{name: value for name, value in block.items() if value is not None} for block in content]
+    needed = {"text": "text", "thinking": "signature"}
+    kept = [b for b in blocks if str(b.get(needed.get(str(b.get("type")), "type")) or "").strip()]
+    while kept and kept[-1].get("type") in _THOUGHTS:
+        kept.pop()
+    return kept
 
 
 def _tokens(usage: dict[str, Any]) -> int:

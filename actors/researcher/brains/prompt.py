@@ -15,7 +15,7 @@ from cluster.config import CampaignConfig, ConfigError
 
 FOLDER = Path(__file__).parent / "prompts"
 DEFAULT = "researcher.md.j2"
-_EXAMPLE_TASK = {"domain": "math", "description": "An example.", "n_items": 1}
+_EXAMPLE_TASK = {"domain": "math", "description": "An example.", "n_items": 1, "disguised": True}
 
 
 def system_prompt(config: CampaignConfig, researcher: str, direction: str, task: dict[str, Any]) -> str:

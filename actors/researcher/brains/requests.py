@@ -56,11 +56,8 @@ class Requests:
         without it.
         """
         request = self._request(messages, self.settings.max_tokens)
-        if not self.settings.plain and self.compacts and tokens > COMPACTION_NEAR * self.compact_at:
-            trigger = {"type": "input_tokens", "value": self.compact_at}
-            edit = {"type": "compact_20260112", "trigger": trigger, "instructions": INSTRUCTIONS}
-            request |= {"context_management": {"edits": [edit]}, "betas": [COMPACTION_BETA]}
-        return request
+        near = not self.settings.plain and self.compacts and tokens > COMPACTION_NEAR * self.compact_at
+        return request | self._compaction() if near else request
 
     def last(self, messages: list[dict[str, Any]], tokens: int) -> dict[str, Any]:
         """A short answer after the same history: at most `tokens` beside what the model thinks."""
@@ -84,8 +81,16 @@ class Requests:
         self.compacts = False
         return True
 
+    def _compaction(self) -> dict[str, Any]:
+        trigger = {"type": "input_tokens", "value": self.compact_at}
+        edit = {"type": "compact_20260112", "trigger": trigger, "instructions": INSTRUCTIONS}
+        return {"context_management": {"edits": [edit]}, "betas": [COMPACTION_BETA]}
+
     def _request(self, messages: list[dict[str, Any]], max_tokens: int) -> dict[str, Any]:
+        """The endpoint reads a history that it compacted before only from a request that asks for compaction."""
         request = self._bare(messages, max_tokens)
+        if holds_compaction(messages):
+            request |= self._compaction()
         if self.settings.caches:
             request |= {"system": _marked(request["system"]), "tools": _marked(request["tools"])}
             request["messages"] = _with_breakpoints(messages)
@@ -110,6 +115,24 @@ class Requests:
         if effort is not None:
             found["output_config"] = {"effort": effort}
         return found
+
+
+def holds_compaction(messages: list[dict[str, Any]]) -> bool:
+    """Whether the endpoint's own summary stands in the messages."""
+    return any(block.get("type") == "compaction" for message in messages for block in message["content"])
+
+
+def without_compaction(request: dict[str, Any]) -> dict[str, Any]:
+    """The same for an endpoint that knows none: a summary that another made is text."""
+    messages = [{**m, "content": [_as_text(block) for block in m["content"]]} for m in request["messages"]]
+    bare = {name: value for name, value in request.items() if name not in ("context_management", "betas")}
+    return {**bare, "messages": messages}
+
+
+def _as_text(block: dict[str, Any]) -> dict[str, Any]:
+    if block.get("type") != "compaction":
+        return block
+    return {"type": "text", "text": f"Summary of what came before:\n\n{block.get('content') or 'none'}"}
 
 
 def _with_breakpoints(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -62,7 +62,9 @@ class FakeModel:
 
 
 def assert_sound(request: dict[str, Any]) -> None:
-    """What an endpoint refuses: roles that do not alternate, empty content, calls without results, five breakpoints."""
+    """What an endpoint refuses: roles that do not alternate, empty content, calls without results, five breakpoints,
+    a compacted history in a request that does not ask for compaction, thoughts that were cut off.
+    """
     messages = request["messages"]
     assert [m["role"] for m in messages] == [("user", "assistant")[n % 2] for n in range(len(messages))]
     asked: list[str] = []
@@ -75,7 +77,13 @@ def assert_sound(request: dict[str, Any]) -> None:
             assert given == asked, "results that do not follow their calls in order"
             kinds = [block["type"] for block in message["content"]]
             assert kinds == sorted(kinds, key=lambda kind: kind != "tool_result"), "results come first"
+        else:
+            assert message["content"][-1]["type"] not in ("thinking", "redacted_thinking"), "a thought at the end"
+            thoughts = [block for block in message["content"] if block["type"] == "thinking"]
+            assert all(block["signature"] for block in thoughts), "a thought without its signature"
         asked = [block["id"] for block in message["content"] if block["type"] == "tool_use"]
+    compacted = any(block["type"] == "compaction" for message in messages for block in message["content"])
+    assert not compacted or ("compact-2026-01-12" in request["betas"] and request["context_management"]["edits"])
     assert not asked, "a request that ends with calls without results"
     assert sum(part.ttl is not None for part in segments(request)) <= 4
     assert count(request) > 0

@@ -10,6 +10,7 @@ from actors.researcher.brains.answers import Verdict, read
 from actors.researcher.brains.conversation import Conversation
 from cluster.errors import RefusedError
 from tests.fake_messages import replies
+from tests.fake_messages.cache import count
 from tests.unit.actors.model_world import FakeModel, plain, play, scripted, text, texts, tool, tools
 from tests.unit.actors.researcher_world import CAPS, Crash, Fuse, Offices, World, config
 
@@ -83,6 +84,30 @@ def test_what_a_model_said_is_kept_exactly(tmp_path: Path) -> None:
     said = one.transcript.history[0].said
     assert [entry["role"] for entry in said] == ["user", "assistant"]
     assert (said[1]["stop_reason"], said[1]["charged"]) == ("tool_use", 1000)
+
+
+CUT_THOUGHTS: list[tuple[dict[str, Any], ...]] = [
+    ({"type": "thinking", "thinking": "I was", "signature": ""},),
+    ({"type": "thinking", "thinking": "I was", "signature": "c2ln"}, {"type": "redacted_thinking", "data": "AAAA"}),
+    ({"type": "thinking", "thinking": "I was", "signature": "c2ln"}, {"type": "text", "text": ""}),
+]
+
+
+@pytest.mark.parametrize("blocks", CUT_THOUGHTS)
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("reason", ["max_tokens", "pause_turn", "end_turn"])
+def test_a_thought_that_was_cut_off_is_not_sent_back(
+    tmp_path: Path, blocks: tuple[dict[str, Any], ...], before: bool, reason: str
+) -> None:
+    said = ({"type": "text", "text": "First words."},) if before else ()
+    cut = replies.Reply((*said, *blocks), reason)
+    model = FakeModel(scripted(tools(tool("budget", {}, "a")), cut, tools(tool("leaderboard", {}, "b"))))
+    one = world(tmp_path, model)
+    assert one.run()["ended"] == "the brain is done"
+    last = model.requests[-1]["messages"]
+    assert "I was" not in str(last)
+    assert ("First words." in str(last)) == before
+    assert [d.call.name for turn in one.transcript.history for d in turn.done] == ["budget", "leaderboard", "finish"]
 
 
 def test_killed_at_every_point_and_resumed_nothing_runs_or_is_paid_twice(tmp_path: Path) -> None:
@@ -345,12 +370,24 @@ def test_an_endpoint_that_cannot_compact_is_not_asked_to_again(tmp_path: Path) -
 def test_a_compaction_of_the_endpoint_begins_the_history_anew(tmp_path: Path) -> None:
     block = {"type": "compaction", "content": "all of it", "signature": "c2ln"}
     reply = replies.Reply((block, tool("budget", {}, "b")), "tool_use")
-    model = FakeModel(scripted(*[tools(tool("read_file", {"path": f"f{n}"}, f"a{n}")) for n in range(5)], reply))
-    one = world(tmp_path, model)
+    steps = [tools(tool("read_file", {"path": f"f{n}"}, f"a{n}")) for n in range(5)]
+    model = FakeModel(scripted(*steps, reply, tools(tool("leaderboard", {}, "c"))))
+    one = world(tmp_path, model, max_turns=7)
     one.run()
-    messages = plain(model.requests[-1]["messages"])
+    messages = plain(model.requests[-2]["messages"])
     assert len(messages) == 3
     assert messages[1]["content"][0] == block
+    assert ["context_management" in request for request in model.requests] == [False] * 6 + [True] * 2
+    assert "This is your last turn" in texts(model.requests[-1]["messages"][-1])
+
+
+def test_a_compacted_history_is_text_to_an_endpoint_that_stops_to_compact(tmp_path: Path) -> None:
+    block = {"type": "compaction", "content": "all of it"}
+    refusal = RefusedError("bad_request", "context_management: Extra inputs are not permitted")
+    model = FakeModel(play(replies.Reply((block, tool("budget", {}, "b")), "tool_use"), refusal))
+    assert world(tmp_path, model).run()["ended"] == "the brain is done"
+    assert ["betas" in request for request in model.requests] == [False, True, False]
+    assert "all of it" in texts(model.requests[-1]["messages"][1])
 
 
 def test_a_long_history_is_summarised_where_the_endpoint_cannot(tmp_path: Path) -> None:
@@ -388,6 +425,68 @@ def test_a_history_that_no_longer_fits_is_cut_with_the_notebook_kept(tmp_path: P
     first = texts(model.requests[-1]["messages"][0])
     assert "could not be summarised" in first
     assert "Mind the gap." in first
+
+
+@pytest.mark.parametrize("window", [32_768, 40_960])
+def test_a_window_smaller_than_the_settings_is_worked_in_all_the_same(tmp_path: Path, window: int) -> None:
+    settings = config(brain={"kind": "local", "model": "m", "base_url": "http://127.0.0.1:1"})
+
+    def script(request: dict[str, Any], number: int) -> replies.Reply | RefusedError:
+        if count(request) + request["max_tokens"] > window:
+            return RefusedError("context_too_long", f"maximum context length is {window}")
+        if "about to be cut" in texts(request["messages"][-1]):
+            return text("I know that the prior is right.")
+        if "Turn 50." in texts(request["messages"][-1]):
+            return tools(tool("finish", {}, "end"))
+        return tools(tool("code_diff", {"before": "a", "after": f"{number}" * 1500}, f"t{number}"))
+
+    one = world(tmp_path, FakeModel(script), settings)
+    summary = one.run()
+    assert (summary["ended"], summary["turns"]) == ("the brain is done", 51)
+    kept = [entry for turn in one.transcript.history for entry in turn.said if entry["role"] == "summary"]
+    assert sum("I know that the prior is right." in entry["content"] for entry in kept) >= len(kept) / 2 > 0
+
+
+def test_even_the_newest_message_goes_when_it_does_not_fit_alone(tmp_path: Path) -> None:
+    def script(request: dict[str, Any], number: int) -> replies.Reply | RefusedError:
+        if len(request["messages"]) > 1 and "t4" in str(request["messages"]):
+            return RefusedError("context_too_long", "prompt is too long")
+        return tools(
+            tool("read_file", {"path": f"f{number}"}, f"t{number}") if number < 8 else tool("finish", {}, "end")
+        )
+
+    model = FakeModel(script)
+    one = world(tmp_path, model)
+    assert one.run()["ended"] == "the brain is done"
+    assert len(model.refused) < 12
+    assert "could not be summarised" in texts(model.requests[-1]["messages"][0])
+
+
+def test_a_history_whose_answers_are_withheld_is_dropped_after_the_second(tmp_path: Path) -> None:
+    def script(request: dict[str, Any], number: int) -> replies.Reply:
+        if "t1" in str(request["messages"]):
+            return replies.refusal()
+        return tools(
+            tool("write_file" if number < 4 else "finish", {"path": "notebook.md", "content": "Mind."}, f"t{number}")
+        )
+
+    model = FakeModel(script)
+    one = world(tmp_path, model)
+    assert one.run()["ended"] == "the brain is done"
+    assert sum("t1" in str(request["messages"]) for request in model.requests) == 2
+    assert "Mind." in texts(model.requests[4]["messages"][0])
+
+
+def test_an_answer_that_was_paid_and_lost_is_asked_for_under_a_new_key(tmp_path: Path) -> None:
+    lost = iter([RefusedError("lost", "2 answers were lost on the way", {"lost": 2, "charged": 1})])
+
+    def script(request: dict[str, Any], number: int) -> Any:
+        return next(lost, None) or tools(tool("finish", {}, f"t{number}"))
+
+    model = FakeModel(script)
+    one = world(tmp_path, model)
+    assert one.run()["ended"] == "the brain is done"
+    assert [key.split("/", 1)[1] for key in (*model.refused, *model.paid)] == ["0/model/0", "0/model/1"]
 
 
 def test_runs_in_the_background_are_told_once_when_they_end(tmp_path: Path) -> None:

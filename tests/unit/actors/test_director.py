@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from actors.director import director as module
 from actors.director.director import Director, Offices, ResearcherApi
 from actors.director.phases import Phase
 from actors.director.stopwatch import Stopwatch
-from actors.observer.live import one_line
+from actors.observer.live import one_line, render
 from cluster.config import CampaignConfig, load_config
 from cluster.errors import AarError
 from cluster.journal import Journal
@@ -224,6 +226,18 @@ def test_the_live_view_shows_calls_and_the_models_server(tmp_path: Path) -> None
     status = asyncio.run(quiet.status())
     assert "calls" not in one_line("c", status)
     assert "alike" in one_line("c", {**status, "alarm": "ideas are alike"})
+
+
+def test_the_live_view_says_who_is_paused_and_the_whole_reason() -> None:
+    reason = "paused: needs a person: the endpoint refuses the key; see to brain.key_file, nothing is lost meanwhile"
+    paused = {"state": "paused", "last_action": reason}
+    states = {"01-a": paused, "02-b": {"state": "working", "last_action": "deciding"}, "03-c": paused}
+    line = one_line("c", {"researchers": states})
+    assert f"paused: 01-a, 03-c: {reason.removeprefix('paused: ')}" in line
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(render("c", {"researchers": states}))
+    assert f"01-a, 03-c: {reason.removeprefix('paused: ')}" in console.export_text()
+    assert "paused" not in one_line("c", {"researchers": {"02-b": states["02-b"]}})
 
 
 def test_time_in_which_the_campaign_is_down_is_no_research_time(tmp_path: Path) -> None:

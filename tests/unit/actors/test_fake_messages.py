@@ -74,6 +74,32 @@ def test_every_stop_reason_arrives(reply: Reply) -> None:
         assert client(fake).messages.create(**request("x")).stop_reason == reply.stop_reason
 
 
+@pytest.mark.parametrize(
+    ("block", "beta", "taken"),
+    [
+        ({"type": "compaction", "content": "all of it"}, [], False),
+        ({"type": "compaction", "content": "all of it"}, ["compact-2026-01-12"], True),
+        ({"type": "thinking", "thinking": "hm", "signature": "c2ln"}, [], False),
+        ({"type": "redacted_thinking", "data": "AAAA"}, [], False),
+        ({"type": "thinking", "thinking": "hm", "signature": ""}, [], False),
+    ],
+)
+@pytest.mark.parametrize("words", [True, False])
+def test_a_history_that_the_vendor_does_not_take_back_is_refused(
+    block: Any, beta: list[str], taken: bool, words: bool
+) -> None:
+    talk: Any = request("x")
+    said = [block, {"type": "text", "text": "so"}] if words else [block]
+    talk["messages"] += [{"role": "assistant", "content": said}, {"role": "user", "content": "go on"}]
+    signed = block["type"] == "redacted_thinking" or block.get("signature")
+    with FakeMessages(lambda *_: replies.text("ok")) as fake:
+        if taken or (words and signed):
+            assert client(fake).beta.messages.create(**talk, betas=beta).stop_reason == "end_turn"
+        else:
+            with pytest.raises(anthropic.BadRequestError):
+                client(fake).beta.messages.create(**talk, betas=beta)
+
+
 def test_a_wrong_key_an_unknown_model_and_too_long_an_input_are_refused() -> None:
     with FakeMessages(lambda *_: replies.text("ok"), keys={"right"}, models={"m"}, window=3000) as fake:
         with pytest.raises(anthropic.AuthenticationError):

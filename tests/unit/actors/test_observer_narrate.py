@@ -7,7 +7,7 @@ import pytest
 
 from actors.observer.narrate import charged, json_line, markdown, tokens
 from cluster.names import RunPaths
-from scripts import run_researcher, transcript
+from scripts import run_campaign, run_researcher, transcript
 from tests.unit.actors.model_world import FakeModel, replies, scripted, tool, tools
 from tests.unit.actors.researcher_world import World, config
 
@@ -67,3 +67,15 @@ def test_a_researcher_in_the_foreground_is_a_campaign_of_one() -> None:
         {"id": "researcher", "text": 'Say "no".'}
     ]
     assert arguments[4:] == ["--name", "mine", "--set", "seed=3"]
+    arguments = run_researcher.campaign_arguments(["--direction", "x", "--config", "my.yaml", "--name=mine"])
+    assert (arguments[:3], arguments[4:]) == (["--config", "my.yaml", "--set"], ["--name=mine"])
+    assert run_campaign.parse(arguments).config == Path("my.yaml")
+
+
+def test_the_bill_in_the_foreground_counts_gpu_time_too() -> None:
+    name = "campaign/researcher/01-researcher"
+    spent = {name: 3_500_000, f"{name}/tokens": 1_000_000, f"{name}/gpu": 2_500_000, f"{name}/evaluations": 0}
+    accounts = {account: {"spent": {"usd": usd}} for account, usd in spent.items()}
+    words = run_researcher.bill({"scheduler": {"accounts": accounts}})
+    assert words == "Spent so far: $3.50 ($1.00 on the model, $2.50 on pilots)"
+    assert run_researcher.bill({}) == "Spent so far: $0.0000"

@@ -80,6 +80,33 @@ def test_a_folder_is_shown_however_many_files_lie_elsewhere(bench: Bench) -> Non
     assert not any(".git" in path for path in edit(bench, "view", ".").content["files"])
 
 
+EDITS = [
+    ("insert", {"insert_line": 0, "insert_text": "new"}, "new\nold\n"),
+    ("str_replace", {"old_str": "old", "new_str": "older old"}, "older old\n"),
+]
+
+
+@pytest.mark.parametrize(("command", "args", "after"), EDITS)
+def test_an_edit_that_runs_again_under_its_key_is_made_once(
+    bench: Bench, command: str, args: dict[str, Any], after: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit(bench, "create", "m.py", file_text="old\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.ctx.workspace, "_write", died)
+        with pytest.raises(KeyboardInterrupt):
+            bench.call(EDIT, key="k", command=command, path="m.py", **args)
+    first = bench.call(EDIT, key="k", command=command, path="m.py", **args)
+    assert bench.ctx.workspace.read_text("m.py") == after
+    assert bench.call(EDIT, key="k", command=command, path="m.py", **args) == first
+    assert bench.ctx.workspace.read_text("m.py") == after
+    assert bench.call(EDIT, key="l", command="insert", path="m.py", insert_line=0, insert_text="x").ok
+    assert bench.ctx.workspace.read_text("m.py") == f"x\n{after}"
+
+
+def died(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("path", ["../x", "/etc/passwd", "a/../../b", "x\ny"])
 @pytest.mark.parametrize("command", ["view", "create", "str_replace", "insert"])
 def test_no_command_leaves_the_workspace(bench: Bench, command: str, path: str) -> None:

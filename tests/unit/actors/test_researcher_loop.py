@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,18 @@ import pytest
 from actors.researcher.types import Decision, Observation, Seen, ToolCall
 from cluster.errors import AarError, RefusedError
 from cluster.journal import verify_chain
+from cluster.remote import UnreachableError
 from cluster.store import open_readonly
-from tests.unit.actors.researcher_world import CAPS, Crash, Fuse, Offices, World, config
+from tests.unit.actors.researcher_world import CAPS, NINE, Crash, Fuse, Offices, World, config
 
 METHOD = "def train(run):\n    return None\n"
+EDIT = "str_replace_based_edit_tool"
 SCRIPT: list[list[ToolCall]] = [
-    [ToolCall("write_file", {"path": "m.py", "content": METHOD}), ToolCall("forum_claim", {"idea": "an idea"})],
+    [
+        ToolCall("write_file", {"path": "m.py", "content": METHOD}),
+        ToolCall("forum_claim", {"idea": "an idea"}),
+        ToolCall(EDIT, {"command": "insert", "path": "m.py", "insert_line": 0, "insert_text": "# a note"}),
+    ],
     [ToolCall("run_pilot", {"path": "m.py", "items": 64}), ToolCall("read_file", {"path": "missing"})],
     [ToolCall("submit", {"path": "m.py", "name": "first"})],
     [ToolCall("forum_post", {"kind": "insight", "title": "what I saw"}), ToolCall("budget")],
@@ -52,6 +59,7 @@ def _outcome(world: World, summary: dict[str, Any]) -> dict[str, Any]:
         "wall_charges": charged,
         "posts": [(post["author"], post["title"]) for post in world.offices.posts],
         "answers": world.offices.spent["answers"],
+        "method": world.ctx.workspace.read_text("m.py"),
     }
 
 
@@ -101,6 +109,7 @@ def _count_points(tmp_path: Path) -> tuple[int, dict[str, Any]]:
 def test_killed_at_every_point_and_resumed_the_outcome_is_the_same(tmp_path: Path) -> None:
     points, expected = _count_points(tmp_path / "whole")
     assert points > 60
+    assert expected["method"] == f"# a note\n{METHOD}"
     for at in range(1, points + 1):
         world = World(tmp_path / str(at), brain=Scripted(SCRIPT))
         with pytest.raises(Crash):
@@ -194,7 +203,7 @@ def test_a_command_that_was_cut_short_is_not_run_again(tmp_path: Path) -> None:
     world = World(tmp_path, brain=Scripted([[ToolCall("bash", {"command": "date >> log"})], [ToolCall("finish")]]))
     world.start()
     seen = world.transcript
-    seen.decide(seen.observe(0, Seen()), Decision((ToolCall("bash", {"command": "date >> log"}),)))
+    seen.decide(seen.observe(0, Seen(), 0), Decision((ToolCall("bash", {"command": "date >> log"}),)), 0)
     seen.mark_started(0, 0)
     asyncio.run(world.start().run())
     assert world.transcript.history[0].done[0].result.reason == "interrupted"
@@ -217,7 +226,99 @@ class Moody(Scripted):
 def test_a_brain_that_fails_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("actors.researcher.patience.BACKOFF_S", 0.0001)
     assert World(tmp_path / "a", brain=Moody(SCRIPT, 4)).run()["turns"] == 5
-    assert World(tmp_path / "b", brain=Moody(SCRIPT, 99)).run()["ended"] == "the brain could not decide: no answer"
+    assert World(tmp_path / "b", brain=Moody(SCRIPT, 99)).run()["ended"] == "the brain could not decide: try again"
+
+
+def test_a_brain_that_gives_up_leaves_its_notebook_to_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.researcher.patience.BACKOFF_S", 0.0001)
+
+    class Lost(Scripted):
+        async def decide(self, observation: Observation) -> Decision:
+            if observation.turn:
+                raise RefusedError("not_recorded", "the recording ends here")
+            return await super().decide(observation)
+
+    note = ToolCall("write_file", {"path": "notebook.md", "content": "long " * 4000 + "The prior is right."})
+    world = World(tmp_path, brain=Lost([[note]]))
+    assert world.run()["ended"] == "the brain could not decide: the recording ends here"
+    (post,) = world.offices.posts
+    assert (post["title"], post["body"].endswith("The prior is right.")) == ("My notebook at the end", True)
+    assert "the recording ends here" in post["body"]
+
+
+class Outage(Offices):
+    """The scheduler does not answer for a while, at the start and later."""
+
+    left = 40
+    absent = 40
+
+    async def open_account(self, key: str, account: str, parent: str | None, caps: dict[str, Any]) -> None:
+        if self.absent:
+            self.absent -= 1
+            raise UnreachableError("actor scheduler did not answer open_account")
+        await super().open_account(key, account, parent, caps)
+
+    async def balance(self, account: str) -> dict[str, Any]:
+        if self.left and self.spent["wall_ms"]:
+            self.left -= 1
+            raise UnreachableError("actor scheduler did not answer balance")
+        return await super().balance(account)
+
+
+def test_offices_that_are_gone_for_long_are_waited_for_and_the_pause_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.researcher.patience.BACKOFF_S", 0.0001)
+    monkeypatch.setattr("actors.researcher.patience.LONGEST_S", 0.001)
+    world = World(tmp_path, brain=Scripted(SCRIPT), offices=Outage(tmp_path, dict(CAPS)))
+    researcher = world.start()
+    states: set[tuple[str, str]] = set()
+
+    async def watched() -> dict[str, Any]:
+        running = asyncio.create_task(researcher.run())
+        while not running.done():
+            states.add((researcher.state, researcher.status()["last_action"]))
+            await asyncio.sleep(0)
+        return await running
+
+    summary = asyncio.run(watched())
+    assert (summary["ended"], summary["turns"]) == ("the brain is done", 5)
+    for method in ("open_account", "balance"):
+        assert any(state == "paused" and f"did not answer {method}" in action for state, action in states)
+
+
+def test_offices_that_never_come_back_are_waited_for_up_to_the_wall_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.researcher.patience.BACKOFF_S", 100.0)
+    began = time.monotonic()
+    settings = config(budget={**NINE.budget.model_dump(), "researcher": {"wall_hours": 0.3 / 3600}})
+    offices = Outage(tmp_path, dict(CAPS))
+    offices.left = 10**9
+    world = World(tmp_path, settings, Scripted([[ToolCall("wait", {"seconds": 0.01})]]), offices=offices)
+    assert world.run()["ended"] == "the time is over"
+    assert time.monotonic() - began < 30
+
+
+def test_the_wall_time_of_a_turn_that_a_crash_cut_short_is_charged_once(tmp_path: Path) -> None:
+    calls = [ToolCall("wait", {"seconds": 0.2}), ToolCall("forum_claim", {"idea": "an idea"})]
+    world = World(tmp_path, brain=Scripted([calls, [ToolCall("finish")]]))
+    researcher = world.start()
+    claim = world.offices.post
+
+    async def killed(key: str, author: str, draft: dict[str, Any]) -> dict[str, Any]:
+        raise Crash
+
+    world.offices.post = killed  # type: ignore[method-assign]
+    with pytest.raises(Crash):
+        asyncio.run(researcher.run())
+    world.offices.post = claim  # type: ignore[method-assign]
+    summary = asyncio.run(world.start().run())
+    assert summary["turns"] == 2
+    assert 200 <= summary["wall_ms"] < 5000
+    assert world.offices.spent["wall_ms"] == summary["wall_ms"]
 
 
 def test_posts_are_seen_once_and_stay_in_the_history(tmp_path: Path) -> None:
@@ -254,7 +355,7 @@ def test_a_new_direction_is_told_once_and_holds_from_then_on_through_crashes(tmp
     world = World(tmp_path, brain=brain)
     old = world.config.direction_of(world.researcher).text
     with pytest.raises(Crash):
-        asyncio.run(world.start(Fuse(20)).run())
+        asyncio.run(world.start(Fuse(30)).run())
     world.start()
     before = world.transcript.next_turn()
     world.transcript.redirect("Look elsewhere.")

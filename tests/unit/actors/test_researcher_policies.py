@@ -6,6 +6,7 @@ from actors.researcher.patience import ATTEMPTS, LONGEST_S, next_step
 from actors.researcher.stall import assess, idle_turns
 from actors.researcher.types import Done, Seen, ToolCall, ToolResult, Turn
 from cluster.errors import AarError, RefusedError
+from cluster.remote import UnreachableError
 
 OWN = {"account": "campaign/researcher/01-x", "left": 1, "asked": 2}
 ROOT = {"account": "campaign", "left": 1, "asked": 2}
@@ -52,10 +53,13 @@ def test_a_stall_brings_a_word_then_rests_then_the_end() -> None:
     assert assess([*[EMPTY] * 5, READ]).action == "go"
 
 
-@pytest.mark.parametrize("reason", ["unavailable", "bad_key", "no_credit", "unknown_model"])
+REPAIRABLE = [RefusedError(reason, "x") for reason in ("unavailable", "bad_key", "no_credit", "unknown_model")]
+
+
+@pytest.mark.parametrize("error", [*REPAIRABLE, UnreachableError("x"), AarError("x"), OSError("x")])
 @pytest.mark.parametrize("attempt", [0, 5, 100, 10_000])
-def test_some_errors_are_waited_for_however_long_they_last(reason: str, attempt: int) -> None:
-    step = next_step(RefusedError(reason, "x"), attempt, running=False)
+def test_some_errors_are_waited_for_however_long_they_last(error: Exception, attempt: int) -> None:
+    step = next_step(error, attempt, running=False)
     assert step.action == "wait"
     assert 0 < step.seconds <= LONGEST_S
 
@@ -69,7 +73,11 @@ def test_money_that_is_held_is_waited_for_and_money_that_is_spent_is_the_end() -
     assert next_step(root, 8, running=False).action == "last"
 
 
-@pytest.mark.parametrize("error", [AarError("x"), OSError("x"), RefusedError("bad_request", "x")])
-def test_other_errors_end_after_a_few_attempts(error: Exception) -> None:
-    steps = [next_step(error, attempt, running=True).action for attempt in range(ATTEMPTS)]
+def test_other_refusals_end_after_a_few_attempts() -> None:
+    refusal = RefusedError("bad_request", "x")
+    steps = [next_step(refusal, attempt, running=True).action for attempt in range(ATTEMPTS)]
     assert steps == ["wait"] * (ATTEMPTS - 1) + ["give_up"]
+
+
+def test_an_answer_that_a_replay_lacks_is_the_end_at_once() -> None:
+    assert next_step(RefusedError("not_recorded", "x"), 0, running=True).action == "give_up"

@@ -56,3 +56,8 @@ def test_a_template_that_cannot_be_used_is_refused_by_name(tmp_path: Path, conte
     with pytest.raises(ConfigError, match=r"brain\.prompt_file: .*mine\.j2.* is not valid; expected"):
         check_prompt(settings)
     check_prompt(config(brain={"kind": "explorer", "prompt_file": str(own)}))
+
+
+@pytest.mark.parametrize("preset", ["published", "published-identical", "published-no-forum", "structured"])
+def test_the_shipped_prompts_pass_the_check_before_the_start(preset: str) -> None:
+    check_prompt(load_config(preset))

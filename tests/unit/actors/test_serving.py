@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -339,6 +341,30 @@ def test_any_desk_that_closes_ends_the_campaigns_server_and_the_slot_is_free(tmp
             assert len(w.leases()) == 1
 
     asyncio.run(play())
+
+
+@pytest.mark.parametrize(
+    ("about", "arguments", "window"),
+    [
+        ({"max_position_embeddings": 32_768}, "[]", 32_768),
+        ({"text_config": {"max_position_embeddings": 40_960}}, "[]", 40_960),
+        ({"max_position_embeddings": 262_144}, "[--max-model-len, '20000']", 20_000),
+        ({"max_position_embeddings": 262_144}, "[--max_model_len=32k]", 32_000),
+        ({}, "[--max-model-len, 32K]", 32_768),
+        ({"max_position_embeddings": 32_768}, "[--max-model-len, auto]", 32_768),
+    ],
+)
+def test_a_history_that_outgrows_the_models_window_is_refused_with_what_would_do(
+    tmp_path: Path, about: dict[str, Any], arguments: str, window: int
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(about))
+    chosen = ["brain.kind=local", f"serve.model={tmp_path}", f"serve.arguments={arguments}", "serve.lease_minutes=5"]
+    with pytest.raises(ConfigError, match=f"at most {window} together") as refused:
+        check_brain(load_config("quickstart", overrides=tuple(chosen)))
+    advice = re.findall(r"--set (\S+)", str(refused.value))
+    fits = load_config("quickstart", overrides=(*chosen, *advice))
+    check_brain(fits)
+    assert fits.brain.compact_at + fits.brain.max_tokens <= window
 
 
 def test_what_could_not_serve_is_refused_before_the_start(tmp_path: Path) -> None:

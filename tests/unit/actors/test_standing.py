@@ -134,7 +134,13 @@ def test_an_interval_of_accuracy_stays_between_nothing_and_all() -> None:
     assert record.accuracy_interval[1] <= 1.0
 
 
-@pytest.mark.parametrize("preset", ["quickstart", "offline", "identical", "solo", "no-forum"])
+PRESETS = [
+    *("quickstart", "offline", "identical", "solo", "no-forum"),
+    *("published", "published-identical", "published-solo", "published-no-forum", "structured"),
+]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
 def test_the_shipped_presets_can_pay_for_their_seal(preset: str) -> None:
     check_budget(load_config(preset), 2)
 
