@@ -28,6 +28,8 @@ from gpu_pool.weak_to_strong.folders import WEIGHTS, files_without_weights
 from gpu_pool.weak_to_strong.items import ItemSet
 
 Array = npt.NDArray[np.generic]
+Texts = tuple[str, str, str]
+"""Prompt, first and second choice of an item."""
 _WORDS = ("embed_tokens.weight", "lm_head.weight")
 _FROM_STATES = ("q_proj.weight", "k_proj.weight", "v_proj.weight", "gate_proj.weight", "up_proj.weight")
 _TO_STATES = ("o_proj.weight", "down_proj.weight")
@@ -51,39 +53,45 @@ class Disguise:
             self._to[group] = group[rng.permutation(len(group))]
         if len(np.unique(self._to)) < len(self._to):
             raise DisguiseError(f"{domain.name}: a token is in two groups of interchangeable ones")
+        self._known: dict[Texts, Texts] = {}
         width = domain.spec.strong.shape.hidden
         self._coordinates = rng.permutation(width)
         self._signs = rng.choice(np.array([-1.0, 1.0], dtype=np.float32), width)
 
     def items(self, items: ItemSet) -> ItemSet:
-        """The items in other words. Raises `DisguiseError` for a text that would then be read as other tokens."""
+        """The items in other words. Raises `DisguiseError` for a text that would then be read as other tokens.
+
+        What was disguised once is remembered: every sheet asks about the same items.
+        """
+        rows = list(zip(items.prompts, items.firsts, items.seconds, strict=True))
+        new = [row for row in dict.fromkeys(rows) if row not in self._known]
+        self._known.update(zip(new, self._disguised(new), strict=True))
+        prompts, firsts, seconds = zip(*(self._known[row] for row in rows), strict=True) if rows else ((), (), ())
+        return replace(items, prompts=prompts, firsts=firsts, seconds=seconds)
+
+    def _disguised(self, rows: list[Texts]) -> list[Texts]:
         before = {field: text for text, field, _, _ in string.Formatter().parse(self._format.body) if field}
-        columns = {"prompt": items.prompts, "first": items.firsts, "second": items.seconds}
-        shown = {name: self._exchanged(texts, before[name]) for name, texts in columns.items() if name in before}
-        found = replace(
-            items,
-            prompts=shown.get("prompt", items.prompts),
-            firsts=shown.get("first", items.firsts),
-            seconds=shown.get("second", items.seconds),
-        )
-        for row, exchanged in zip(self._read(items), self._read(found), strict=True):
+        columns = [[row[place] for row in rows] for place in range(3)]
+        for place, name in enumerate(("prompt", "first", "second")):
+            if name in before:
+                columns[place] = self._exchanged(columns[place], before[name])
+        found: list[Texts] = list(zip(*columns, strict=True))
+        for row, exchanged in zip(self._read(rows), self._read(found), strict=True):
             if not np.array_equal(self._to[row], exchanged):
                 raise DisguiseError("an item's words are read otherwise after their exchange")
         return found
 
-    def _exchanged(self, texts: tuple[str, ...], before: str) -> tuple[str, ...]:
+    def _exchanged(self, texts: list[str], before: str) -> list[str]:
         """Texts that stand behind `before`, where their first word may need a character of it to be read as one."""
         rows = self._tokenizer.encode_batch([before + text for text in texts], add_special_tokens=False)
         decoded = self._tokenizer.decode_batch([self._to[row.ids].tolist() for row in rows])
         if not all(text.startswith(before) for text in decoded):
             raise DisguiseError(f"{before!r} is not kept")
-        return tuple(text[len(before) :] for text in decoded)
+        return [text[len(before) :] for text in decoded]
 
-    def _read(self, items: ItemSet) -> list[npt.NDArray[np.int64]]:
+    def _read(self, rows: list[Texts]) -> list[npt.NDArray[np.int64]]:
         """The tokens of each item's whole text, as a model reads it."""
-        columns = zip(items.prompts, items.firsts, items.seconds, strict=True)
-        rows = self._tokenizer.encode_batch([self._format.text(*texts) for texts in columns])
-        return [np.array(row.ids) for row in rows]
+        return [np.array(row.ids) for row in self._tokenizer.encode_batch([self._format.text(*row) for row in rows])]
 
     def states(self, hidden: Array) -> Array:
         """Hidden states (..., width) as the disguised model has them."""
