@@ -175,7 +175,7 @@ def test_a_cheat_is_disqualified_with_a_case_and_an_honest_method_is_not(world: 
 
 
 def test_what_was_built_on_a_cheat_leaves_the_board_with_it_and_the_case_says_who_read_it(tmp_path: Path) -> None:
-    world = World(tmp_path, scoring={"seal_seeds": 16})
+    world = World(tmp_path, secret=SECRET, scoring={"seal_seeds": 16})
     forum = Store(world.paths.forum_db)
     code = CodeStore(world.objects, forum, Journal(forum))
     sources = {

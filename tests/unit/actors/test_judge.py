@@ -364,7 +364,7 @@ def test_sixteen_seeds_establish_a_claim_in_each_domain_and_grade_b_never_does(t
 
 
 def test_null_methods_beat_nothing_and_better_than_the_ceiling_is_held_for_an_audit(tmp_path: Path) -> None:
-    world = World(tmp_path, scoring={"seal_seeds": 16, "finalists": 3})
+    world = World(tmp_path, secret=bytes(range(32)), scoring={"seal_seeds": 16, "finalists": 3})
     for skill in (0.70, 0.701, 1.0):
         submit(world, world.method(skill))
     result = asyncio.run(world.judge.seal())
