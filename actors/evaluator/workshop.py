@@ -14,7 +14,7 @@ from typing import Any
 
 from safetensors.numpy import load_file, save_file
 
-from actors.evaluator.audits import Auditor, AuditReport, Material, Spread
+from actors.evaluator.audits import Auditor, AuditReport, InEarnest, Material, Spread
 from actors.evaluator.counted import CountedRuns, Payer
 from actors.evaluator.file_domain import FileDomain
 from actors.evaluator.jobs import fixed
@@ -97,8 +97,8 @@ class Workshop:
         bench = None if tier is None else self.known_bench(tier)
         others = [] if bench is None else [run.per_seed for _, run in bench.baselines.values()]
         spread = Spread.of([] if own is None else own.per_seed, others)
-        above = bench is not None and own is not None and bench.above_ceiling(own)
-        return await self.auditor.audit(method, own, weak, spread, above, payer)
+        above = None if bench is None or own is None else bench.above_ceiling(own)
+        return await self.auditor.audit(method, InEarnest(own, spread, above), weak, payer)
 
     def known_audit(self, method: Method) -> AuditReport:
         """The report on a method that was audited before."""

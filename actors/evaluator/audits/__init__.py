@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from actors.evaluator.audits.auditor import Auditor, AuditReport
+from actors.evaluator.audits.auditor import Auditor, AuditReport, InEarnest
 from actors.evaluator.audits.material import Material
 from actors.evaluator.audits.trials import TRIALS, Trial
 from actors.evaluator.audits.verdicts import Evidence, Score, Spread, Verdict, overall, verdicts
@@ -12,6 +12,7 @@ __all__ = [
     "AuditReport",
     "Auditor",
     "Evidence",
+    "InEarnest",
     "Material",
     "Score",
     "Spread",

@@ -27,8 +27,18 @@ from cluster.objects import ObjectStore
 LEASES = 2
 AUDITED = 2
 """Candidates that are audited at most, for each place in SEAL."""
-TOO_GOOD = "too good"
-"""The audit that holds counted runs against the ceiling."""
+
+
+@dataclass(frozen=True, slots=True)
+class InEarnest:
+    """What is known of a method from its counted runs: the runs, the spread between seeds, whether it is too good.
+
+    In a domain where it was never run there are no runs, and nothing to hold against the ceiling (`None`).
+    """
+
+    run: ScoredRun | None
+    spread: Spread
+    above_ceiling: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,32 +92,12 @@ class Auditor:
     def _key(self, code_hash: str) -> str:
         return f"audit/{self._t.domain}/{code_hash}"
 
-    async def audit(
-        self,
-        method: Method,
-        own: ScoredRun | None,
-        weak: ScoredRun,
-        spread: Spread,
-        above_ceiling: bool,
-        payer: Payer,
-    ) -> AuditReport:
-        """Audit a method; `own` are its counted runs, `weak` the hits of BOARD's teachers. Raises as `Desk.run`.
-
-        Without counted runs nothing is held against the ceiling.
-        """
+    async def audit(self, method: Method, own: InEarnest, weak: ScoredRun, payer: Payer) -> AuditReport:
+        """Audit a method; `weak` are the hits of BOARD's teachers. Raises as `Desk.run`."""
         key = self._key(method.code_hash)
-        return await self._join.once(key, lambda: self._audit(key, method, own, weak, spread, above_ceiling, payer))
+        return await self._join.once(key, lambda: self._audit(key, method, own, weak, payer))
 
-    async def _audit(
-        self,
-        key: str,
-        method: Method,
-        own: ScoredRun | None,
-        weak: ScoredRun,
-        spread: Spread,
-        above_ceiling: bool,
-        payer: Payer,
-    ) -> AuditReport:
+    async def _audit(self, key: str, method: Method, own: InEarnest, weak: ScoredRun, payer: Payer) -> AuditReport:
         found = self.known(method.code_hash)
         if found is not None:
             return found
@@ -120,19 +110,19 @@ class Auditor:
         taught = float(weak.hits[0].mean())
         pools = [hidden[name].accuracy for name in (POOL_A, POOL_B) if name in hidden]
         evidence = Evidence(
-            own=own.mean if own is not None else float(np.mean(pools or [taught])),
-            spread=spread,
+            own=own.run.mean if own.run is not None else float(np.mean(pools or [taught])),
+            spread=own.spread,
             weak=taught,
             hidden=hidden,
             pool={name: score for findings in done for name, score in findings.pool.items()},
             canaries=canary_score([rows for findings in done for rows in findings.dev], self._t.vault),
             copies=next((findings.copies for findings in done if findings.copies is not None), None),
-            above_ceiling=above_ceiling,
+            above_ceiling=own.above_ceiling,
             unmoved=_apart({name: said for findings in done for name, said in findings.answers.items()}),
             disguised=self._t.disguise is not None,
             constants=program_bytes(self._objects.get_tree(method.snapshot)),
         )
-        found_verdicts = tuple(v for v in verdicts(evidence) if own is not None or v.audit != TOO_GOOD)
+        found_verdicts = tuple(verdicts(evidence))
         report = AuditReport(overall(found_verdicts), found_verdicts, Usage.of(results))
         body = report.to_dict()
         self._t.shelf.put(key, body, {"method": method.name, "snapshot": method.snapshot, **body})

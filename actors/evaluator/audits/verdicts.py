@@ -97,7 +97,7 @@ class Evidence:
     pool: Mapping[str, Score]
     canaries: Score | None
     copies: float | None
-    above_ceiling: bool
+    above_ceiling: bool | None
     unmoved: float | None
     constants: int
     disguised: bool = False
@@ -119,7 +119,7 @@ class Verdict:
 
 
 def verdicts(evidence: Evidence) -> list[Verdict]:
-    """Every audit's verdict."""
+    """Every audit's verdict; none on "too good" where there were no counted runs to be it."""
     return [
         _no_source(evidence, "no source", evidence.hidden),
         _no_source(evidence, "no source, on its own training items", evidence.pool),
@@ -130,7 +130,7 @@ def verdicts(evidence: Evidence) -> list[Verdict]:
         _copies(evidence),
         _unmoved(evidence),
         _constants(evidence),
-        _ceiling(evidence),
+        *([] if evidence.above_ceiling is None else [_ceiling(evidence)]),
         _shuffled(evidence),
         _inverted(evidence),
     ]

@@ -373,3 +373,13 @@ class World:
     def run(self) -> dict[str, Any]:
         """A whole life without a crash."""
         return asyncio.run(self.start().run())
+
+
+async def watched(researcher: Researcher) -> tuple[dict[str, Any], set[tuple[str, str]]]:
+    """Run a researcher; its summary, and every state with its last action that somebody could see meanwhile."""
+    states: set[tuple[str, str]] = set()
+    running = asyncio.create_task(researcher.run())
+    while not running.done():
+        states.add((researcher.state, researcher.status()["last_action"]))
+        await asyncio.sleep(0)
+    return await running, states

@@ -12,7 +12,7 @@ from cluster.errors import RefusedError
 from tests.fake_messages import replies
 from tests.fake_messages.cache import count
 from tests.unit.actors.model_world import FakeModel, plain, play, scripted, text, texts, tool, tools
-from tests.unit.actors.researcher_world import CAPS, Crash, Fuse, Offices, World, config
+from tests.unit.actors.researcher_world import CAPS, Crash, Fuse, Offices, World, config, watched
 
 METHOD = "def train(run):\n    return None\n"
 CLAUDE = config(brain={"kind": "claude", "model": "claude-opus-4-6"})
@@ -334,17 +334,8 @@ def test_what_only_a_person_or_time_can_repair_is_waited_for(
     monkeypatch.setattr("actors.researcher.patience.LONGEST_S", 0.001)
     model = FakeModel(play(*[RefusedError(reason, "see to it")] * 12))
     one = world(tmp_path, model)
-    researcher = one.start()
-    states: set[tuple[str, str]] = set()
-
-    async def watched() -> dict[str, Any]:
-        running = asyncio.create_task(researcher.run())
-        while not running.done():
-            states.add((researcher.state, researcher.status()["last_action"]))
-            await asyncio.sleep(0)
-        return await running
-
-    assert asyncio.run(watched())["ended"] == "the brain is done"
+    summary, states = asyncio.run(watched(one.start()))
+    assert summary["ended"] == "the brain is done"
     assert len(model.refused) == 12
     assert any(state == "paused" and "see to it" in action for state, action in states)
 

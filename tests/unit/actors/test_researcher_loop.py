@@ -12,7 +12,7 @@ from cluster.errors import AarError, RefusedError
 from cluster.journal import verify_chain
 from cluster.remote import UnreachableError
 from cluster.store import open_readonly
-from tests.unit.actors.researcher_world import CAPS, NINE, Crash, Fuse, Offices, World, config
+from tests.unit.actors.researcher_world import CAPS, NINE, Crash, Fuse, Offices, World, config, watched
 
 METHOD = "def train(run):\n    return None\n"
 EDIT = "str_replace_based_edit_tool"
@@ -273,17 +273,7 @@ def test_offices_that_are_gone_for_long_are_waited_for_and_the_pause_is_seen(
     monkeypatch.setattr("actors.researcher.patience.BACKOFF_S", 0.0001)
     monkeypatch.setattr("actors.researcher.patience.LONGEST_S", 0.001)
     world = World(tmp_path, brain=Scripted(SCRIPT), offices=Outage(tmp_path, dict(CAPS)))
-    researcher = world.start()
-    states: set[tuple[str, str]] = set()
-
-    async def watched() -> dict[str, Any]:
-        running = asyncio.create_task(researcher.run())
-        while not running.done():
-            states.add((researcher.state, researcher.status()["last_action"]))
-            await asyncio.sleep(0)
-        return await running
-
-    summary = asyncio.run(watched())
+    summary, states = asyncio.run(watched(world.start()))
     assert (summary["ended"], summary["turns"]) == ("the brain is done", 5)
     for method in ("open_account", "balance"):
         assert any(state == "paused" and f"did not answer {method}" in action for state, action in states)
