@@ -5,6 +5,8 @@ Promises, for any interleaving, failure and crash:
 - Nothing is sent that is not reserved: no account exceeds a cap. What an attempt costs is decided and written down
   once, and the ledger is told until it knows. An attempt that certainly cost nothing is released; one whose end is
   unknown is charged with the most that it can have cost.
+- An answer is given as soon as its charge is written down; the ledger is told meanwhile, and before the same researcher
+  reserves again.
 - An answer is charged its usage. One that tells none is charged at its worst, and one that tells of a tier, speed or
   region without a price says so in its event (`inexact`).
 - A call that was refused leaves no reservation behind.
@@ -72,6 +74,7 @@ class Gateway:
         self._meters = Meters(sink)
         self._calls: dict[str, asyncio.Task[dict[str, Any]]] = {}
         self._mine: set[str] = set()
+        self._settling: dict[str, set[asyncio.Task[None]]] = {}  # by researcher
         self._untidy = True
         self._tidying = asyncio.Lock()
         self._closed = False
@@ -109,8 +112,13 @@ class Gateway:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*map(self.settled, list(self._settling)))
         await self.tidy()
         await self._transport.close()
+
+    async def settled(self, researcher: str) -> None:
+        """Return when the ledger was told of the researcher's answers, or could not be: then the next call tells it."""
+        await asyncio.gather(*self._settling.get(researcher, ()), return_exceptions=True)
 
     def status(self) -> dict[str, Any]:
         """Calls that run and wait, `losses` in a row, tallies since the start, what the transport says of itself."""
@@ -176,7 +184,7 @@ class Gateway:
             raise RefusedError(failure.reason, f"{failure.message} (attempts: {tries})", more)
         finally:
             if attempt is not None:
-                self._leave(attempt.reservation)
+                self._let_go(attempt)
 
     def _bound_losses(self, key: str, why: str = "") -> None:
         lost = self.book.losses(key)
@@ -195,8 +203,27 @@ class Gateway:
         self._mine.discard(reservation)
         self._untidy = self._untidy or self.book.attempt(reservation).state != "closed"
 
+    def _let_go(self, attempt: Attempt) -> None:
+        """The call is over: what it charged is settled while its caller goes on."""
+        if self.book.attempt(attempt.reservation).state != "due":
+            self._leave(attempt.reservation)
+            return
+        own = self._settling.setdefault(attempt.researcher, set())
+        task = asyncio.create_task(self._settle(attempt))
+        own.add(task)
+        task.add_done_callback(own.discard)
+
+    async def _settle(self, attempt: Attempt) -> None:
+        try:
+            await self._till.settle(self.book.attempt(attempt.reservation))
+        except Exception as error:  # whatever an actor that is gone raises; the next call tries again and says so
+            log.warning("%s: the ledger was not told yet: %s", attempt.key, error)
+        finally:
+            self._leave(attempt.reservation)
+
     async def _reserve(self, key: str, researcher: str, body: Body, parts: Parts, tariff: Tariff) -> Attempt:
         """A new attempt with its worst case set aside."""
+        await self.settled(researcher)
         worst = worst_case(body, self.book.counted_bound(parts), parts, tariff)
         attempt = self.book.open(key, researcher, body.model, tariff.cost(worst), worst)
         self._mine.add(attempt.reservation)
@@ -236,7 +263,6 @@ class Gateway:
                 log.warning("%s: the charge may not be the vendor's: %s", attempt.key, "; ".join(inexact))
             self.book.answered(attempt, tokens, charge, parts, message, round(seconds, 3), inexact)
             passage.used = self._meters.answered(attempt.researcher, tokens, charge, seconds)
-        await self._till.settle(self.book.attempt(attempt.reservation))
         return message
 
     def _slow_down(self, attempt: Attempt, tries: int, failure: Failure) -> None:

@@ -36,6 +36,7 @@ CREATE INDEX IF NOT EXISTS exchanges_prefix ON exchanges (head, prefix);
 PREFIX = ("model", "system", "tools", "tool_choice", "thinking")
 """Fields beside the messages that decide how many tokens a prompt has."""
 ROOT = ""
+MARK = b'"cache_control"'
 
 
 class RecordError(AarError):
@@ -67,22 +68,26 @@ class Parts:
 
 def take_apart(request: dict[str, Any]) -> Parts:
     """The parts of a request."""
-    bare, marks = without_marks(request)
     bodies: dict[str, bytes] = {}
+    marks: list[Mark] = []
 
-    def keep(value: Any) -> tuple[str, int]:
+    def keep(value: Any, path: tuple[str | int, ...]) -> tuple[Any, str, int]:
         body = canonical(value)
+        if MARK in body:  # a text may hold these words, too: it then comes out as it went in
+            value, found = without_marks(value, path)
+            marks.extend(found)
+            body = canonical(value)
         sha = digest(body)
         bodies[sha] = body
-        return sha, len(body)
+        return value, sha, len(body)
 
     nodes, parent = [], ROOT
-    for message in bare["messages"]:
-        sha, size = keep(message)
+    for number, message in enumerate(request["messages"]):
+        _, sha, size = keep(message, ("messages", number))
         node = _node(parent, sha)
         nodes.append((node, parent, sha, size))
         parent = node
-    rest, _ = keep({name: value for name, value in bare.items() if name != "messages"})
+    bare, rest, _ = keep({name: value for name, value in request.items() if name != "messages"}, ())
     prefix = digest(canonical({name: bare[name] for name in PREFIX if name in bare}))
     return Parts(bodies, tuple(nodes), rest, prefix, marks)
 

@@ -142,7 +142,7 @@ class Researcher:
         left_open = self._transcript.open_turn()
         if left_open is not None or self._transcript.fact("ended") is not None:
             return left_open
-        await self._charge()
+        balance = await self._charge()
         reason = self._over()
         if reason:
             await self._tools.abandon()
@@ -151,7 +151,8 @@ class Researcher:
         stall = assess(self._transcript.history) if self._profile.watched else Stall()
         if stall.action == "pause":
             await self._rest(stall)
-        seen = await self._observe_patiently(stall)
+            balance = None
+        seen = await self._observe_patiently(stall, balance)
         return self._transcript.observe(self._transcript.next_turn(), seen, self._lap())
 
     def _lap(self, last: bool = False) -> int:
@@ -187,14 +188,18 @@ class Researcher:
 
     # -- observing and deciding ------------------------------------------------------------------------------------
 
-    async def _observe_patiently(self, stall: Stall) -> Seen:
-        """The observation, asked for again while the offices do not answer, as patiently as the errors deserve."""
+    async def _observe_patiently(self, stall: Stall, balance: dict[str, Any] | None) -> Seen:
+        """The observation, asked for again while the offices do not answer, as patiently as the errors deserve.
+
+        `balance`: that of this moment, when it is known.
+        """
         self._action = "observing"
         attempts: Counter[str] = Counter()
         while True:
             try:
-                seen = await self._observe(stall)
+                seen = await self._observe(stall, balance)
             except self._failures as error:
+                balance = None
                 log.warning("%s cannot observe: %s", self._profile.researcher, error)
                 reason = reason_of(error)
                 step = next_step(error, attempts[reason], running=bool(self._ctx.runs.going()))
@@ -207,11 +212,11 @@ class Researcher:
             if why := await self._hold(step):
                 return Seen(ending=why)
 
-    async def _observe(self, stall: Stall) -> Seen:
+    async def _observe(self, stall: Stall, balance: dict[str, Any] | None) -> Seen:
         if not self._opened:
             await self._account.open()
             self._opened = True
-        budget = await self._account.balance()
+        budget = balance or await self._account.balance()
         left = self._seconds_left()
         stopped = self._ctx.stopping.is_set() or self._transcript.fact("stop") is not None
         why = ending(budget, left, self._transcript.next_turn(), self._profile.max_turns, stopped)
@@ -338,14 +343,17 @@ class Researcher:
         except self._failures as error:
             log.warning("%s: the forum did not take an acknowledgement: %s", self._profile.researcher, error)
 
-    async def _charge(self) -> None:
+    async def _charge(self) -> dict[str, Any] | None:
+        """Charge the wall time of finished turns; the balance afterwards, when all of it was charged just now."""
+        balance = None
         for turn, wall_ms in self._transcript.uncharged():
             try:
-                await self._account.charge_wall(f"{self._profile.researcher}/{turn}/wall", wall_ms)
+                balance = await self._account.charge_wall(f"{self._profile.researcher}/{turn}/wall", wall_ms)
             except self._failures as error:
                 log.warning("%s: wall time of turn %d is charged later: %s", self._profile.researcher, turn, error)
-                return
+                return None
             self._transcript.mark_charged(turn)
+        return balance
 
     async def _stopped_within(self, seconds: float) -> bool:
         try:

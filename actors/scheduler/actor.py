@@ -74,6 +74,10 @@ class SchedulerActor:
         """Charge at once."""
         return await (await self._ready()).spend(key, account, parse_amounts(amounts), note)
 
+    async def charge(self, key: str, account: str, amounts: dict[str, int], note: str = "") -> dict[str, Any]:
+        """Charge at once what is left of the amounts; the balance afterwards."""
+        return await (await self._ready()).charge(key, account, parse_amounts(amounts), note)
+
     async def reserve(self, key: str, account: str, amounts: dict[str, int], note: str = "", holder: str = "") -> None:
         """Set a worst case aside."""
         await (await self._ready()).reserve(key, account, parse_amounts(amounts), note, holder)

@@ -208,6 +208,15 @@ class Ledger:
             self.reserve(key, account, amounts, note)
             return self.settle(key, amounts, note)
 
+    def spend_up_to(self, key: str, account: str, amounts: Amounts, note: str = "") -> Amounts:
+        """As `spend`, but of each dimension at most what is left; what was charged. Never "over_budget"."""
+        with self._store.transaction():
+            known = self.reservation(key)
+            left = self.balance(account)["left"] if known is None else {}
+            room = {d: most for d, most in left.items() if most is not None}
+            caps = Amounts(**{d: max(0, room.get(d, value)) for d, value in amounts.to_dict().items()})
+            return self.spend(key, account, amounts.capped_by(caps), note)
+
     def release_holder(self, holder: str, note: str = "its holder died") -> list[str]:
         """Release everything that a dead holder still holds; the keys. A second call finds nothing."""
         if not holder:
@@ -240,9 +249,11 @@ class Ledger:
         return known
 
     def balance(self, account: str) -> dict[str, Any]:
-        """`{account, parent, caps, spent, reserved, left}`, each of the last four by dimension.
+        """`{account, parent, caps, spent, reserved, left, exhausted}`; `caps` to `left` by dimension.
 
         `left` is what could be reserved now, the caps of the ancestors counted; `None` where nothing caps it.
+        `exhausted` lists the dimensions of which a cap is spent for good, its own or an ancestor's: what is merely
+        reserved may come back, so that nothing `left` does not mean `exhausted`.
         Raises `RefusedError` "unknown_account".
         """
         chain = self.chain(account)
@@ -253,7 +264,9 @@ class Ledger:
             rooms = [r[d]["cap"] - r[d]["spent"] - r[d]["reserved"] for r in rows.values() if r[d]["cap"] is not None]
             left[d] = min(rooms) if rooms else None
         figures = {field: {d: own[d][column] for d in DIMENSIONS} for field, column in _FIGURES.items()}
-        return {"account": account, "parent": chain[1] if len(chain) > 1 else None, **figures, "left": left}
+        gone = [d for d in DIMENSIONS if any(_is_spent(r[d]) for r in rows.values())]
+        parent = chain[1] if len(chain) > 1 else None
+        return {"account": account, "parent": parent, **figures, "left": left, "exhausted": gone}
 
     def _rows(self, account: str) -> list[sqlite3.Row]:
         return self._store.query("SELECT * FROM balances WHERE account = ?", (account,))
@@ -272,6 +285,10 @@ class Ledger:
 
 
 _FIGURES = {"caps": "cap", "spent": "spent", "reserved": "reserved"}
+
+
+def _is_spent(row: sqlite3.Row) -> bool:
+    return row["cap"] is not None and row["spent"] >= row["cap"]
 
 
 def _balance_rows(db: sqlite3.Connection, account: str) -> list[sqlite3.Row]:

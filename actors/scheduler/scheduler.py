@@ -307,6 +307,11 @@ class Scheduler:
         """Charge at once: `{charged}`. The key again gives the first charge. Raises as `Ledger.spend`."""
         return {"charged": self.ledger.spend(f"spend/{key}", account, amounts, note).to_dict()}
 
+    async def charge(self, key: str, account: str, amounts: Amounts, note: str = "") -> dict[str, Any]:
+        """Charge at once what is left of `amounts`; the balance afterwards. As `Ledger.spend_up_to`."""
+        self.ledger.spend_up_to(f"spend/{key}", account, amounts, note)
+        return self.ledger.balance(account)
+
     async def reserve(self, key: str, account: str, amounts: Amounts, note: str = "", holder: str = "") -> None:
         """As `Ledger.reserve`, for what is no lease (tokens of a model call)."""
         self.ledger.reserve(f"hold/{key}", account, amounts, note, holder)

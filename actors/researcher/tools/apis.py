@@ -20,11 +20,11 @@ class SchedulerApi(Protocol):
     async def open_account(self, key: str, account: str, parent: str | None, caps: dict[str, Any]) -> Any:
         """Open an account under its parent."""
 
-    async def spend(self, key: str, account: str, amounts: dict[str, int], note: str) -> Any:
-        """Reserve and settle at once."""
+    async def charge(self, key: str, account: str, amounts: dict[str, int], note: str) -> dict[str, Any]:
+        """Charge at once what is left of the amounts; the balance afterwards."""
 
     async def balance(self, account: str) -> dict[str, Any]:
-        """`spent`, `reserved`, `caps` and `left` of an account."""
+        """`spent`, `reserved`, `caps`, `left` and `exhausted` of an account."""
 
 
 class ForumApi(Protocol):

@@ -124,15 +124,19 @@ class Offices:
         caps = self.caps if account != "campaign" else dict.fromkeys(DIMENSIONS)
         left = {d: None if caps.get(d) is None else (caps[d] or 0) - self.spent[d] for d in DIMENSIONS}
         nothing = dict.fromkeys(DIMENSIONS, 0)
-        return {"account": account, "caps": caps, "spent": dict(self.spent), "reserved": nothing, "left": left}
+        figures = {"caps": caps, "spent": dict(self.spent), "reserved": nothing, "left": left}
+        return {"account": account, **figures, "exhausted": [d for d, most in left.items() if most == 0]}
 
-    async def spend(self, key: str, account: str, amounts: dict[str, int], note: str) -> dict[str, Any]:
+    async def charge(self, key: str, account: str, amounts: dict[str, int], note: str) -> dict[str, Any]:
         def act() -> dict[str, int]:
-            self._charge(account, **amounts)
-            return amounts
+            caps = {d: self.caps.get(d) for d in amounts}
+            most = {d: amount if (cap := caps[d]) is None else cap - self.spent[d] for d, amount in amounts.items()}
+            charged = {d: min(amount, most[d]) for d, amount in amounts.items()}
+            self._charge(account, **charged)
+            return charged
 
-        result: dict[str, Any] = self._once("spend", key, act)
-        return result
+        self._once("spend", key, act)
+        return await self.balance(account)
 
     async def run(self, request: dict[str, Any]) -> dict[str, Any]:
         asked = LeaseRequest.from_dict(request)

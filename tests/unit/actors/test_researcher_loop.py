@@ -266,6 +266,11 @@ class Outage(Offices):
             raise UnreachableError("actor scheduler did not answer balance")
         return await super().balance(account)
 
+    async def charge(self, key: str, account: str, amounts: dict[str, int], note: str) -> dict[str, Any]:
+        if self.left and self.spent["wall_ms"]:
+            raise UnreachableError("actor scheduler did not answer charge")
+        return await super().charge(key, account, amounts, note)
+
 
 def test_offices_that_are_gone_for_long_are_waited_for_and_the_pause_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
