@@ -1,7 +1,8 @@
 """One SQLite database with one writer: the durable memory of an actor.
 
 Promises:
-- What `transaction` committed survives `kill -9` and power loss (WAL with `synchronous=FULL`).
+- What `transaction` committed survives `kill -9` and power loss (WAL with `synchronous=FULL`); with `lazy=True` it
+  survives `kill -9`, and power loss once a later transaction that is not lazy has committed.
 - `once(key, fn)` runs `fn` at most once per key, in one transaction with its answer: a retried call gets the first
   answer, and a call that was cut short left nothing behind.
 - A second `Store` on the same file is refused while the first lives (an exclusive lock that the kernel drops when its
@@ -46,6 +47,7 @@ class Store:
         self._take_lock(lock_timeout)
         self._mutex = threading.RLock()
         self._depth = 0
+        self._lazy = False
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._db.row_factory = sqlite3.Row
         self._db.execute("PRAGMA journal_mode=WAL")
@@ -69,13 +71,21 @@ class Store:
         with self._mutex:
             if self._depth:
                 raise RuntimeError("schema() inside a transaction would commit it")
+            self._be_lazy(False)
             self._db.executescript(ddl)
 
     @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """A write transaction; inside another one of the same thread it is a savepoint of that one."""
+    def transaction(self, *, lazy: bool = False) -> Iterator[sqlite3.Connection]:
+        """A write transaction; inside another one of the same thread it is a savepoint of that one.
+
+        `lazy`: commit without waiting for the disk; for what may be done again when power fails.
+        """
         with self._mutex:
             level = self._depth
+            if level == 0:
+                self._be_lazy(lazy)
+            elif self._lazy and not lazy:
+                raise RuntimeError("a transaction that waits for the disk inside a lazy one")
             self._db.execute(f"SAVEPOINT level_{level}" if level else "BEGIN IMMEDIATE")
             self._depth += 1
             try:
@@ -86,6 +96,11 @@ class Store:
                 raise
             finally:
                 self._depth = level
+
+    def _be_lazy(self, lazy: bool) -> None:
+        if lazy != self._lazy:
+            self._db.execute(f"PRAGMA synchronous={'NORMAL' if lazy else 'FULL'}")
+            self._lazy = lazy
 
     def _undo(self, level: int) -> None:
         if not self._db.in_transaction:  # SQLite itself rolled back, as it does when the disk is full

@@ -1,13 +1,16 @@
 """What researchers that are language models cost apart from the model: time per turn, memory, and dollars.
 
-    python scripts/bench_researchers.py [--team 9 --team 100] [--turns 30] [--bill-turns 200]
+    python scripts/bench_researchers.py [--team 9 --team 100] [--turns 30] [--bill-turns 200] [--lockstep]
 
 Runs the real scheduler, forum, gateway and researchers on Ray against the fake Messages endpoint of the tests, which
-answers after a fixed time. Every turn is a thought and one edit of a file. Printed for each team: the overhead per
-turn, which is its wall time without the time that the endpoint took by its own clock (the edit counts as overhead), and
-the processor time per turn of all processes but the endpoint's, which is nearly the same on a machine that is busy with
-other things; and the memory of a researcher's process (proportional and unique set size). Then the bill of one
-researcher over many turns, with prompt caching and in a second run without, at the shipped prices.
+answers after a time that varies by half in both directions, as a model's does (`--lockstep`: always after the same
+time, so that all researchers act at once). Every turn is a thought and one edit of a file.
+
+Printed for each team: the overhead per turn, which is its wall time without the call of the API and with the edit: once
+without the call as the gateway sees it, and once without what the endpoint took by its own clock, so that the work of
+the vendor's client library counts as overhead, too. Then the processor time per turn of all actors, idle ones included,
+and the memory of a researcher's process (proportional and unique set size). At the end the bill of one researcher over
+many turns, with prompt caching and in a second run without, at the shipped prices.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import random
 import statistics
 import sys
 import tempfile
@@ -39,7 +43,8 @@ from cluster.store import open_readonly
 from tests.fake_messages import FakeMessages, Reply, replies
 
 DELAY_S = {9: 2.0, 100: 20.0}
-"""Time of an answer: about what a large model takes at nine; longer for a hundred, so that two cores keep up."""
+"""Mean time of an answer: about what a large model takes at nine; longer for a hundred, so that two cores keep up."""
+SPREAD = 0.5
 WORDS = "The prior and the teacher disagree where the items are long; I note it and look at the next group. "
 TASK = {
     "domain": "math",
@@ -60,21 +65,28 @@ def answer(request: dict[str, Any], turns: int) -> Reply:
     return replies.tools(replies.tool("str_replace_based_edit_tool", call, f"toolu_{turn}"), words=6 * WORDS)
 
 
-def serve(pipe: Pipe, turns: int, delay: float) -> None:
+def asked(body: dict[str, Any]) -> str:
+    """`<researcher>/<turn>` of a request."""
+    who = body["system"][0]["text"].split(",")[0].removeprefix("You are ")
+    return f"{who}/{sum(message['role'] == 'assistant' for message in body['messages'])}"
+
+
+def serve(pipe: Pipe, turns: int, delay: float, spread: float) -> None:
     """The endpoint, in a process of its own; at the end it tells how long it took for each conversation's turns."""
     took: dict[str, float] = defaultdict(float)
+
+    def script(request: dict[str, Any], number: int) -> Reply:
+        factor = random.Random(asked(request)).uniform(1 - spread, 1 + spread)
+        return answer(request, turns).after(delay * factor)
 
     class Timed(FakeMessages):
         async def _messages(self, http: Any) -> Any:
             began = time.monotonic()
             reply = await super()._messages(http)
-            body = await http.json()
-            who = body["system"][0]["text"].split(",")[0].removeprefix("You are ")
-            turn = sum(message["role"] == "assistant" for message in body["messages"])
-            took[f"{who}/{turn}"] += time.monotonic() - began
+            took[asked(await http.json())] += time.monotonic() - began
             return reply
 
-    with Timed(lambda request, number: answer(request, turns).after(delay)) as endpoint:
+    with Timed(script) as endpoint:
         pipe.send(endpoint.url)
         pipe.recv()
         pipe.send(dict(took))
@@ -159,7 +171,7 @@ def memory(process: psutil.Process) -> tuple[int, int]:
 
 
 def overheads(run_dir: Path, took: dict[str, float]) -> list[float]:
-    """Milliseconds of every turn but the first and the last of a researcher, without what the endpoint took."""
+    """Milliseconds of every turn but the first and the last of a researcher, without what its call took (seconds)."""
     found = []
     for folder in sorted(RunPaths(run_dir).researchers.iterdir()):
         db = open_readonly(folder / "researcher.db")
@@ -178,10 +190,22 @@ def calls(run_dir: Path) -> list[Event]:
         db.close()
 
 
-def measured(team: int, turns: int, delay: float, cache: bool = True) -> tuple[Path, dict[str, float], Cost]:
+def call_seconds(run_dir: Path) -> dict[str, float]:
+    """How long the gateway waited for the answer of each turn, the client library's work included."""
+    found: dict[str, float] = defaultdict(float)
+    for event in calls(run_dir):
+        found["/".join(event.payload["key"].split("/")[:2])] += event.payload["seconds"]
+    return found
+
+
+def measured(
+    team: int, turns: int, delay: float, spread: float = 0.0, cache: bool = True
+) -> tuple[Path, dict[str, float], Cost]:
     """One run; its directory, the endpoint's times, and what it cost here."""
     here, there = multiprocessing.Pipe()
-    endpoint = multiprocessing.get_context("spawn").Process(target=serve, args=(there, turns, delay), daemon=True)
+    endpoint = multiprocessing.get_context("spawn").Process(
+        target=serve, args=(there, turns, delay, spread), daemon=True
+    )
     endpoint.start()
     url = here.recv()
     run_dir = Path(tempfile.mkdtemp(prefix="bench-researchers-")) / f"team-{team}"
@@ -197,6 +221,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--team", type=int, action="append", help="researchers; may be given again (default: 9, 100)")
     parser.add_argument("--turns", type=int, default=30, help="turns of each researcher (default: 30)")
     parser.add_argument("--bill-turns", type=int, default=200, help="turns of the bill (default: 200; 0: no bill)")
+    parser.add_argument("--lockstep", action="store_true", help="answer always after the same time")
     args = parser.parse_args(argv)
     set_authentication()
     os.environ["RAY_ADDRESS"] = "local"
@@ -205,13 +230,16 @@ def main(argv: list[str]) -> int:
     connect(dashboard=False)
     for team in args.team or (9, 100):
         delay = DELAY_S.get(team, team / 5)
-        run_dir, took, cost = measured(team, args.turns, delay)
-        values = overheads(run_dir, took)
-        quantiles = statistics.quantiles(values, n=20)
-        print(
-            f"{team} researchers, {args.turns} turns, answers after {delay:g} s: overhead per turn, median "
-            f"{statistics.median(values):.1f} ms, 95 % below {quantiles[-1]:.1f} ms ({len(values)} turns)"
-        )
+        spread = 0.0 if args.lockstep else SPREAD
+        run_dir, took, cost = measured(team, args.turns, delay, spread)
+        times = f"{delay:g} s" if args.lockstep else f"{delay * (1 - spread):g} to {delay * (1 + spread):g} s"
+        print(f"{team} researchers, {args.turns} turns, answers after {times}: overhead per turn")
+        for what, seconds in (("besides the call", call_seconds(run_dir)), ("with the client library", took)):
+            values = overheads(run_dir, seconds)
+            print(
+                f"  {what}: median {statistics.median(values):.1f} ms, 95 % below "
+                f"{statistics.quantiles(values, n=20)[-1]:.1f} ms ({len(values)} turns)"
+            )
         print(f"  processor time per turn, all actors: {cost.seconds / (team * (args.turns + 1)) * 1000:.1f} ms")
         sizes = cost.sizes
         print(
@@ -229,7 +257,7 @@ def bill(turns: int) -> None:
     """The dollars of one researcher with and without prompt caching."""
     dollars = {}
     for cache in (True, False):
-        events = calls(measured(1, turns, 0.0, cache)[0])
+        events = calls(measured(1, turns, 0.0, cache=cache)[0])
         dollars[cache] = sum(event.payload["usd"] for event in events) / MICRO
         tokens: dict[str, int] = defaultdict(int)
         for event in events:

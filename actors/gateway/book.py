@@ -7,6 +7,8 @@ it announces; so after a crash the state says what may have happened:
 - `sent`: the vendor may charge for it, and nobody knows the answer any more. It becomes due at the most that it can
   still cost: the input that the stream had told (else the bound) and all of `max_tokens`.
 - `due`: the charge stands here; the ledger is told again, which is harmless.
+What may be forgotten when power fails, not when a process dies, is what the stream told of an attempt under way (which
+then counts as dearer) and that the ledger knows (it is told again).
 """
 
 from __future__ import annotations
@@ -85,7 +87,7 @@ class Book:
 
     def begun(self, attempt: Attempt, worst: Tokens) -> None:
         """The stream has told the input: what the attempt can still cost is less than its reservation."""
-        with self.store.transaction() as db:
+        with self.store.transaction(lazy=True) as db:
             row = (json.dumps(worst.to_dict()), attempt.reservation)
             db.execute("UPDATE attempts SET worst = ? WHERE reservation = ?", row)
 
@@ -121,7 +123,7 @@ class Book:
 
     def close(self, attempt: Attempt) -> None:
         """The ledger knows."""
-        with self.store.transaction() as db:
+        with self.store.transaction(lazy=True) as db:
             db.execute("UPDATE attempts SET state = 'closed' WHERE reservation = ?", (attempt.reservation,))
 
     def _move(self, attempt: Attempt, old: State, new: State) -> None:

@@ -209,17 +209,16 @@ class Gateway:
             self._leave(attempt.reservation)
             return
         own = self._settling.setdefault(attempt.researcher, set())
-        task = asyncio.create_task(self._settle(attempt))
+        task = asyncio.create_task(self._till.settle(self.book.attempt(attempt.reservation)))
         own.add(task)
-        task.add_done_callback(own.discard)
 
-    async def _settle(self, attempt: Attempt) -> None:
-        try:
-            await self._till.settle(self.book.attempt(attempt.reservation))
-        except Exception as error:  # whatever an actor that is gone raises; the next call tries again and says so
-            log.warning("%s: the ledger was not told yet: %s", attempt.key, error)
-        finally:
+        def done(task: asyncio.Task[None]) -> None:
+            own.discard(task)
             self._leave(attempt.reservation)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                log.warning("%s: the ledger will be told with the next call: %s", attempt.key, error)
+
+        task.add_done_callback(done)
 
     async def _reserve(self, key: str, researcher: str, body: Body, parts: Parts, tariff: Tariff) -> Attempt:
         """A new attempt with its worst case set aside."""

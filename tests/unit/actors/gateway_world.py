@@ -119,6 +119,13 @@ class Simulated:
         return
 
 
+async def settled_call(gateway: Gateway, key: str, who: str, body: dict[str, Any]) -> dict[str, Any]:
+    """A call, and the end of its settlement."""
+    got = await gateway.call(key, who, body)
+    await gateway.settled(who)
+    return got
+
+
 def answer(text: str = "ok", **usage: int) -> dict[str, Any]:
     counts = {"input_tokens": 100, "output_tokens": 20, **usage}
     return {

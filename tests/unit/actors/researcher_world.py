@@ -59,14 +59,17 @@ class FusedStore(Store):
         super().__init__(path)
         self._db.execute("PRAGMA synchronous=OFF")  # a test survives no power loss
 
+    def _be_lazy(self, lazy: bool) -> None:
+        self._lazy = lazy
+
     @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self, *, lazy: bool = False) -> Iterator[sqlite3.Connection]:
         outer = self._level == 0
         if outer:
             self._fuse.point()
         self._level += 1
         try:
-            with super().transaction() as db:
+            with super().transaction(lazy=lazy) as db:
                 yield db
         finally:
             self._level -= 1

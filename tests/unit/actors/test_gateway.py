@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,7 @@ from tests.unit.actors.gateway_world import (
     cost,
     make,
     request,
+    settled_call,
 )
 
 WHO = TEAM[0]
@@ -57,7 +59,7 @@ def desk(tmp_path: Path) -> Desk:
 def test_a_call_is_charged_what_its_usage_costs_and_the_rest_is_free_again(tmp_path: Path, desk: Desk) -> None:
     message = answer(cache_read_input_tokens=5000, cache_creation_input_tokens=700)
     gateway = make(tmp_path, desk, Simulated(message))
-    got = asyncio.run(gateway.call(KEY, WHO, request()))
+    got = asyncio.run(settled_call(gateway, KEY, WHO, request()))
     assert got["message"] == message
     assert got["charged"] == cost(campaign(), message) == desk.spent()
     assert desk.reserved() == 0
@@ -80,7 +82,7 @@ def test_a_key_gives_its_first_answer_again_and_is_paid_once(tmp_path: Path, des
 def test_what_does_not_fit_is_refused_with_what_is_left_and_asked_and_nothing_is_sent(tmp_path: Path) -> None:
     desk, endpoint = Desk(tmp_path / "scheduler.db", usd=0.02), Simulated()
     with pytest.raises(RefusedError) as caught:
-        asyncio.run(make(tmp_path, desk, endpoint).call(KEY, WHO, request(max_tokens=1000)))
+        asyncio.run(settled_call(make(tmp_path, desk, endpoint), KEY, WHO, request(max_tokens=1000)))
     assert caught.value.reason == "over_budget"
     assert caught.value.detail["left"] == 20_000
     assert caught.value.detail["asked"] > 25_000
@@ -90,7 +92,7 @@ def test_what_does_not_fit_is_refused_with_what_is_left_and_asked_and_nothing_is
 
 def test_a_failure_that_cost_nothing_is_tried_again_on_the_same_reservation(tmp_path: Path, desk: Desk) -> None:
     endpoint = Simulated(OVERLOADED, OVERLOADED, answer())
-    got = asyncio.run(make(tmp_path, desk, endpoint).call(KEY, WHO, request()))
+    got = asyncio.run(settled_call(make(tmp_path, desk, endpoint), KEY, WHO, request()))
     assert len(endpoint.sent) == 3
     assert got["charged"] == cost(campaign(), answer()) == desk.spent()
     assert len(desk.store.query("SELECT * FROM reservations")) == 1
@@ -116,7 +118,7 @@ def test_an_endpoint_that_wants_fewer_calls_makes_everybody_wait(tmp_path: Path,
 
 def test_an_attempt_whose_end_is_unknown_is_charged_at_its_worst(tmp_path: Path, desk: Desk) -> None:
     gateway = make(tmp_path, desk, Simulated(DROPPED, answer()))
-    got = asyncio.run(gateway.call(KEY, WHO, request()))
+    got = asyncio.run(settled_call(gateway, KEY, WHO, request()))
     rows = desk.store.query("SELECT usd, charged_usd FROM reservations ORDER BY key")
     assert rows[0]["charged_usd"] == rows[0]["usd"]
     assert rows[1]["charged_usd"] == cost(campaign(), answer())
@@ -127,7 +129,7 @@ def test_an_attempt_whose_end_is_unknown_is_charged_at_its_worst(tmp_path: Path,
 def test_what_will_not_change_is_told_at_once_and_costs_nothing(tmp_path: Path, desk: Desk, reason: Any) -> None:
     endpoint = Simulated(Failure(reason, "no"))
     with pytest.raises(RefusedError) as caught:
-        asyncio.run(make(tmp_path, desk, endpoint).call(KEY, WHO, request()))
+        asyncio.run(settled_call(make(tmp_path, desk, endpoint), KEY, WHO, request()))
     assert caught.value.reason == reason
     assert len(endpoint.sent) == 1
     assert desk.reserved() == desk.spent() == 0
@@ -138,7 +140,7 @@ def test_of_one_key_two_answers_are_paid_for_and_lost_however_often_it_is_asked(
     gateway = make(tmp_path, desk, endpoint)
     for n in range(30):
         with pytest.raises(RefusedError, match="dropped" if n == 0 else "2 answers") as caught:
-            asyncio.run(gateway.call(KEY, WHO, request("x" * 8000, max_tokens=16_000)))
+            asyncio.run(settled_call(gateway, KEY, WHO, request("x" * 8000, max_tokens=16_000)))
         assert caught.value.reason == "lost"
         assert caught.value.detail == {"lost": 2, "charged": desk.spent()}
     assert len(endpoint.sent) == 2
@@ -231,7 +233,7 @@ def test_what_no_account_can_pay_is_told_and_breaks_no_cap(tmp_path: Path) -> No
     desk = Desk(tmp_path / "scheduler.db", usd=0.05)
     message = answer(input_tokens=50_000)
     gateway = make(tmp_path, desk, Simulated(message))
-    got = asyncio.run(gateway.call(KEY, WHO, request()))
+    got = asyncio.run(settled_call(gateway, KEY, WHO, request()))
     unpaid = [event.payload["usd"] for event in gateway.book.journal.events(kind="unpaid")]
     assert desk.spent() + sum(unpaid) == got["charged"] == cost(campaign(), message)
     assert desk.spent() <= 50_000
@@ -242,7 +244,7 @@ def test_an_answer_without_usage_is_charged_at_its_worst_and_says_so(
     tmp_path: Path, desk: Desk, usage: dict[str, int]
 ) -> None:
     gateway = make(tmp_path, desk, Simulated({**answer("x" * 4000), "usage": usage}))
-    got = asyncio.run(gateway.call(KEY, WHO, request()))
+    got = asyncio.run(settled_call(gateway, KEY, WHO, request()))
     (row,) = desk.store.query("SELECT usd, charged_usd FROM reservations")
     assert got["charged"] == row["charged_usd"] == row["usd"] > 25 * 1000
     (event,) = gateway.book.journal.events(kind="call_answered")
@@ -259,7 +261,7 @@ def test_a_stream_that_opens_without_a_prompt_count_lowers_no_worst_case(tmp_pat
     endpoint.die = die
     gateway = make(tmp_path, desk, endpoint)
     with pytest.raises(Died):
-        asyncio.run(gateway.call(KEY, WHO, request()))
+        asyncio.run(settled_call(gateway, KEY, WHO, request()))
     gateway.book.store.close()
     asyncio.run(make(tmp_path, desk, Simulated()).tidy())
     (row,) = desk.store.query("SELECT usd, charged_usd FROM reservations")
@@ -315,7 +317,7 @@ def test_what_the_endpoint_counted_bounds_every_request_with_the_same_input(
     message = answer(input_tokens=20_000)
     message["usage"]["iterations"] = once
     gateway, body = make(tmp_path, desk, Simulated(message)), request("word " * 20_000)
-    asyncio.run(gateway.call("k0", WHO, body))
+    asyncio.run(settled_call(gateway, "k0", WHO, body))
     found = gateway.book.counted_bound(take_apart({**body, **change}))
     assert (found == 20_000) is counted
     assert found is None or counted
@@ -449,19 +451,22 @@ def test_after_a_death_anywhere_the_key_is_answered_and_every_cent_is_accounted(
     tmp_path: Path, desk: Desk, death: str
 ) -> None:
     first, second = Simulated(answer("one")), Simulated(answer("two"))
+    died = []
 
     def die(step: str) -> None:
         if step == death:
+            died.append(step)
             raise Died
 
     desk.die = first.die = die
     gateway = make(tmp_path, desk, first)
-    with pytest.raises(Died):
-        asyncio.run(gateway.call(KEY, WHO, request()))
+    with contextlib.suppress(Died):
+        asyncio.run(settled_call(gateway, KEY, WHO, request()))
+    assert died
     gateway.book.store.close()
     desk.die = lambda _: None
     reborn = make(tmp_path, desk, second)
-    got = asyncio.run(reborn.call(KEY, WHO, request()))
+    got = asyncio.run(settled_call(reborn, KEY, WHO, request()))
     assert desk.reserved() == 0
     assert got["charged"] == desk.spent()
     one, worst = cost(campaign(), answer()), desk.store.query("SELECT MAX(usd) AS usd FROM reservations")[0]["usd"]
@@ -485,7 +490,7 @@ def test_a_key_cannot_be_too_long(tmp_path: Path, desk: Desk) -> None:
 def test_status_counts_tokens_dollars_and_the_share_read_from_the_cache(tmp_path: Path, desk: Desk) -> None:
     message = answer(input_tokens=100, cache_read_input_tokens=900)
     gateway = make(tmp_path, desk, Simulated(OVERLOADED, message))
-    asyncio.run(gateway.call(KEY, WHO, request()))
+    asyncio.run(settled_call(gateway, KEY, WHO, request()))
     status = gateway.status()
     assert status["cache_hit_share"] == 0.9
     tally = status["researchers"][WHO]

@@ -84,6 +84,29 @@ def test_an_overrun_charges_what_was_reserved_and_is_journaled(bench: Bench) -> 
     assert event.payload["reserved"]["usd"] == 10
 
 
+def test_what_is_left_is_charged_at_most_and_once(bench: Bench) -> None:
+    bench.ledger.reserve("held", "c/b", Amounts(usd=30, gpu_ms=50))
+    assert bench.ledger.spend_up_to("a", "c/a", Amounts(usd=40, wall_ms=9)) == Amounts(usd=40, wall_ms=9)
+    assert bench.ledger.spend_up_to("b", "c/a", Amounts(usd=40, gpu_ms=1)) == Amounts(usd=20)
+    assert bench.ledger.spend_up_to("b", "c/a", Amounts(usd=1)) == Amounts(usd=20)
+    assert bench.ledger.spend_up_to("d", "c/a", Amounts(usd=1)) == Amounts()
+    assert bench.ledger.spend_up_to("e", "c/b", Amounts(usd=11)) == Amounts(usd=10)
+    assert bench.ledger.balance("c")["spent"]["usd"] == 70
+    assert refusal(bench, "f", "nobody", ONE, call="spend_up_to").reason == "unknown_account"
+    assert refusal(bench, "b", "c/b", ONE, call="spend_up_to").reason == "key_reused"
+
+
+def test_exhausted_is_what_is_spent_for_good_here_or_above(bench: Bench) -> None:
+    bench.ledger.reserve("held", "c/b", Amounts(usd=40, gpu_ms=50))
+    assert bench.ledger.balance("c/a")["left"]["gpu_ms"] == 0
+    assert bench.ledger.balance("c/a")["exhausted"] == []
+    bench.ledger.spend("s", "c/a", Amounts(usd=60))
+    assert bench.ledger.balance("c/a")["exhausted"] == ["usd"]
+    assert bench.ledger.balance("c/b")["exhausted"] == []
+    bench.ledger.settle("held", Amounts(usd=40, gpu_ms=50))
+    assert bench.ledger.balance("c/b")["exhausted"] == ["usd", "gpu_ms"]
+
+
 def test_every_call_is_idempotent_by_key(bench: Bench) -> None:
     for _ in range(3):
         bench.ledger.reserve("k", "c/a", ONE)
@@ -322,6 +345,18 @@ class LedgerMachine(RuleBasedStateMachine):
         charged = actual.capped_by(known[1]) if known[2] == "held" else known[3]
         assert self.bench.ledger.settle(key, actual) == charged
         self.holds[key] = (*known[:2], "settled", charged)
+
+    @rule(key=KEYS, account=accounts, amounts=AMOUNTS)
+    def spend_up_to(self, key: str, account: str, amounts: Amounts) -> None:
+        known = self.holds.get(key)
+        if known is not None and (known[0] != account or known[2] != "settled"):
+            assert refusal(self.bench, key, account, amounts, call="spend_up_to").reason == "key_reused"
+            return
+        left = {d: value for d, value in self.bench.ledger.balance(account)["left"].items() if value is not None}
+        most = Amounts(**{d: min(value, left.get(d, value)) for d, value in amounts.to_dict().items()})
+        charged = most if known is None else known[3]
+        assert self.bench.ledger.spend_up_to(key, account, amounts) == charged
+        self.holds.setdefault(key, (account, most, "settled", charged))
 
     @rule(key=KEYS)
     def release(self, key: str) -> None:

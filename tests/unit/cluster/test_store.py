@@ -113,6 +113,26 @@ def test_a_failed_commit_leaves_the_store_usable(store: Store) -> None:
     assert store.query("SELECT * FROM p") == []
 
 
+def test_a_lazy_commit_waits_for_no_disk_and_the_next_one_does(store: Store) -> None:
+    def waits() -> bool:
+        return store.query("PRAGMA synchronous")[0]["synchronous"] == 2
+
+    for n, lazy in enumerate((False, True, False)):
+        with store.transaction(lazy=lazy) as db:
+            db.execute("INSERT INTO t VALUES (?)", (n,))
+            assert waits() is not lazy
+    assert numbers(store) == [0, 1, 2]
+
+
+def test_what_must_wait_for_the_disk_is_refused_inside_a_lazy_transaction(store: Store) -> None:
+    with pytest.raises(RuntimeError), store.transaction(lazy=True):
+        put(store, 1)
+    put(store, 2)
+    with store.transaction(), store.transaction(lazy=True) as db:
+        db.execute("INSERT INTO t VALUES (3)")
+    assert numbers(store) == [2, 3]
+
+
 def test_schema_inside_a_transaction_is_refused(store: Store) -> None:
     with pytest.raises(RuntimeError, match="would commit"), store.transaction():  # noqa: PT012
         put(store, 1)
