@@ -68,8 +68,10 @@ class Metrics:
         return series
 
     def count(self, name: str, value: float = 1.0, **tags: str) -> None:
-        """Add to a counter."""
-        self._get(name, Counter).inc(value, {"campaign": self._campaign, **tags})
+        """Add to a counter; Ray takes no zero, which adds nothing."""
+        series = self._get(name, Counter)
+        if value:
+            series.inc(value, {"campaign": self._campaign, **tags})
 
     def set(self, name: str, value: float, **tags: str) -> None:
         """Set a gauge."""

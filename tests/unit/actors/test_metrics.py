@@ -41,6 +41,12 @@ def test_a_series_takes_its_own_kind_alone() -> None:
         metrics.count("nothing")
 
 
+def test_a_free_answer_is_metered() -> None:
+    meters = Meters(Metrics("team"))
+    meters.answered("01-a", Tokens(input=10, output=2), 0, 0.5)
+    assert meters.to_dict()["researchers"]["01-a"]["calls"] == 1
+
+
 def test_boundaries_of_every_histogram_rise() -> None:
     for metric in DECLARED:
         assert bool(metric.boundaries) == (metric.kind == "histogram")
