@@ -86,7 +86,7 @@ async def wait_for_news(ctx: Context, seconds: float, until: str) -> str:
 
 
 async def _post_came(ctx: Context) -> bool:
-    """Whether there is something to read. That somebody rests is no news: a team that stalls would keep itself awake."""
+    """Whether there is news. That somebody rests is none, or a team that stalls would keep itself awake."""
     unread = await ctx.forum.unread(ctx.researcher, MOST_POSTS)
     return any(post["title"] != PAUSED_TITLE for post in unread)
 

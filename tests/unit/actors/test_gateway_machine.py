@@ -24,7 +24,7 @@ from actors.gateway import recorder
 from actors.gateway.gateway import MOST_LOSSES, Gateway
 from actors.gateway.pricing import Tokens, billed, tokens_of
 from actors.gateway.replayer import Replayer
-from actors.gateway.request import HIDDEN_TOKENS, Body, canonical
+from actors.gateway.request import HIDDEN_TOKENS, Body, canonical, digest, without_marks
 from actors.gateway.retry import Failure
 from actors.researcher.brains.conversation import Conversation
 from actors.researcher.brains.requests import Requests
@@ -101,7 +101,7 @@ class Vendor(Simulated):
         prefix = ""
         for part in segments(fields):
             size += len(part.body.encode())
-            prefix = recorder.digest(f"{prefix}{part.body}".encode())
+            prefix = digest(f"{prefix}{part.body}".encode())
             if part.ttl is not None:
                 read, marked = (size if prefix in self._kept else read), size
                 self._kept.add(prefix)
@@ -153,7 +153,7 @@ class Talk:
     def go_on(self, message: dict[str, Any]) -> None:
         """The next turn was answered."""
         body = self.asked[f"{self.researcher}/{self.turn}/model/0"]
-        bare, _ = recorder.without_marks(body["messages"][-1])
+        bare, _ = without_marks(body["messages"][-1])
         self.known.add({"role": "user", "content": bare["content"][-1:]})
         self.known.add({**message, "role": "assistant"})
         self.turn += 1
@@ -307,7 +307,7 @@ class GatewayMachine(RuleBasedStateMachine):
             for key, body in answered.items():
                 assert recorder.load_request(db, key) == body
         # Each beginning of a history is stored once, however many requests go on from it.
-        bare = [[canonical(recorder.without_marks(m)[0]) for m in body["messages"]] for body in answered.values()]
+        bare = [[canonical(without_marks(m)[0]) for m in body["messages"]] for body in answered.values()]
         assert nodes == len({tuple(one[:n]) for one in bare for n in range(1, len(one) + 1)})
         asyncio.run(self._replay(answered))
 
@@ -373,7 +373,7 @@ class GatewayMachine(RuleBasedStateMachine):
             if kind != "model" or before is None or earlier is None or "context_management" in body:
                 continue
             counted = recorder.prompt_tokens(before)
-            old, new = ([recorder.without_marks(m)[0] for m in b["messages"]] for b in (earlier, body))
+            old, new = ([without_marks(m)[0] for m in b["messages"]] for b in (earlier, body))
             if counted is None or new[: len(old)] != old:
                 continue
             added = sum(len(canonical(message)) for message in new[len(old) :])
