@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from actors.gateway.pricing import tariff_of
 from actors.gateway.replayer import open_recording
-from actors.serving.check import check_serve
+from actors.serving.check import check_running, check_serve
 from cluster.config import Brain, CampaignConfig, ConfigError
 from cluster.errors import AarError
 
@@ -152,6 +152,8 @@ def check_brain(config: CampaignConfig, key: str | None = None, run_dir: Path | 
         raise ConfigError(
             f"brain.base_url: {brain.base_url!r} would send the key in clear text; expected https, or this machine"
         )
+    if brain.kind == "local":
+        check_running(brain, key)
 
 
 def _private(url: str) -> bool:

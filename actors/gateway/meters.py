@@ -23,6 +23,9 @@ class MetricsSink(Protocol):
     def set(self, name: str, value: float, **tags: str) -> None:
         """Set a gauge."""
 
+    def observe(self, name: str, value: float, **tags: str) -> None:
+        """Add one observation to a histogram."""
+
 
 @dataclass(slots=True)
 class Tally:
@@ -62,7 +65,7 @@ class Meters:
         self._charge(tally, tokens, usd)
         if self._sink is not None:
             self._sink.count("model_calls", outcome="answered")
-            self._sink.count("model_seconds", seconds)
+            self._sink.observe("model_call_seconds", seconds)
             self._sink.set("model_cache_hit_share", self.cache_hit_share)
         return used
 

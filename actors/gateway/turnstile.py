@@ -37,10 +37,9 @@ class Turnstile:
         try:
             await future
         except asyncio.CancelledError:
-            if future.done() and not future.cancelled():
+            if self._waiting.pop(ticket, None) is None:  # its turn has come already
                 self._limits.end(ticket, Estimate(0, 0), self._clock())
             else:
-                self._waiting.pop(ticket, None)
                 self._limits.withdraw(ticket)
             self._turn()
             raise
@@ -70,7 +69,9 @@ class Turnstile:
             self._timer = None
         now = self._clock()
         for ticket in self._limits.start(now):
-            self._waiting.pop(ticket).set_result(None)
+            future = self._waiting.pop(ticket)
+            if not future.done():  # else it was cancelled, and its caller, who has not run since, gives the place back
+                future.set_result(None)
         delay = self._limits.next_start(now)
         if delay is not None:
             self._timer = asyncio.create_task(self._turn_in(delay + 0.001))

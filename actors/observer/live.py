@@ -48,7 +48,7 @@ def _head(name: str, status: dict[str, Any]) -> Text:
     worn = [f"{tier.upper()} {used['used']}/{used['limit']}" for tier, used in evaluator.get("wear", {}).items()]
     if worn:
         parts.append(f"answers {', '.join(worn)}")
-    parts += _model(status.get("gateway") or {})
+    parts += _model(status.get("gateway") or {}, scheduler.get("running", []))
     if evaluator.get("note"):
         parts.append(str(evaluator["note"]))
     if evaluator.get("best"):
@@ -60,13 +60,18 @@ def _head(name: str, status: dict[str, Any]) -> Text:
     return Text(" · ".join(parts), style="bold")
 
 
-def _model(gateway: dict[str, Any]) -> list[str]:
-    """Calls of the model that run and wait, the share of its input that came from the cache, its server."""
+def _model(gateway: dict[str, Any], leases: list[dict[str, Any]]) -> list[str]:
+    """Calls of the model that run and wait, the share of its input that came from the cache, its server.
+
+    The gateway looks at the server only when it calls it; whether there still is one, its lease says.
+    """
     parts = []
     if "running" in gateway:
         parts.append(f"{gateway['running']} calls, {gateway['waiting']} wait, cache {gateway['cache_hit_share']:.0%}")
     if "server" in gateway:
-        parts.append(f"model server {gateway['server']['phase']}")
+        phase = gateway["server"]["phase"]
+        there = phase in ("none", "waiting") or any(lease["kind"] == "serve" for lease in leases)
+        parts.append(f"model server {phase if there else 'stopped'}")
     return parts
 
 

@@ -26,7 +26,7 @@ from actors.researcher.brains.base import Brain
 from actors.researcher.ends import END_BRAIN_FAILED, END_BUDGET, END_DONE, END_STOPPED, END_TIME, ending
 from actors.researcher.patience import Step, next_step, reason_of
 from actors.researcher.progress import Progress
-from actors.researcher.stall import Stall, assess
+from actors.researcher.stall import PAUSED_TITLE, Stall, assess
 from actors.researcher.tools import ToolBox, wait_for_news
 from actors.researcher.transcript import OpenTurn, Transcript
 from actors.researcher.types import FINISH, Decision, Observation, Seen, ToolCall, ToolResult
@@ -178,7 +178,7 @@ class Researcher:
         self._paused, self._action = True, f"paused: {stall.text}"
         if self._profile.forum:
             key = f"{self._profile.researcher}/{self._transcript.next_turn()}/pause"
-            draft = {"kind": "error", "title": "I am paused", "body": f"Said by the campaign: {stall.text}"}
+            draft = {"kind": "error", "title": PAUSED_TITLE, "body": f"Said by the campaign: {stall.text}"}
             try:
                 await self._ctx.forum.post(key, self._profile.researcher, draft)
             except self._failures as error:

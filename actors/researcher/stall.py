@@ -25,6 +25,8 @@ NO_CALL = (
 )
 REPEATED = "You have made the same calls {count} times in a row with the same results. Try something else."
 RESTED = "You were paused for a while because nothing came of your last {count} turns. Try something else."
+PAUSED_TITLE = "I am paused"
+"""Of the post in which a researcher says that it rests."""
 END_STALLED = "it stalled: {count} turns in a row in which nothing happened"
 
 

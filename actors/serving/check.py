@@ -1,13 +1,15 @@
-"""Refuse a `serve` section that could not serve a campaign's brains, before anything starts."""
+"""Refuse a local brain that its server could not serve, before anything starts."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterator
+from http.client import HTTPException
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from actors.scheduler.admission import check_request
 from actors.serving.desk import serve_request
@@ -17,6 +19,8 @@ from gpu_pool.serving.command import ServeError, check_model, interpreter_prefix
 
 _UNITS = {"": 1, "k": 1000, "m": 1000**2, "K": 1 << 10, "M": 1 << 20}
 """Of vLLM's numbers, such as 32k."""
+ASK_SECONDS = 5.0
+_MOST_BYTES = 1 << 20
 
 
 def check_serve(config: CampaignConfig) -> None:
@@ -43,6 +47,13 @@ def check_serve(config: CampaignConfig) -> None:
             f"serve.lease_minutes: {config.serve.lease_minutes:g} is not valid; expected so few that the worst case of "
             f"one server ({cost}) fits budget.campaign ({over})"
         )
+
+
+def check_running(brain: Brain, key: str | None) -> None:
+    """The brain's requests fit the window that the server at `brain.base_url` tells; one that tells none, or does not
+    answer yet, is taken as it is. Raises ConfigError.
+    """
+    check_window(brain, told_window(brain, key))
 
 
 def check_window(brain: Brain, window: int | None) -> None:
@@ -72,6 +83,26 @@ def window_of(serve: Serve, folder: Path) -> int | None:
     except (OSError, ValueError):
         return None
     return _positions(about) or _positions(about.get("text_config")) if isinstance(about, dict) else None
+
+
+def told_window(brain: Brain, key: str | None) -> int | None:
+    """The model's window in tokens as a running vLLM tells it."""
+    bearer = {} if key is None else {"Authorization": f"Bearer {key}"}
+    request = Request(f"{(brain.base_url or '').rstrip('/')}/v1/models", headers=bearer)
+    try:
+        with build_opener(_Stays).open(request, timeout=ASK_SECONDS) as answer:
+            listed = json.loads(answer.read(_MOST_BYTES))["data"]
+        found = {model["id"]: model["max_model_len"] for model in listed}.get(brain.model)
+    except (OSError, HTTPException, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, int) and found > 0 else None
+
+
+class _Stays(HTTPRedirectHandler):
+    """The key goes to the configured address alone."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Nowhere else."""
 
 
 def _positions(about: Any) -> int | None:

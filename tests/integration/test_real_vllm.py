@@ -14,7 +14,8 @@ import pytest
 
 from actors.gateway.endpoint import Endpoint
 from actors.gateway.gateway import Gateway
-from cluster.config import Serve
+from actors.serving.check import told_window
+from cluster.config import Brain, Serve
 from cluster.sandbox import available
 from cluster.store import Store
 from gpu_pool.serving.command import ServerSpec
@@ -119,6 +120,12 @@ def test_a_call_and_its_result_are_taken_as_history(state: ServerState) -> None:
 def test_no_token_no_answer(state: ServerState) -> None:
     with client(state, "guess") as sdk, pytest.raises(anthropic.AuthenticationError):
         sdk.messages.create(model="tiny", max_tokens=4, messages=[{"role": "user", "content": "x"}])
+
+
+def test_it_tells_its_window_to_whoever_has_the_token(state: ServerState) -> None:
+    brain = Brain(kind="local", model="tiny", base_url=state.base_url)
+    assert told_window(brain, state.token) == CONTEXT
+    assert told_window(brain, "guess") is None
 
 
 def test_a_brain_that_is_told_garbage_survives_it(state: ServerState, tmp_path: Path) -> None:

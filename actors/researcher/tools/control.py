@@ -8,11 +8,14 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from actors.researcher.stall import PAUSED_TITLE
 from actors.researcher.tools.base import Args, Context, Tool
 from actors.researcher.types import FINISH
 
 POLL_S = 5.0
 """How often a wait looks for new posts."""
+MOST_POSTS = 50
+"""New posts that a wait looks through."""
 
 
 class BudgetArgs(Args):
@@ -71,7 +74,7 @@ async def wait_for_news(ctx: Context, seconds: float, until: str) -> str:
             return "run"
         if until == "run" and not ctx.runs.going():
             return "nothing"
-        if until in ("any", "post") and ctx.config.forum.enabled and await ctx.forum.unread(ctx.researcher, 1):
+        if until in ("any", "post") and ctx.config.forum.enabled and await _post_came(ctx):
             return "post"
         left = deadline - time.monotonic()
         if left <= 0:
@@ -80,6 +83,12 @@ async def wait_for_news(ctx: Context, seconds: float, until: str) -> str:
         await asyncio.wait(waits, timeout=min(left, POLL_S), return_when=asyncio.FIRST_COMPLETED)
         for waiting in waits:
             waiting.cancel()
+
+
+async def _post_came(ctx: Context) -> bool:
+    """Whether there is news. That somebody rests is none, or a team that stalls would keep itself awake."""
+    unread = await ctx.forum.unread(ctx.researcher, MOST_POSTS)
+    return any(post["title"] != PAUSED_TITLE for post in unread)
 
 
 class FinishArgs(Args):

@@ -102,7 +102,7 @@ class Simulated:
         for _ in range(self.pause()):
             await asyncio.sleep(0)
         await self.hold.wait()
-        outcome = self.outcomes.pop(0) if self.outcomes else answer()
+        outcome = self.outcome(body)
         if isinstance(outcome, Failure):
             raise AttemptFailedError(outcome)
         begun(outcome["usage"])
@@ -111,6 +111,9 @@ class Simulated:
         self.answers.append(outcome)
         self.die("after answer")
         return outcome
+
+    def outcome(self, body: Body) -> Outcome:
+        return self.outcomes.pop(0) if self.outcomes else answer()
 
     def status(self) -> dict[str, Any]:
         return {}

@@ -219,9 +219,11 @@ def test_model_servers_are_ended_after_research_and_before_sealing(tmp_path: Pat
 def test_the_live_view_shows_calls_and_the_models_server(tmp_path: Path) -> None:
     world = World()
     director, _ = direct(tmp_path, world, config(minutes=1), Gateway(world))
-    shown = one_line("c", asyncio.run(director.status()))
-    assert "1 calls, 2 wait, cache 93%" in shown
-    assert "model server ready" in shown
+    status = asyncio.run(director.status())
+    assert "1 calls, 2 wait, cache 93%" in one_line("c", status)
+    for leases, phase in (([{"kind": "serve"}], "ready"), ([{"kind": "pilot"}], "stopped")):
+        shown = one_line("c", {**status, "scheduler": {**status["scheduler"], "running": leases}})
+        assert f"model server {phase}" in shown
     quiet, _ = direct(tmp_path / "quiet", World(), config(minutes=1))
     status = asyncio.run(quiet.status())
     assert "calls" not in one_line("c", status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections import Counter
 
@@ -11,9 +12,37 @@ from hypothesis import strategies as st
 from actors.gateway.breaker import Breaker
 from actors.gateway.limits import Estimate, Limits
 from actors.gateway.retry import Failure, after, pause
+from actors.gateway.turnstile import Turnstile
 from cluster.config import Gateway
 
 SMALL = Gateway(requests_per_minute=60, input_tokens_per_minute=6000, output_tokens_per_minute=1200, concurrent_calls=4)
+
+
+def test_a_call_that_is_cancelled_as_its_turn_comes_keeps_no_place() -> None:
+    async def play() -> list[str]:
+        turnstile = Turnstile(Limits(SMALL.model_copy(update={"concurrent_calls": 1}), 0.0), lambda: 0.0)
+        entered: list[str] = []
+
+        async def call(ticket: str, leave: asyncio.Event) -> None:
+            async with turnstile.passage(ticket, "a", Estimate(1, 1)):
+                entered.append(ticket)
+                await leave.wait()
+
+        leave, left = asyncio.Event(), asyncio.Event()
+        left.set()
+        first = asyncio.create_task(call("first", leave))
+        await asyncio.sleep(0)
+        second = asyncio.create_task(call("second", left))
+        third = asyncio.create_task(call("third", left))
+        await asyncio.sleep(0)
+        leave.set()
+        second.cancel()  # its future is cancelled now, and it hears of that only after `first` has given up its place
+        ended = await asyncio.wait_for(asyncio.gather(first, second, third, return_exceptions=True), 5)
+        assert [type(one) for one in ended] == [type(None), asyncio.CancelledError, type(None)]
+        assert turnstile.counts == {"running": 0, "waiting": 0}
+        return entered
+
+    assert asyncio.run(play()) == ["first", "third"]
 
 
 def test_a_bucket_lets_one_minutes_worth_through_at_once_and_then_refills() -> None:

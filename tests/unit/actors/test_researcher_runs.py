@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from actors.researcher.stall import PAUSED_TITLE
 from actors.researcher.types import Decision, Observation, ToolCall
 from cluster.errors import RefusedError
 from tests.unit.actors.researcher_world import CAPS, Crash, Offices, World
@@ -107,15 +108,22 @@ def test_the_end_stops_what_still_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("until", "woken_by"), [("run", "nothing"), ("post", "post"), ("any", "post"), ("time", "time")]
+    ("until", "title", "woken_by"),
+    [
+        ("run", "news", "nothing"),
+        ("post", "news", "post"),
+        ("any", "news", "post"),
+        ("time", "news", "time"),
+        ("any", PAUSED_TITLE, "time"),
+    ],
 )
-def test_a_wait_ends_by_what_it_waits_for(tmp_path: Path, until: str, woken_by: str) -> None:
+def test_a_wait_ends_by_what_it_waits_for(tmp_path: Path, until: str, title: str, woken_by: str) -> None:
     offices = Offices(tmp_path, dict(CAPS))
 
     class Posting(Scripted):
         async def decide(self, observation: Observation) -> Decision:
             if observation.turn == 0:
-                offices.add_post("02-other", kind="insight", title="news", body="")
+                offices.add_post("02-other", kind="insight", title=title, body="")
             return await super().decide(observation)
 
     wait = ToolCall("wait", {"seconds": 0.05, "until": until})

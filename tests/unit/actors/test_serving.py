@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import json
 import re
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -365,6 +367,59 @@ def test_a_history_that_outgrows_the_models_window_is_refused_with_what_would_do
     fits = load_config("quickstart", overrides=(*chosen, *advice))
     check_brain(fits)
     assert fits.brain.compact_at + fits.brain.max_tokens <= window
+
+
+@contextlib.contextmanager
+def told(status: int, *models: dict[str, Any]) -> Iterator[tuple[str, list[str | None]]]:
+    """The address of a server that lists these models, and the credentials that it was shown."""
+    shown: list[str | None] = []
+
+    class Listing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            shown.append(self.headers["Authorization"])
+            body = json.dumps({"object": "list", "data": models}).encode()
+            self.send_response(status if self.path == "/v1/models" else 404)
+            self.send_header("Location", "/elsewhere")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Listing)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", shown
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_the_window_of_a_server_that_runs_already_is_asked_for(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("token-of-the-server")
+    key.chmod(0o600)
+
+    def local(url: str, *overrides: str) -> CampaignConfig:
+        chosen = ("brain.kind=local", "brain.model=tiny", f"brain.base_url={url}", f"brain.key_file={key}")
+        return load_config("quickstart", overrides=(*chosen, *overrides))
+
+    tiny = {"id": "tiny", "max_model_len": 32_768}
+    with told(200, {"id": "other", "max_model_len": 1}, tiny) as (url, shown):
+        with pytest.raises(ConfigError, match="at most 32768 together") as refused:
+            check_brain(local(url))
+        check_brain(local(url, *re.findall(r"--set (\S+)", str(refused.value))))
+        assert shown == ["Bearer token-of-the-server"] * 2
+    check_brain(local(url))  # it does not answer any more: it may when it is called
+    for status, model in ((200, {"id": "tiny"}), (200, {"id": "other", "max_model_len": 1}), (500, tiny)):
+        with told(status, model) as (url, _):
+            check_brain(local(url))
+    with told(307, tiny) as (url, shown):
+        check_brain(local(url))
+        assert len(shown) == 1, "the key goes nowhere else"
 
 
 def test_what_could_not_serve_is_refused_before_the_start(tmp_path: Path) -> None:
