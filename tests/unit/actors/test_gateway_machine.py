@@ -11,7 +11,7 @@ import itertools
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -243,6 +243,7 @@ class GatewayMachine(RuleBasedStateMachine):
             if death is not None and step == death[0]:
                 countdown[0] -= 1
                 if countdown[0] < 0:
+                    self.died.set()
                     raise Died
 
         self.desk.die = self.endpoint.die = die
@@ -259,17 +260,25 @@ class GatewayMachine(RuleBasedStateMachine):
 
     async def _round(self, wanted: list[tuple[int, str, int]]) -> bool:
         found = [(self.talks[who], self._key(self.talks[who], wish, number)) for who, wish, number in wanted]
-        tasks = [asyncio.ensure_future(self._ask(talk, key)) for talk, key in found if key is not None]
-        try:
-            await asyncio.gather(*tasks)
-        except Died:
+        self.died = asyncio.Event()
+        work = asyncio.ensure_future(self._all([self._ask(talk, key) for talk, key in found if key is not None]))
+        death = asyncio.ensure_future(self.died.wait())
+        await asyncio.wait((work, death), return_when=asyncio.FIRST_COMPLETED)
+        if self.died.is_set():
             self.gateway.book.store.close()
             rest = asyncio.all_tasks() - {asyncio.current_task()}
             for task in rest:
                 task.cancel()
-            await asyncio.gather(*rest, return_exceptions=True)
+            await asyncio.gather(work, *rest, return_exceptions=True)
             return True
+        death.cancel()
+        await work
         return False
+
+    async def _all(self, calls: list[Coroutine[Any, Any, None]]) -> None:
+        """The calls, and then the end of their settlements."""
+        await asyncio.gather(*calls)
+        await asyncio.gather(*map(self.gateway.settled, TEAM))
 
     def _key(self, talk: Talk, wish: str, number: int) -> str | None:
         makers: dict[str, Callable[[], str | None]] = {
