@@ -115,7 +115,7 @@ def test_a_failed_commit_leaves_the_store_usable(store: Store) -> None:
 
 def test_a_lazy_commit_waits_for_no_disk_and_the_next_one_does(store: Store) -> None:
     def waits() -> bool:
-        return store.query("PRAGMA synchronous")[0]["synchronous"] == 2
+        return bool(store.query("PRAGMA synchronous")[0]["synchronous"] == 2)
 
     for n, lazy in enumerate((False, True, False)):
         with store.transaction(lazy=lazy) as db:
