@@ -60,9 +60,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     for which in ("weak", "strong"):
         own.add_argument(f"--{which}-chat", action="store_true", help=f"ask the {which} model by its chat template")
     own.add_argument("--max-length", type=int, metavar="TOKENS", help="of the texts of --weak and --strong")
-    own.add_argument(
-        "--over-long", default="cut", choices=("cut", "refuse"), help="what is done with longer texts (default cut)"
-    )
+    own.add_argument("--over-long", choices=("cut", "refuse"), help="what is done with longer texts (default cut)")
     machine = parser.add_argument_group("machine")
     machine.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     machine.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default 1)")
@@ -113,6 +111,7 @@ def experiment(
     args: argparse.Namespace, task: str, weak: ModelSource | str | None, strong: ModelSource | str | None
 ) -> Experiment:
     """The experiment on `task`; models of a generated task are its own when they are not given."""
+    _check_model_options(args, weak, strong)
     artefacts, domain = Artefacts(args.cache), generated_domain(task)
     student = Protocol.of_domain(domain.spec.student) if domain is not None else _published(strong) or Protocol()
     student = student.changed(**{name: getattr(args, name) for name in _STUDENT})
@@ -135,8 +134,25 @@ def experiment(
     )
 
 
+def _check_model_options(
+    args: argparse.Namespace, weak: ModelSource | str | None, strong: ModelSource | str | None
+) -> None:
+    """Raises ExperimentError for an option that none of the models would heed."""
+    both = (weak, strong)
+    for option, asked, models in (
+        ("--max-length", args.max_length, both),
+        ("--over-long", args.over_long, both),
+        ("--weak-chat", args.weak_chat, (weak,)),
+        ("--strong-chat", args.strong_chat, (strong,)),
+    ):
+        if asked and not any(isinstance(model, str) for model in models):
+            raise ExperimentError(f"{option} is for models of your own: give --weak and --strong, or leave it out")
+
+
 def _model(args: argparse.Namespace, model: ModelSource | str, *, chat: bool) -> ModelSource:
-    return ModelAt(model, args.max_length, chat=chat, over_long=args.over_long) if isinstance(model, str) else model
+    if not isinstance(model, str):
+        return model
+    return ModelAt(model, args.max_length, chat=chat, over_long=args.over_long or "cut")
 
 
 def _published(model: ModelSource | str | None) -> Protocol | None:

@@ -119,6 +119,12 @@ def test_what_is_wrong_is_one_line_and_status_2(
     assert says in error[0]
 
 
+@pytest.mark.parametrize("option", [["--max-length", "9"], ["--over-long", "cut"], ["--weak-chat"], ["--strong-chat"]])
+def test_an_option_that_no_model_would_heed_is_refused(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_w2s.main(["--task", "generated:math:quick", "--seeds", "1", *option]) == 2
+    assert f"{option[0]} is for models of your own" in capsys.readouterr().err
+
+
 def test_a_gpu_that_is_not_there_and_truth_that_is_not_known(
     arguments: list[str],
     folder: Path,
