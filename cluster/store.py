@@ -2,7 +2,7 @@
 
 Promises:
 - What `transaction` committed survives `kill -9` and power loss (WAL with `synchronous=FULL`); with `lazy=True` it
-  survives `kill -9`, and power loss once a later transaction that is not lazy has committed.
+  survives `kill -9`, and power loss once a later transaction that is not lazy has written something.
 - `once(key, fn)` runs `fn` at most once per key, in one transaction with its answer: a retried call gets the first
   answer, and a call that was cut short left nothing behind.
 - A second `Store` on the same file is refused while the first lives (an exclusive lock that the kernel drops when its

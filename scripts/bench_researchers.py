@@ -6,11 +6,12 @@ Runs the real scheduler, forum, gateway and researchers on Ray against the fake 
 answers after a time that varies by half in both directions, as a model's does (`--lockstep`: always after the same
 time, so that all researchers act at once). Every turn is a thought and one edit of a file.
 
-Printed for each team: the overhead per turn, which is its wall time without the call of the API and with the edit: once
-without the call as the gateway sees it, and once without what the endpoint took by its own clock, so that the work of
-the vendor's client library counts as overhead, too. Then the processor time per turn of all actors, idle ones included,
-and the memory of a researcher's process (proportional and unique set size). At the end the bill of one researcher over
-many turns, with prompt caching and in a second run without, at the shipped prices.
+Printed for each team: the overhead per turn, which is its wall time without what the endpoint took by its own clock:
+the edit, HTTP and the vendor's client library count as overhead. Beside it the same without the calls as the gateway
+sees them, which leaves the library out, and also what a call waited for others in the gateway meanwhile. Then the
+processor time per turn of all actors, idle ones included, and the memory of a researcher's process (proportional and
+unique set size). At the end the bill of one researcher over many turns, with prompt caching and in a second run
+without, at the shipped prices.
 """
 
 from __future__ import annotations
@@ -234,7 +235,7 @@ def main(argv: list[str]) -> int:
         run_dir, took, cost = measured(team, args.turns, delay, spread)
         times = f"{delay:g} s" if args.lockstep else f"{delay * (1 - spread):g} to {delay * (1 + spread):g} s"
         print(f"{team} researchers, {args.turns} turns, answers after {times}: overhead per turn")
-        for what, seconds in (("besides the call", call_seconds(run_dir)), ("with the client library", took)):
+        for what, seconds in (("beside the endpoint", took), ("beside the gateway's calls", call_seconds(run_dir))):
             values = overheads(run_dir, seconds)
             print(
                 f"  {what}: median {statistics.median(values):.1f} ms, 95 % below "

@@ -6,7 +6,7 @@ Promises, for any interleaving, failure and crash:
   once, and the ledger is told until it knows. An attempt that certainly cost nothing is released; one whose end is
   unknown is charged with the most that it can have cost.
 - An answer is given as soon as its charge is written down; the ledger is told meanwhile, and before the same researcher
-  reserves again.
+  reserves again. For those milliseconds a balance shows the call's worst case as reserved.
 - An answer is charged its usage. One that tells none is charged at its worst, and one that tells of a tier, speed or
   region without a price says so in its event (`inexact`).
 - A call that was refused leaves no reservation behind.
@@ -83,7 +83,7 @@ class Gateway:
         """As `ModelApi.call`."""
         if not isinstance(key, str) or not 0 < len(key) <= MOST_KEY:
             raise RefusedError("bad_request", f"key: expected 1 to {MOST_KEY} characters", {"field": "key"})
-        if self._untidy:
+        if self._untidy or self._tidying.locked():
             await self.tidy()
         task = self._calls.get(key)
         if task is None:
@@ -118,7 +118,9 @@ class Gateway:
 
     async def settled(self, researcher: str) -> None:
         """Return when the ledger was told of the researcher's answers, or could not be: then the next call tells it."""
-        await asyncio.gather(*self._settling.get(researcher, ()), return_exceptions=True)
+        settling = self._settling.get(researcher)
+        if settling:
+            await asyncio.wait(settling)
 
     def status(self) -> dict[str, Any]:
         """Calls that run and wait, `losses` in a row, tallies since the start, what the transport says of itself."""
@@ -221,8 +223,10 @@ class Gateway:
         task.add_done_callback(done)
 
     async def _reserve(self, key: str, researcher: str, body: Body, parts: Parts, tariff: Tariff) -> Attempt:
-        """A new attempt with its worst case set aside."""
+        """A new attempt with its worst case set aside, after everything that the researcher owes."""
         await self.settled(researcher)
+        if self._untidy:
+            await self.tidy()
         worst = worst_case(body, self.book.counted_bound(parts), parts, tariff)
         attempt = self.book.open(key, researcher, body.model, tariff.cost(worst), worst)
         self._mine.add(attempt.reservation)
@@ -290,10 +294,8 @@ class Gateway:
             self.book.unsent(attempt)
             return attempt
         self._lose(self.book.attempt(attempt.reservation), failure.message)
-        try:
-            await self._till.settle(self.book.attempt(attempt.reservation))
-        finally:
-            self._leave(attempt.reservation)
+        await self._till.settle(self.book.attempt(attempt.reservation))
+        self._leave(attempt.reservation)
         return None
 
     def _lose(self, attempt: Attempt, why: str) -> None:

@@ -81,13 +81,13 @@ def take_apart(request: dict[str, Any]) -> Parts:
         bodies[sha] = body
         return value, sha, len(body)
 
+    bare, rest, _ = keep({name: value for name, value in request.items() if name != "messages"}, ())
     nodes, parent = [], ROOT
     for number, message in enumerate(request["messages"]):
         _, sha, size = keep(message, ("messages", number))
         node = _node(parent, sha)
         nodes.append((node, parent, sha, size))
         parent = node
-    bare, rest, _ = keep({name: value for name, value in request.items() if name != "messages"}, ())
     prefix = digest(canonical({name: bare[name] for name in PREFIX if name in bare}))
     return Parts(bodies, tuple(nodes), rest, prefix, marks)
 

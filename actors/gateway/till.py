@@ -61,7 +61,8 @@ class Till:
         rest = attempt.charge - paid
         if rest and not await self._overrun(attempt, rest):
             with self._book.store.transaction():
-                self._book.journal.append("unpaid", {"reservation": attempt.reservation, "usd": rest})
+                if self._book.attempt(attempt.reservation).state == "due":
+                    self._book.journal.append("unpaid", {"reservation": attempt.reservation, "usd": rest})
                 self._book.close(attempt)
         else:
             self._book.close(attempt)

@@ -19,9 +19,16 @@ _LIVE = ("queued", "running", "requeued")
 
 
 def audit_rules(run: RunData) -> tuple[int, list[Finding]]:
-    """Replay: no account above a cap, no reservation ended twice, nothing charged above what was reserved."""
+    """Replay: no account above a cap, no reservation ended twice, nothing charged above what was reserved, and nothing
+    but leases still reserved when the campaign has ended.
+    """
     events = _events(run)
-    return len(events), [Finding(STORE, fault.seq, fault.reason) for fault in replay(events).faults]
+    books = replay(events)
+    findings = [Finding(STORE, fault.seq, fault.reason) for fault in books.faults]
+    if run.events("director", "campaign_ended"):
+        held = [r for r in books.reservations.values() if r.state == "held" and not r.key.startswith("lease/")]
+        findings += [Finding(STORE, r.reserved_seq, f"{r.key} is held although the campaign has ended") for r in held]
+    return len(events), findings
 
 
 def audit_tables(run: RunData) -> tuple[int, list[Finding]]:

@@ -319,7 +319,8 @@ class Researcher:
                     self._transcript.mark_started(turn.number, pending.index)
                 key = f"{self._profile.researcher}/{turn.number}/{pending.index}"
                 result = await self._tools.run(pending.call, key)
-            self._transcript.store_result(turn.number, pending.index, result, self._lap())
+            last = pending.index == len(turn.calls) - 1
+            self._transcript.store_result(turn.number, pending.index, result, self._lap(), last=last)
         self._transcript.finish(turn.number, self._lap(last=True))
 
     def _not_now(self, turn: OpenTurn, call: ToolCall, started: bool) -> ToolResult | None:

@@ -115,7 +115,7 @@ class Runs:
 
     def tell(self, turn: int, names: tuple[str, ...]) -> None:
         """Note that the brain is told of runs with turn `turn`, in the caller's transaction if one is open."""
-        with self._store.transaction(lazy=True) as db:
+        with self._store.transaction() as db:
             sql = "UPDATE runs SET told_turn = ? WHERE name = ? AND told_turn IS NULL"
             db.executemany(sql, [(turn, name) for name in names])
 

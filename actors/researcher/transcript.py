@@ -1,11 +1,11 @@
 """The durable memory of a researcher: one row per turn, one row per call, written ahead.
 
 Promises:
-- What the brain sees is written before it is asked, and what it decided before the first call runs; each result is
-  written before the next call runs. A restarted researcher therefore asks about the same observation, and repeats no
+- What the brain sees is on disk before it is asked, and what it decided before the first call runs; each result is on
+  disk before the next call runs. A restarted researcher therefore asks about the same observation, and repeats no
   decision and no call whose result is known.
-- Decisions, calls that must not be repeated and ends of turns wait for the disk. Should power fail, what was seen or
-  what a call gave since then may be missing, and that step is done again under its old key.
+- Each of these waits for the disk but the result of a turn's last call, which waits with the end of the turn: should
+  power fail between them, that call is done again under its key, or told to be interrupted.
 - A finished turn and its journal event `turn` are one transaction. At most one turn is unfinished: the last.
 - What a model said comes back exactly as it was given.
 """
@@ -99,7 +99,7 @@ class Transcript:
 
         `wall_ms`, here and below, is the wall time since the step before, which the turn has taken so far.
         """
-        with self._store.transaction(lazy=True) as db:
+        with self._store.transaction() as db:
             db.execute(
                 "INSERT INTO turns (turn, seen, began_us, wall_ms) VALUES (?, ?, ?, ?)",
                 (turn, pack(seen.to_dict()), now_us(), wall_ms),
@@ -135,9 +135,9 @@ class Transcript:
         with self._store.transaction() as db:
             db.execute("UPDATE calls SET started_us = ? WHERE turn = ? AND idx = ?", (now_us(), turn, index))
 
-    def store_result(self, turn: int, index: int, result: ToolResult, wall_ms: int) -> None:
-        """Keep the result of a call. The first one stays."""
-        with self._store.transaction(lazy=True) as db:
+    def store_result(self, turn: int, index: int, result: ToolResult, wall_ms: int, *, last: bool) -> None:
+        """Keep the result of a call, the first one for ever; `last`: the turn is finished next."""
+        with self._store.transaction(lazy=last) as db:
             db.execute(
                 "UPDATE calls SET result = ? WHERE turn = ? AND idx = ? AND result IS NULL",
                 (pack(result.to_dict()), turn, index),

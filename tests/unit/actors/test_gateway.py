@@ -21,6 +21,7 @@ from actors.researcher.patience import next_step
 from cluster.config import ConfigError, dump_config, validate
 from cluster.errors import RefusedError
 from cluster.names import RunPaths
+from cluster.remote import UnreachableError
 from cluster.store import open_readonly
 from scripts import run_campaign
 from tests.unit.actors.gateway_world import (
@@ -480,6 +481,127 @@ def test_after_a_death_anywhere_the_key_is_answered_and_every_cent_is_accounted(
     else:
         begun = one + 25 * (1000 - 20)
         assert desk.spent() == begun + one < worst + one
+
+
+class Slow(Desk):
+    """A ledger that takes settlements when it may, and refuses to hear of some first."""
+
+    def __init__(self, path: Path, usd: float = 5.0, each: float = 2.0) -> None:
+        super().__init__(path, usd, each)
+        self.open, self.deaf = asyncio.Event(), 0
+        self.heard: list[str] = []
+
+    async def settle(self, key: str, actual: dict[str, int], note: str) -> dict[str, Any]:
+        self.heard.append(key)
+        await self.open.wait()
+        if self.deaf:
+            self.deaf -= 1
+            raise UnreachableError("actor scheduler did not answer settle")
+        return await super().settle(key, actual, note)
+
+
+async def turns() -> None:
+    """Let everything run that does not wait for a settlement."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+def test_an_answer_does_not_wait_for_its_settlement_but_its_researchers_next_reservation_does(tmp_path: Path) -> None:
+    desk, endpoint = Slow(tmp_path / "scheduler.db"), Simulated()
+
+    async def scene() -> None:
+        gateway = make(tmp_path, desk, endpoint)
+        assert (await gateway.call(KEY, WHO, request()))["charged"] == cost(campaign(), answer())
+        assert (desk.spent(), desk.reserved() > 0) == (0, True)
+        following = asyncio.create_task(gateway.call(f"{WHO}/1/model/0", WHO, request()))
+        await gateway.call(f"{TEAM[1]}/0/model/0", TEAM[1], request())
+        await turns()
+        assert [key.split("/")[0] for key, _ in endpoint.sent] == [WHO, TEAM[1]]
+        desk.open.set()
+        await following
+        await gateway.close()
+        assert (desk.spent(), desk.reserved()) == (3 * cost(campaign(), answer()), 0)
+
+    asyncio.run(scene())
+
+
+def test_a_settlement_that_the_ledger_did_not_hear_is_told_before_the_researcher_reserves_again(
+    tmp_path: Path,
+) -> None:
+    """There is room for one call's worst case, not for two."""
+    desk, endpoint = Slow(tmp_path / "scheduler.db", each=0.05), Simulated()
+
+    async def scene() -> None:
+        gateway = make(tmp_path, desk, endpoint)
+        await gateway.call(KEY, WHO, request())
+        following = asyncio.create_task(gateway.call(f"{WHO}/1/model/0", WHO, request()))
+        await turns()
+        desk.deaf = 1
+        desk.open.set()
+        await following
+        await gateway.settled(WHO)
+        desk.deaf = 1
+        await gateway.call(f"{WHO}/2/model/0", WHO, request())
+        await gateway.settled(WHO)
+        assert desk.reserved() > 0
+        await gateway.call(f"{WHO}/3/model/0", WHO, request())
+        await gateway.settled(WHO)
+        assert (desk.spent(), desk.reserved()) == (4 * cost(campaign(), answer()), 0)
+
+    asyncio.run(scene())
+    with pytest.raises(RefusedError):
+        asyncio.run(desk.reserve("more", f"campaign/researcher/{WHO}", {"usd": 2 * 35_000}, "", ""))
+
+
+def test_a_new_gateway_settles_what_the_old_one_owed_before_anybody_reserves(tmp_path: Path) -> None:
+    desk = Slow(tmp_path / "scheduler.db", each=0.05)
+
+    async def owe() -> None:
+        gateway = make(tmp_path, desk, Simulated())
+        await asyncio.gather(*(gateway.call(f"{who}/0/model/0", who, request()) for who in TEAM))
+        gateway.book.store.close()
+
+    async def go_on() -> None:
+        desk.open = asyncio.Event()
+        gateway = make(tmp_path, desk, Simulated())
+        calls = [asyncio.create_task(gateway.call(f"{who}/1/model/0", who, request())) for who in TEAM]
+        await turns()
+        desk.open.set()
+        await asyncio.gather(*calls)
+        await gateway.close()
+
+    asyncio.run(owe())
+    asyncio.run(go_on())
+    assert (desk.spent(), desk.reserved()) == (6 * cost(campaign(), answer()), 0)
+
+
+def test_to_close_waits_for_settlements_and_a_lost_attempt_is_settled_by_one_alone(tmp_path: Path) -> None:
+    desk = Slow(tmp_path / "scheduler.db")
+
+    async def scene() -> None:
+        gateway = make(tmp_path, desk, Simulated(answer(), DROPPED))
+        await gateway.call(KEY, WHO, request())
+        closing = asyncio.create_task(gateway.close())
+        await turns()
+        assert not closing.done()
+        desk.open.set()
+        await closing
+        gateway.book.store.close()
+        gateway = make(tmp_path, desk, Simulated(DROPPED))
+        desk.heard, desk.deaf, desk.open = [], 1, asyncio.Event()
+        lost = asyncio.create_task(gateway.call(f"{WHO}/1/model/0", WHO, request()))
+        await turns()
+        other = asyncio.create_task(gateway.call(f"{TEAM[1]}/0/model/0", TEAM[1], request()))
+        await turns()
+        desk.open.set()
+        with pytest.raises(UnreachableError):
+            await lost
+        await other
+        await gateway.close()
+        assert [key for key in desk.heard if WHO in key] == 2 * [f"tokens/{WHO}/1/model/0/0"]
+
+    asyncio.run(scene())
+    assert desk.reserved() == 0
 
 
 def test_a_key_cannot_be_too_long(tmp_path: Path, desk: Desk) -> None:

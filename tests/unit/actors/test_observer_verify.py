@@ -178,6 +178,15 @@ def test_an_account_above_its_cap_is_found(run: Path) -> None:
     assert "above its cap in usd" in broken(run)["rules of the ledger"].reason
 
 
+def test_what_is_held_for_no_lease_when_the_campaign_has_ended_is_found(run: Path) -> None:
+    def held(events: list[dict[str, Any]]) -> None:
+        reserved = find(events, "reserved")
+        events.append({**reserved, "payload": {**reserved["payload"], "key": "hold/tokens/r/0/model/0/0"}})
+
+    rewrite(run / "scheduler.db", held)
+    assert "model/0/0 is held although the campaign has ended" in broken(run)["rules of the ledger"].reason
+
+
 @pytest.mark.parametrize(
     "statement",
     [
