@@ -156,7 +156,7 @@ def check_brain(
         raise ConfigError(
             f"brain.base_url: {brain.base_url!r} would send the key in clear text; expected https, or this machine"
         )
-    if brain.kind == "local":
+    if brain.kind == "local" and run_dir is None:  # a history that outgrows the window is cut: no reason not to resume
         check_running(brain, key)
 
 

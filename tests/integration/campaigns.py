@@ -162,9 +162,9 @@ class Campaign:
         return list(alive)
 
     @property
-    def running(self) -> bool:
-        """Whether the driver still runs."""
-        return self._driver.poll() is None
+    def driver(self) -> psutil.Process | None:
+        """The driver, while it runs."""
+        return self._driver if self._driver.poll() is None else None
 
     def wait(self, seconds: float) -> int:
         """The exit status of the driver. Raises `AssertionError` with its output when it does not end."""

@@ -417,6 +417,7 @@ def test_the_window_of_a_server_that_runs_already_is_asked_for(tmp_path: Path) -
     with told(200, {"id": "other", "max_model_len": 1}, tiny) as (url, shown):
         with pytest.raises(ConfigError, match="at most 32768 together") as refused:
             check_brain(local(url))
+        check_brain(local(url), run_dir=tmp_path)
         check_brain(local(url, *re.findall(r"--set (\S+)", str(refused.value))))
         assert shown == ["Bearer token-of-the-server"] * 2
     check_brain(local(url))  # it does not answer any more: it may when it is called
