@@ -99,8 +99,8 @@ def told_window(brain: Brain, key: str | None) -> int | None:
     try:
         with build_opener(_Stays).open(request, timeout=ASK_SECONDS) as answer:
             listed = json.loads(answer.read(_MOST_BYTES))["data"]
-        found = {model["id"]: model["max_model_len"] for model in listed}.get(brain.model)
-    except (OSError, HTTPException, ValueError, KeyError, TypeError):
+        found = {model["id"]: model.get("max_model_len") for model in listed}.get(brain.model)
+    except (OSError, HTTPException, ValueError, KeyError, TypeError, AttributeError):
         return None
     return found if isinstance(found, int) and found > 0 else None
 

@@ -414,7 +414,7 @@ def test_the_window_of_a_server_that_runs_already_is_asked_for(tmp_path: Path) -
         return load_config("quickstart", overrides=(*chosen, *overrides))
 
     tiny = {"id": "tiny", "max_model_len": 32_768}
-    with told(200, {"id": "other", "max_model_len": 1}, tiny) as (url, shown):
+    with told(200, {"id": "other"}, {"id": "another", "max_model_len": 1}, tiny) as (url, shown):
         with pytest.raises(ConfigError, match="at most 32768 together") as refused:
             check_brain(local(url))
         check_brain(local(url), run_dir=tmp_path)
