@@ -22,7 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from actors.director.estimate import estimate
-from actors.evaluator.estimate import check_budget
+from actors.evaluator.estimate import check_budget, sealing
 from actors.gateway.keys import check_brain, hand_over, handed_path, key_of, take_from_environment
 from actors.gateway.replayer import as_recorded
 from actors.researcher.brains.prompt import check_prompt
@@ -238,7 +238,7 @@ def main(argv: list[str], watch: Callable[[Any, Path], None] = follow) -> int:
             print(estimate(config, len(BASELINES)).text())
             return 0
         earlier = args.runs_dir.absolute() / args.name if args.resume else None
-        check_brain(config, key, earlier)
+        check_brain(config, key, earlier, sealing(config, len(BASELINES)))
         check_key_is_out_of_reach(config, key, earlier)
         check_machine(config, args.runs_dir)
         run_dir = directory(args, config)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from actors.director.director import STOP_GRACE_S
 from actors.evaluator.estimate import largest_lease, sealing
 from actors.gateway.pricing import Tokens, tariff_of
 from cluster.config import CampaignConfig
@@ -96,9 +97,9 @@ def estimate(config: CampaignConfig, baselines: int) -> Bill:
 
 
 def _serving(config: CampaignConfig) -> Line:
-    """One server after another for all of research, each to the end of its lease."""
+    """One server after another for all of research and the last words after it, each to the end of its lease."""
     serve = config.serve
-    leases = math.ceil(config.research.minutes / serve.lease_minutes)
+    leases = math.ceil((config.research.minutes + STOP_GRACE_S / 60) / serve.lease_minutes)
     used = leases * gpu_ms(serve.gpus, math.ceil(serve.lease_minutes * 60_000))
     hours = _hours(Amounts(gpu_ms=used))
     what = f"the model's server all through research ({hours}, leases of {serve.lease_minutes:g} minutes: {leases})"

@@ -21,9 +21,10 @@ from urllib.parse import urlsplit
 
 from actors.gateway.pricing import tariff_of
 from actors.gateway.replayer import open_recording
-from actors.serving.check import check_running, check_serve
+from actors.serving.check import NOTHING, check_running, check_serve
 from cluster.config import Brain, CampaignConfig, ConfigError
 from cluster.errors import AarError
+from cluster.money import Amounts
 
 VARIABLE = "ANTHROPIC_API_KEY"
 SECRETS = (VARIABLE, "ANTHROPIC_AUTH_TOKEN")
@@ -121,10 +122,13 @@ def _start_anew() -> NoReturn:
     os.execve(sys.executable, sys.orig_argv, {**clean, _PIPE: str(reading)})
 
 
-def check_brain(config: CampaignConfig, key: str | None = None, run_dir: Path | None = None) -> None:
+def check_brain(
+    config: CampaignConfig, key: str | None = None, run_dir: Path | None = None, beside: Amounts = NOTHING
+) -> None:
     """Refuse a brain that could not make its first call. Raises `ConfigError`.
 
-    `key` is what the driver was started with; `run_dir` the directory of a campaign that is resumed.
+    `key` is what the driver was started with; `run_dir` the directory of a campaign that is resumed; `beside` what the
+    campaign sets aside at its start.
     """
     brain = config.brain
     if config.diversity.model is not None and (not brain.calls_model or brain.served):
@@ -141,7 +145,7 @@ def check_brain(config: CampaignConfig, key: str | None = None, run_dir: Path | 
         open_recording(Path(brain.replay_of)).close()
         return
     if brain.served:
-        check_serve(config)
+        check_serve(config, beside)
         return
     try:
         if key is None or brain.key_file is not None:
@@ -152,7 +156,7 @@ def check_brain(config: CampaignConfig, key: str | None = None, run_dir: Path | 
         raise ConfigError(
             f"brain.base_url: {brain.base_url!r} would send the key in clear text; expected https, or this machine"
         )
-    if brain.kind == "local":
+    if brain.kind == "local" and run_dir is None:  # a history that outgrows the window is cut: no reason not to resume
         check_running(brain, key)
 
 

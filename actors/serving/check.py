@@ -14,23 +14,30 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 from actors.scheduler.admission import check_request
 from actors.serving.desk import serve_request
 from cluster.config import Brain, CampaignConfig, ConfigError, Serve
-from cluster.money import usd_from_decimal
+from cluster.config.prices import SHIPPED_PRICES
+from cluster.money import Amounts, usd_from_decimal
 from gpu_pool.serving.command import ServeError, check_model, interpreter_prefixes
 
 _UNITS = {"": 1, "k": 1000, "m": 1000**2, "K": 1 << 10, "M": 1 << 20}
 """Of vLLM's numbers, such as 32k."""
+NOTHING = Amounts()
 ASK_SECONDS = 5.0
 _MOST_BYTES = 1 << 20
 
 
-def check_serve(config: CampaignConfig) -> None:
-    """The model's folder and the interpreter are there, the brain's requests fit the model's window, and the campaign
-    can pay for one server. Raises ConfigError.
+def check_serve(config: CampaignConfig, beside: Amounts = NOTHING) -> None:
+    """The model has a folder and a name of its own, the interpreter is there, the brain's requests fit the model's
+    window, and the campaign can pay for one server `beside` what else it sets aside. Raises ConfigError.
     """
     if config.serve.model is None:
         raise ConfigError(
             "brain.kind: a local brain needs a server; expected brain.base_url of one that runs, or serve.model, the "
             "folder of a model to be served from the pool"
+        )
+    if config.brain.model in SHIPPED_PRICES:
+        raise ConfigError(
+            f"brain.model: {config.brain.model!r} is a vendor's model with a price per token; expected a name of its "
+            "own for the model that the campaign serves: --set brain.model=NAME"
         )
     try:
         folder = check_model(config.serve)
@@ -40,12 +47,12 @@ def check_serve(config: CampaignConfig) -> None:
     check_window(config.brain, window_of(config.serve, folder))
     price = usd_from_decimal(config.pool.usd_per_gpu_hour)
     worst = check_request(serve_request(config, 1), price).worst
-    over = config.budget.campaign.caps().exceeded_by(worst)
+    over = config.budget.campaign.caps().exceeded_by(worst + beside)
     if over is not None:
         cost = f"{worst.usd / 1e6:.2f} dollars, {worst.gpu_ms / 3.6e6:.2f} GPU-hours"
         raise ConfigError(
             f"serve.lease_minutes: {config.serve.lease_minutes:g} is not valid; expected so few that the worst case of "
-            f"one server ({cost}) fits budget.campaign ({over})"
+            f"one server ({cost}) fits budget.campaign ({over}) beside what is set aside for SEAL"
         )
 
 
@@ -92,8 +99,8 @@ def told_window(brain: Brain, key: str | None) -> int | None:
     try:
         with build_opener(_Stays).open(request, timeout=ASK_SECONDS) as answer:
             listed = json.loads(answer.read(_MOST_BYTES))["data"]
-        found = {model["id"]: model["max_model_len"] for model in listed}.get(brain.model)
-    except (OSError, HTTPException, ValueError, KeyError, TypeError):
+        found = {model["id"]: model.get("max_model_len") for model in listed}.get(brain.model)
+    except (OSError, HTTPException, ValueError, KeyError, TypeError, AttributeError):
         return None
     return found if isinstance(found, int) and found > 0 else None
 

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -90,12 +90,22 @@ def until(condition: Callable[[], bool], seconds: float, what: str) -> None:
 class Campaign:
     """A driver that runs, its run directory and its processes. As a context it leaves no process behind."""
 
-    def __init__(self, runs: Path, name: str, home: Path, *arguments: str) -> None:
-        """Start `run_campaign.py --runs-dir RUNS --name NAME ARGUMENTS`; its output goes to `<runs>/<name>.log`."""
+    def __init__(
+        self,
+        runs: Path,
+        name: str,
+        home: Path,
+        *arguments: str,
+        program: Sequence[str] = (str(SCRIPT),),
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start `run_campaign.py --runs-dir RUNS --name NAME ARGUMENTS`, or another `program` that takes the same, with
+        more `variables` in its environment; its output goes to `<runs>/<name>.log`.
+        """
         self.run_dir = runs / name
         self._log = runs / f"{name}.log"
-        command = [sys.executable, str(SCRIPT), "--runs-dir", str(runs), "--name", name, *arguments]
-        environment = {**os.environ, "RAY_ADDRESS": "local", "RAY_TMPDIR": str(home)}
+        command = [sys.executable, *program, "--runs-dir", str(runs), "--name", name, *arguments]
+        environment = {**os.environ, "RAY_ADDRESS": "local", "RAY_TMPDIR": str(home), **(variables or {})}
         runs.mkdir(exist_ok=True)
         with self._log.open("a") as log:
             self._driver = psutil.Popen(
@@ -150,6 +160,11 @@ class Campaign:
         for process in alive:
             _kill(process)
         return list(alive)
+
+    @property
+    def driver(self) -> psutil.Process | None:
+        """The driver, while it runs."""
+        return self._driver if self._driver.poll() is None else None
 
     def wait(self, seconds: float) -> int:
         """The exit status of the driver. Raises `AssertionError` with its output when it does not end."""

@@ -73,6 +73,8 @@ def test_a_server_of_the_campaigns_own_is_in_the_worst_case_at_the_pools_price()
     (line,) = [line for line in served.lines if "model's server" in line.what]
     assert line.usd == 3 * MICRO, "three leases of an hour on half a GPU"
     assert "1.50 GPU-hours" in line.what
+    full = estimate(load_config("quickstart", overrides=(*overrides, "research.minutes=180")), 5)
+    assert any("(2.00 GPU-hours" in line.what for line in full.lines), "last words may need a fourth"
     assert served.middle is not None
     assert served.middle.tokens.cache_read == 0, "vLLM's own cache costs nothing and is not asked for"
     elsewhere = estimate(load_config("quickstart", overrides=(*overrides, "brain.base_url=http://127.0.0.1:8000")), 5)

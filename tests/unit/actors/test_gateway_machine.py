@@ -312,17 +312,15 @@ class GatewayMachine(RuleBasedStateMachine):
         with self.gateway.book.store.transaction() as db:
             assert recorder.damaged(db) == []
             nodes = db.execute("SELECT COUNT(*) AS n FROM nodes").fetchone()["n"]
-            answered = {key: body for talk in self.talks for key, body in talk.asked.items() if key in self._kept(db)}
+            kept = {row["key"] for row in db.execute("SELECT key FROM exchanges")}
+            answered = {key: body for talk in self.talks for key, body in talk.asked.items() if key in kept}
+            assert kept == set(answered)
             for key, body in answered.items():
                 assert recorder.load_request(db, key) == body
         # Each beginning of a history is stored once, however many requests go on from it.
         bare = [[canonical(without_marks(m)[0]) for m in body["messages"]] for body in answered.values()]
         assert nodes == len({tuple(one[:n]) for one in bare for n in range(1, len(one) + 1)})
         asyncio.run(self._replay(answered))
-
-    @staticmethod
-    def _kept(db: Any) -> set[str]:
-        return {row["key"] for row in db.execute("SELECT key FROM exchanges")}
 
     async def _replay(self, answered: dict[str, dict[str, Any]]) -> None:
         root = Path(tempfile.mkdtemp(dir=MEMORY))

@@ -27,7 +27,7 @@ from actors.serving.desk import ServeDesk, serve_request
 from actors.serving.transport import Served
 from cluster.config import CampaignConfig, ConfigError, load_config
 from cluster.errors import RefusedError
-from cluster.money import Caps, gpu_cost
+from cluster.money import Amounts, Caps, gpu_cost
 from cluster.names import SERVING_ACCOUNT
 from cluster.remote import UnreachableError
 from cluster.store import Store, open_readonly
@@ -360,7 +360,13 @@ def test_a_history_that_outgrows_the_models_window_is_refused_with_what_would_do
     tmp_path: Path, about: dict[str, Any], arguments: str, window: int
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps(about))
-    chosen = ["brain.kind=local", f"serve.model={tmp_path}", f"serve.arguments={arguments}", "serve.lease_minutes=5"]
+    chosen = [
+        "brain.kind=local",
+        "brain.model=tiny",
+        f"serve.model={tmp_path}",
+        f"serve.arguments={arguments}",
+        "serve.lease_minutes=5",
+    ]
     with pytest.raises(ConfigError, match=f"at most {window} together") as refused:
         check_brain(load_config("quickstart", overrides=tuple(chosen)))
     advice = re.findall(r"--set (\S+)", str(refused.value))
@@ -408,9 +414,10 @@ def test_the_window_of_a_server_that_runs_already_is_asked_for(tmp_path: Path) -
         return load_config("quickstart", overrides=(*chosen, *overrides))
 
     tiny = {"id": "tiny", "max_model_len": 32_768}
-    with told(200, {"id": "other", "max_model_len": 1}, tiny) as (url, shown):
+    with told(200, {"id": "other"}, {"id": "another", "max_model_len": 1}, tiny) as (url, shown):
         with pytest.raises(ConfigError, match="at most 32768 together") as refused:
             check_brain(local(url))
+        check_brain(local(url), run_dir=tmp_path)
         check_brain(local(url, *re.findall(r"--set (\S+)", str(refused.value))))
         assert shown == ["Bearer token-of-the-server"] * 2
     check_brain(local(url))  # it does not answer any more: it may when it is called
@@ -433,11 +440,15 @@ def test_what_could_not_serve_is_refused_before_the_start(tmp_path: Path) -> Non
         (local("serve.model=/nowhere"), r"serve\.model: '/nowhere'"),
         (local(there, "serve.python=/nowhere"), r"serve\.python"),
         (local(there, "serve.lease_minutes=40000"), r"serve\.lease_minutes"),
+        (local(there, "serve.lease_minutes=5", "brain.model=claude-opus-4-6"), r"brain\.model: .* price per token"),
         (local(there, "diversity.model=claude-haiku-4-5"), r"diversity\.model"),
         (load_config("quickstart", overrides=("diversity.model=claude-haiku-4-5",)), r"diversity\.model"),
     ):
         with pytest.raises(ConfigError, match=words):
             check_brain(config)
-    check_brain(local(there, "serve.lease_minutes=5"))
+    hour = local(there, "serve.lease_minutes=60")
+    check_brain(hour)
+    with pytest.raises(ConfigError, match="beside what is set aside"):
+        check_brain(hour, beside=Amounts(usd=2_000_000))
     check_brain(local("brain.base_url=http://127.0.0.1:8000"))
     check_brain(load_config("quickstart"))
