@@ -29,6 +29,7 @@ from actors.gateway.retry import Failure
 from actors.researcher.brains.conversation import Conversation
 from actors.researcher.brains.requests import Requests
 from cluster.errors import RefusedError
+from cluster.remote import UnreachableError
 from cluster.store import Store
 from tests.fake_messages.cache import segments
 from tests.unit.actors.gateway_world import (
@@ -44,7 +45,8 @@ from tests.unit.actors.gateway_world import (
     tariff,
 )
 
-CAMPAIGN_USD, EACH_USD = 4.0, 2.0
+BUDGETS = ((4.0, 2.0), (0.6, 0.25))
+"""Dollars of the campaign and of each researcher: enough for most, and soon used up."""
 CONFIG = campaign(
     "gateway.attempts=3",
     "gateway.concurrent_calls=2",
@@ -201,27 +203,34 @@ class GatewayMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.root = Path(tempfile.mkdtemp(dir=MEMORY))
-        self.desk = Desk(self.root / "scheduler.db", CAMPAIGN_USD, EACH_USD)
-        self.endpoint = Vendor()
-        self.gateway = self._born()
+        self._open(BUDGETS[0])
         self.talks = [Talk(name) for name in TEAM]
         self.answers: dict[str, dict[str, Any]] = {}
         self.certain = self.honest = True
+
+    def _open(self, budgets: tuple[float, float]) -> None:
+        self.desk = Desk(self.root / f"scheduler-{budgets[0]}.db", *budgets)
+        self.endpoint = Vendor()
+        self.gateway = self._born()
 
     def _born(self) -> Gateway:
         store, clock = Store(self.root / "gateway.db"), Clock()
         return Gateway(store, CONFIG, self.desk, self.endpoint, clock=clock, sleep=clock.sleep)
 
-    @initialize(honest=st.booleans())
-    def endpoint_of_a_kind(self, honest: bool) -> None:
-        """One that counts as it should, or one that may say anything."""
+    @initialize(honest=st.booleans(), budgets=st.sampled_from(BUDGETS))
+    def world_of_a_kind(self, honest: bool, budgets: tuple[float, float]) -> None:
+        """An endpoint that counts as it should, or one that may say anything; much money or little."""
         self.honest = honest
+        self._close()
+        self._open(budgets)
 
     @rule(
         wanted=wishes,
         coming=st.lists(honest | honest | failures | strange, max_size=6),
         pauses=st.lists(st.integers(0, 3), min_size=1, max_size=5),
         death=st.none() | st.none() | st.tuples(st.sampled_from(DEATHS), st.integers(0, 3)),
+        deaf=st.just(0) | st.integers(1, 3),
+        asked_first=st.booleans(),
     )
     def calls_at_once(
         self,
@@ -229,7 +238,12 @@ class GatewayMachine(RuleBasedStateMachine):
         coming: list[Told | Outcome],
         pauses: list[int],
         death: tuple[str, int] | None,
+        deaf: int,
+        asked_first: bool,
     ) -> None:
+        """`deaf`: settlements that the ledger does not hear of; `asked_first`: whether a new gateway is called before
+        it has settled what the old one owed.
+        """
         if self.honest:
             coming = [one for one in coming if not isinstance(one, dict)]
         self.endpoint.coming = list(coming)
@@ -247,12 +261,16 @@ class GatewayMachine(RuleBasedStateMachine):
                     raise Died
 
         self.desk.die = self.endpoint.die = die
+        self.desk.deaf = deaf
         died = asyncio.run(self._round(wanted))
         self.desk.die = self.endpoint.die = lambda _: None
+        self.desk.deaf = 0
         if died:
             self.certain = False
             self.gateway = self._born()
-            asyncio.run(self.gateway.tidy())
+            if asked_first:
+                asyncio.run(self._round(wanted))
+        asyncio.run(self.gateway.tidy())
         for talk in self.talks:
             message = self.answers.get(f"{talk.researcher}/{talk.turn}/model/0")
             if message is not None:
@@ -291,6 +309,8 @@ class GatewayMachine(RuleBasedStateMachine):
     async def _ask(self, talk: Talk, key: str) -> None:
         try:
             got = await self.gateway.call(key, talk.researcher, talk.asked[key])
+        except UnreachableError:
+            return
         except RefusedError as error:
             if error.reason in ("over_budget", "unavailable", "bad_request", "lost"):
                 return
@@ -405,9 +425,12 @@ class GatewayMachine(RuleBasedStateMachine):
         lost = Counter(event.payload["key"] for event in self.gateway.book.journal.events(kind="attempt_lost"))
         assert all(times <= MOST_LOSSES for times in lost.values())
 
-    def teardown(self) -> None:
+    def _close(self) -> None:
         self.gateway.book.store.close()
         self.desk.store.close()
+
+    def teardown(self) -> None:
+        self._close()
         shutil.rmtree(self.root)
 
 
