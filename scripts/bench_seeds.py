@@ -16,6 +16,7 @@ training overfits, rounding grows, and one changed by 1e-7 at its start ends as 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import tempfile
@@ -30,8 +31,9 @@ import numpy as np
 import torch
 from transformers.utils import logging as transformers_logging
 
-from gpu_pool.weak_to_strong.experiment import Experiment, ExperimentError, MethodFile, Pretrained, Protocol, world_of
-from gpu_pool.weak_to_strong.models import LabelModel
+from gpu_pool.weak_to_strong.domains import Domain
+from gpu_pool.weak_to_strong.experiment import Experiment, MethodFile, Pretrained, Protocol, world_of
+from gpu_pool.weak_to_strong.models import FloatArray, LabelModel
 from gpu_pool.weak_to_strong.student import lm_tensors
 from gpu_pool.weak_to_strong.tasks import generated_domain, load_task
 from gpu_pool.weak_to_strong.tasks.artefacts import Artefacts
@@ -80,45 +82,37 @@ def measure(base: LabelModel, table: TokenTable, labels: Sequence[float], traina
     )
 
 
-def measure_methods(task: str, count: int, cache: Artefacts) -> None:
-    """Print the rows of one task."""
-    domain = generated_domain(task)
-    if domain is None:
-        raise ExperimentError(f"--task {task}: expected generated:NAME[:SIZE[:WORLD_SEED]]")
+def measure_methods(task: str, domain: Domain, count: int, cache: Artefacts) -> None:
+    """Print the rows of one generated task."""
     loaded, world = load_task(task, 0), world_of(domain, task)
+    models = {which: Pretrained(domain, world, which, cache) for which in ("weak", "strong")}
+    teacher, student = map(Protocol.of_domain, (domain.spec.teacher, domain.spec.student))
     for which, trainable, names in METHODS:
+        width = (domain.spec.weak if which == "weak" else domain.spec.strong).shape.hidden
         with tempfile.TemporaryDirectory() as folder:
-            weak = Pretrained(domain, world, "weak", cache)
-            student = weak if which == "weak" else Pretrained(domain, world, "strong", cache)
-            protocols = {
-                "teacher": Protocol.of_domain(domain.spec.teacher),
-                "student": Protocol.of_domain(domain.spec.student).changed(trainable=trainable),
-            }
-            experiment = Experiment(loaded, weak, student, Artefacts(Path(folder)), **protocols)
+            kept, protocol = Artefacts(Path(folder)), student.changed(trainable=trainable)
+            experiment = Experiment(loaded, models["weak"], models[which], kept, teacher=teacher, student=protocol)
             experiment.weak(range(count))
-            shape = domain.spec.weak.shape if which == "weak" else domain.spec.strong.shape
             for name in names:
                 row = measure_method(experiment, MethodFile.of(name), count)
-                print(f"{domain.name}, d {shape.hidden}, {trainable:6s} {name:10s} {row}", flush=True)
+                print(f"{domain.name}, d {width}, {trainable:6s} {name:10s} {row}", flush=True)
 
 
 def measure_method(experiment: Experiment, method: MethodFile, count: int) -> str:
     """One row: a method whose results the experiment does not have yet."""
-    best, probs = {}, {}
+    best: dict[str, float] = {}
+    probs: dict[str, FloatArray] = {}
     for number in range(2):
         for how, calls in (("alone", [[seed] for seed in range(count)]), ("joint", [list(range(count))])):
             again = MethodFile(method.name, f"{method.source}# {number}, {how}\n")
             start = time.process_time()
             scores = [experiment.method(again, seeds) for seeds in calls]
-            best[how] = min(best.get(how, np.inf), time.process_time() - start)
+            best[how] = min(best.get(how, math.inf), time.process_time() - start)
             probs[how] = np.concatenate([one.probs for one in scores])
-    apart, other = (
-        np.abs(probs["alone"] - probs["joint"]).max(),
-        np.mean((probs["alone"] > 0.5) != (probs["joint"] > 0.5)),
-    )
-    return (
-        f"{best['alone']:10.2f} {best['joint']:9.2f} {best['alone'] / best['joint']:6.2f}x {apart:11.1e} {other:8.2%}"
-    )
+    alone, joint = best["alone"], best["joint"]
+    apart = float(np.abs(probs["alone"] - probs["joint"]).max())
+    other = float(np.mean((probs["alone"] > 0.5) != (probs["joint"] > 0.5)))
+    return f"{alone:10.2f} {joint:9.2f} {alone / joint:6.2f}x {apart:11.1e} {other:8.2%}"
 
 
 def main() -> None:
@@ -134,7 +128,10 @@ def main() -> None:
     if options.task:
         print(f"{options.count} seeds{'':23s} one by one  together   ratio   probs by  answers")
         for task in options.task:
-            measure_methods(task, options.count, Artefacts(options.cache))
+            domain = generated_domain(task)
+            if domain is None:
+                parser.error(f"--task {task}: expected generated:NAME[:SIZE[:WORLD_SEED]]")
+            measure_methods(task, domain, options.count, Artefacts(options.cache))
         return
     print(f"{options.count} seeds, {options.items} texts of 40 tokens (sigma .3), one epoch, batches of 32")
     print("model               one by one  together  ratio  padding together weights by losses by  default")

@@ -203,18 +203,14 @@ class Experiment:
 
     def _student_arrays(self, method: MethodFile, seed: int, trained: Trained) -> Arrays:
         """What is kept of a run; raises its error, which then names the method and the seed."""
-        student, name = trained.result, f"method {method.name!r}, seed {seed}"
-        if isinstance(student, W2SError):
-            raise type(student)(f"{name}: {student}") from student
-        if isinstance(student, Exception):
-            what = f"{type(student).__name__}: {student}{method.place_of(student)}"
-            raise MethodError(f"{name} raised {what}") from student
-        shared = self._shared
-        return {
-            "test": student.predict(shared.test)[:, 1],
-            "seconds": np.array([trained.seconds]),
-            "cut": _cut(shared.tokens, shared.test.tokens),
-        }
+        ended, name = trained.result, f"method {method.name!r}, seed {seed}"
+        if isinstance(ended, W2SError):
+            raise type(ended)(f"{name}: {ended}") from ended
+        if isinstance(ended, Exception):
+            raise MethodError(f"{name} raised {type(ended).__name__}: {ended}{method.place_of(ended)}") from ended
+        probs = ended.predict(self._shared.test)[:, 1]
+        cut = _cut(self._shared.tokens, self._shared.test.tokens)
+        return {"test": probs, "seconds": np.array([trained.seconds]), "cut": cut}
 
     def _teach(self, seed: int, asked: Sequence[int]) -> tuple[Arrays, bool]:
         """What the teacher of `seed` says; `asked` are all seeds that are wanted now."""

@@ -52,8 +52,8 @@ class Trained:
 def most_at_once(model: LabelModel, tokens: TokenTable) -> int:
     """How many seeds of a method on `model` and the texts `tokens` may run at once, at least 1.
 
-    What pays is decided for each training (`training.jobs.pays`), because a method chooses what it trains; this keeps
-    to `MEMORY`. Small models alone are many: few of the trainings of others gain anything.
+    A method chooses what it trains, so what pays is decided for each training (`training.jobs.pays`); this keeps to
+    `MEMORY`. Only small models are run several at once: larger ones would gain little.
     """
     held = sum(p.nbytes for p in model.parameters()) + 4 * model.width * int(tokens.lengths.sum())
     return max(1, min(MOST, MEMORY // held))
@@ -160,7 +160,7 @@ class _Seed:
             target=contextvars.copy_context().run,
             args=(self._work, run, torch.get_num_threads()),
             name=f"seed {run.seed}",
-            daemon=True,
+            daemon=True,  # `stop` waits for it; if it hangs, a second interrupt still ends the process
         )
         run.trainer = self._train
 
