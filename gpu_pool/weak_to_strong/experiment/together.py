@@ -40,6 +40,9 @@ from gpu_pool.weak_to_strong.training.jobs import MOST, pays, together
 MEMORY = 1 << 29
 """Bytes that the seeds which run at once may hold: each a model in full, and the states of all texts at one layer."""
 
+LISTEN_S = 0.5
+"""A signal that comes just before a wait does not end it: so often an interrupt is looked for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Trained:
@@ -174,7 +177,8 @@ class _Seed:
                     self._thread.start()
                 else:
                     self._turn.release()
-                self._back.acquire()
+                while not self._back.acquire(timeout=LISTEN_S):
+                    pass
             except BaseException:  # an interrupt: the thread has to end while its world is still there
                 self.stop()
                 raise

@@ -313,8 +313,8 @@ def test_an_interrupt_ends_what_runs(bench: Bench, witness: list[Any]) -> None:
     source = (
         "import signal, threading, time\n" + STUBBORN + "\nwaiting = train\n\ndef train(run):\n"
         "    if run.seed < 2:\n        return waiting(run)\n"
-        "    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)\n"
-        "    try:\n        while True:\n            time.sleep(0.01)\n    finally:\n        seen.append(('ended', 2))\n"
+        "    try:\n        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)\n"
+        "        while True:\n            time.sleep(0.01)\n    finally:\n        seen.append(('ended', 2))\n"
     )
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     path = list(sys.path)
