@@ -2,10 +2,14 @@
 
 A loss takes logits (b, 2), targets (b, 2) with rows that sum to 1, and `done`, the share of training that is over
 (0 to 1); it gives one value per example (b,). p is the student's softmax, w the target.
+
+Promise: asked twice with the same settings, this module gives the same loss, which keeps no state: runs that train
+with it can be told to be alike.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -32,6 +36,7 @@ def cross_entropy(logits: torch.Tensor, target: torch.Tensor, done: float) -> to
     return -(target * functional.log_softmax(logits, -1)).sum(-1)
 
 
+@functools.cache
 def logconf(strength: float = 0.5, warmup: float = 0.2) -> Loss:
     """Auxiliary confidence loss of Burns et al. 2023: cross entropy to (1 - c) w + c s.
 
@@ -55,6 +60,7 @@ def logconf(strength: float = 0.5, warmup: float = 0.2) -> Loss:
     return loss
 
 
+@functools.cache
 def product(power: float = 1.0, warmup: float = 0.2, weak_power: float = 1.0) -> Loss:
     """Product confidence: cross entropy to the detached target proportional to p^b w^a, a = `weak_power`.
 
@@ -71,6 +77,7 @@ def product(power: float = 1.0, warmup: float = 0.2, weak_power: float = 1.0) ->
     return loss
 
 
+@functools.cache
 def gce(q: float = 0.7) -> Loss:
     """Generalised cross entropy (1 - (sum_k w_k p_k)^q) / q, Zhang & Sabuncu 2018 (arXiv 1805.07836); q to 0 is CE."""
 
@@ -83,6 +90,7 @@ def gce(q: float = 0.7) -> Loss:
     return loss
 
 
+@functools.cache
 def reverse_kl(floor: float = 0.02) -> Loss:
     """KL(p || w) = sum_k p_k (log p_k - log w_k), mode seeking (arXiv 2502.11107); w is kept `floor` away from 0."""
 

@@ -36,7 +36,7 @@ from gpu_pool.weak_to_strong.items import ItemSet
 from gpu_pool.weak_to_strong.models import FloatArray, LabelModel, softmax
 from gpu_pool.weak_to_strong.student import Student
 from gpu_pool.weak_to_strong.tokens import TokenTable
-from gpu_pool.weak_to_strong.trainer import Job, TrainConfig, TrainReport, finetune, finetune_many
+from gpu_pool.weak_to_strong.trainer import Job, TrainConfig, Trainer, TrainReport, finetune_many
 from gpu_pool.weak_to_strong.training.jobs import pays
 
 Log = Callable[..., None]
@@ -95,7 +95,8 @@ class MethodRun:
     Attributes: `items`, the unlabelled ItemSet; `weak`, float32 (n,) = P(label 1) by the weak teacher; `weak_members`,
     the same by each of k teachers (n, k) when the run was given them, else None; `seed`, int;
     `protocol`, the task's TrainConfig (what `vanilla` uses); `base`, the pretrained strong LabelModel (leave it as it
-    is; take `strong()`); `device`, `threads`; `deadline`, time.monotonic seconds or None.
+    is; take `strong()`); `device`, `threads`; `deadline`, time.monotonic seconds or None; `trainer`, which does its
+    trainings.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class MethodRun:
         self.protocol = params.train_config()
         self.device = params.device
         self.threads = params.threads or torch.get_num_threads()
+        self.trainer: Trainer = finetune_many
         self._log = log
         self.deadline = None if params.seconds is None else time.monotonic() + params.seconds
         if self.weak.shape != (len(items),) or not np.isfinite(self.weak).all():
@@ -213,13 +215,7 @@ class MethodRun:
 
         `targets` and `weights` have one row for each chosen item; see `trainer.finetune`.
         """
-        tokens = self._chosen(indices)
-        chosen = config or self.protocol
-        report = finetune(
-            model, tokens, targets, chosen, weights=weights, on_progress=self._progress, deadline=self.deadline
-        )
-        self.log("trained", items=len(tokens), steps=report.steps, seconds=report.seconds, loss=report.loss)
-        return report
+        return self._trained([Job(model, self._chosen(indices), targets, config or self.protocol, weights)])[0]
 
     def fit(
         self,
@@ -245,10 +241,8 @@ class MethodRun:
             count = pays(waiting[0])
             jobs = [dataclasses.replace(job, model=self.base.copy(job.config.trainable)) for job in waiting[:count]]
             del waiting[:count]
-            reports = finetune_many(jobs, on_progress=self._progress, deadline=self.deadline)
-            for job, report in zip(jobs, reports, strict=True):
-                self.log("trained", items=len(job.tokens), steps=report.steps, seconds=report.seconds, loss=report.loss)
-                yield job.model
+            self._trained(jobs)
+            yield from (job.model for job in jobs)
 
     def predict(self, model: LabelModel, indices: npt.ArrayLike | None = None) -> FloatArray:
         """P(label 1) of the run's own items at `indices`, (m,)."""
@@ -271,6 +265,12 @@ class MethodRun:
         """Report a line and numbers; they stand in the run's log."""
         if self._log is not None:
             self._log(message, **metrics)
+
+    def _trained(self, jobs: Sequence[Job]) -> list[TrainReport]:
+        reports = self.trainer(jobs, on_progress=self._progress, deadline=self.deadline)
+        for job, report in zip(jobs, reports, strict=True):
+            self.log("trained", items=len(job.tokens), steps=report.steps, seconds=report.seconds, loss=report.loss)
+        return reports
 
     def _progress(self, step: int, steps: int, loss: float) -> None:
         self.log("step", step=step, steps=steps, loss=loss)

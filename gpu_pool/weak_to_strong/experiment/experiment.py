@@ -8,16 +8,18 @@
 
 Promises: seed s of a method learns from the labels of teacher s; the data are the same for all seeds, so seeds
 differ in training alone, as in the published protocol; no method sees a label; whatever was computed once for the same
-content, seed, protocol and code is read and not computed again. Teachers, and ceilings, of several seeds are trained as
-one stack where that is faster: with the results of one by one, within rounding.
+content, seed, protocol and code is read and not computed again. Teachers, ceilings and the students of a method of
+several seeds are trained as one stack where that is faster: with the results of one by one, within rounding. The global
+random streams of torch, numpy and `random` start from the seed in a method, and are left as they were.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,7 @@ from gpu_pool.weak_to_strong.experiment.methods import MethodFile
 from gpu_pool.weak_to_strong.experiment.protocol import Protocol
 from gpu_pool.weak_to_strong.experiment.shared import LIBRARY, MODEL_CODE, Shared, SharedRun
 from gpu_pool.weak_to_strong.experiment.sources import ModelSource, Pretrained, world_of
+from gpu_pool.weak_to_strong.experiment.together import Trained, most_at_once, train_seeds
 from gpu_pool.weak_to_strong.methods.truth import seeds_at_once, train_seeds_on_truth
 from gpu_pool.weak_to_strong.models import FloatArray, LabelModel
 from gpu_pool.weak_to_strong.student import Inputs, Student
@@ -42,7 +45,7 @@ _TRAIN_CODE = (
     *MODEL_CODE,
     *(f"{LIBRARY}.{name}" for name in ("losses", "trainer", "training", "student", "run", "methods.truth")),
 )
-_METHOD_CODE = (*_TRAIN_CODE, f"{LIBRARY}.blocks", f"{LIBRARY}.generation")
+_METHOD_CODE = (*_TRAIN_CODE, *(f"{LIBRARY}.{name}" for name in ("blocks", "generation", "experiment.together")))
 
 
 class ExperimentError(W2SError):
@@ -155,14 +158,29 @@ class Experiment:
     def method(self, method: MethodFile, seeds: Iterable[int]) -> Scores:
         """Students of a method. An error of its own becomes one that names the method and the seed.
 
-        An error of this library keeps its class, any other becomes a MethodError; so does a broken contract.
+        An error of this library keeps its class, any other becomes a MethodError; so does a broken contract. Seeds that
+        were trained with the one that failed are kept.
         """
-        asked, digest = _checked(seeds), method.digest()
+        asked, digest, code = _checked(seeds), method.digest(), code_version(*_METHOD_CODE)
+        trained: dict[int, Trained] = {}
+
+        def key_of(seed: int) -> dict[str, Any]:
+            return self._student_key(seed) | {"method": digest, "code": code, "teacher": self._teacher_key(seed)}
+
+        def arrays(seed: int) -> Arrays:
+            if seed not in trained:
+                others = [s for s in asked if s != seed and not self._artefacts.has("student", key_of(s))]
+                trained.update(self._train(method, [seed, *others], asked))
+            return self._student_arrays(method, seed, trained.pop(seed))
 
         def make(seed: int) -> tuple[Arrays, bool]:
-            key = self._student_key(seed) | {"method": digest, "code": code_version(*_METHOD_CODE)}
-            key["teacher"] = self._teacher_key(seed)
-            return self._once("student", key, lambda: self._train(method, seed, asked))
+            try:
+                return self._once("student", key_of(seed), partial(arrays, seed))
+            except Exception:
+                for other in list(trained):
+                    with contextlib.suppress(W2SError):  # the first error is raised
+                        self._once("student", key_of(other), partial(arrays, other))
+                raise
 
         return self._scores(method.name, asked, make)
 
@@ -170,22 +188,29 @@ class Experiment:
         """The labels that methods of this seed learn from: teacher `seed`'s P(label 1) of train_unlabel, (n,)."""
         return self._teach(seed, (seed,))[0]["unlabelled"]
 
-    def _train(self, method: MethodFile, seed: int, asked: Sequence[int]) -> Arrays:
-        taught, params = self._teach(seed, asked)[0], self._student.of_seed(seed, self._device)
+    def _train(self, method: MethodFile, wanted: Sequence[int], asked: Sequence[int]) -> dict[int, Trained]:
+        """The method on the first of `wanted`, on as many as may run at once; `asked` are all seeds of the call."""
         shared = self._shared  # loads the model, which is not the run's time
-        cut = _cut(shared.tokens, shared.test.tokens)
-        run = SharedRun(shared, taught["unlabelled"], params, members=taught["members"])
-        before, start = shared.seconds, time.monotonic()
-        try:
-            with method.imported() as train:
-                student = train(run)
-        except W2SError as error:
-            raise type(error)(f"method {method.name!r}, seed {seed}: {error}") from error
-        except Exception as error:  # whatever the method's own code raises
-            what = f"{type(error).__name__}: {error}{method.place_of(error)}"
-            raise MethodError(f"method {method.name!r}, seed {seed} raised {what}") from error
-        seconds = time.monotonic() - start - (shared.seconds - before)
-        return {"test": student.predict(shared.test)[:, 1], "seconds": np.array([seconds]), "cut": cut}
+        # A limit of seconds holds for one run, not for what others do meanwhile.
+        limited = self._student.seconds is not None
+        seeds = wanted[: 1 if limited else most_at_once(shared.model, shared.tokens)]
+        taught = [self._teach(seed, asked)[0] for seed in seeds]
+        runs = [
+            SharedRun(shared, own["unlabelled"], self._student.of_seed(seed, self._device), members=own["members"])
+            for seed, own in zip(seeds, taught, strict=True)
+        ]
+        return dict(zip(seeds, train_seeds(method, runs, lambda: shared.seconds), strict=True))
+
+    def _student_arrays(self, method: MethodFile, seed: int, trained: Trained) -> Arrays:
+        """What is kept of a run; raises its error, which then names the method and the seed."""
+        ended, name = trained.result, f"method {method.name!r}, seed {seed}"
+        if isinstance(ended, W2SError):
+            raise type(ended)(f"{name}: {ended}") from ended
+        if isinstance(ended, Exception):
+            raise MethodError(f"{name} raised {type(ended).__name__}: {ended}{method.place_of(ended)}") from ended
+        probs = ended.predict(self._shared.test)[:, 1]
+        cut = _cut(self._shared.tokens, self._shared.test.tokens)
+        return {"test": probs, "seconds": np.array([trained.seconds]), "cut": cut}
 
     def _teach(self, seed: int, asked: Sequence[int]) -> tuple[Arrays, bool]:
         """What the teacher of `seed` says; `asked` are all seeds that are wanted now."""
