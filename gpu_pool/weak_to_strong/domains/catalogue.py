@@ -12,8 +12,11 @@ World seed 1 has gaps of .31, .36 and .23, teachers' sd of .016, .012 and .038, 
 PGR of .99 on chat, -.25 on math, -.83 on code.
 
 The share of graded documents is a steep dial of the zero-shot opinion, that of swayed graders a gentle one (math:
-right on .97 with .012 graded and none swayed, on .89 with .02 graded and .4 of them swayed). `standard` is larger and
-has not been measured with these texts.
+right on .97 with .012 graded and none swayed, on .89 with .02 graded and .4 of them swayed).
+
+`standard` is larger: its students have three layers of width 64. World seed 0, five seeds (`bench_methods.py --size
+standard`): gaps of .37, .39, .25 (chat, math, code), teachers' sd of .020, .032, .013, vanilla .23, .11, .27, without
+pretraining -.03, -.11, -.36, `ue_zeroshot` -.57, .62, -.49.
 """
 
 from __future__ import annotations
