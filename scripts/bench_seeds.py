@@ -9,8 +9,7 @@ differ. Times are CPU seconds of the faster of two rounds. What is trained toget
 
 With tasks, whole methods: all seeds in one call of `Experiment.method` against one call for each, with scoring. The
 last columns are the largest difference of a probability of a test item, and the share of answers that differ: where a
-training overfits, rounding grows, and one changed by 1e-7 at its start ends as far off. Pretrained models are kept in
-`--cache`.
+training overfits, rounding grows. Pretrained models are kept in `--cache`.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -104,7 +104,7 @@ def measure_method(experiment: Experiment, method: MethodFile, count: int) -> st
     probs: dict[str, FloatArray] = {}
     for number in range(2):
         for how, calls in (("alone", [[seed] for seed in range(count)]), ("joint", [list(range(count))])):
-            again = MethodFile(method.name, f"{method.source}# {number}, {how}\n")
+            again = replace(method, source=f"{method.source}# {number}, {how}\n")
             start = time.process_time()
             scores = [experiment.method(again, seeds) for seeds in calls]
             best[how] = min(best.get(how, math.inf), time.process_time() - start)

@@ -41,6 +41,7 @@ from gpu_pool.weak_to_strong.models import LabelModel, initial_lm, save_weights
 from gpu_pool.weak_to_strong.models.weights import stored_dtype
 from gpu_pool.weak_to_strong.pretrain import pretrain_model
 from gpu_pool.weak_to_strong.run import Log, MethodRun, PlaceParams, RunParams
+from gpu_pool.weak_to_strong.streams import global_streams
 from gpu_pool.weak_to_strong.student import Student
 
 Metrics = dict[str, float]
@@ -71,10 +72,10 @@ def ceiling(in_dir: Path, out_dir: Path, params: dict[str, Any], log: Log) -> Me
 def method(in_dir: Path, out_dir: Path, params: dict[str, Any], log: Log) -> Metrics:
     """Run a method file; `params` as in `run.RunParams`. Raises MethodError when it does not keep the contract."""
     start = time.monotonic()
-    train = load_method(in_dir / "code").train
     run = MethodRun.from_dir(in_dir, params, log)
     _set_threads(run.threads)
-    student = train(run)
+    with global_streams(run.seed):
+        student = load_method(in_dir / "code").train(run)
     if not isinstance(student, Student):
         raise MethodError(f"train() returned {type(student).__name__}, expected a Student")
     student.save(out_dir / "student.safetensors")

@@ -10,8 +10,8 @@ probabilities and the strong model; it never sees a true label. Other modules ne
         model = run.fit(labels[keep], config, indices=keep)  # a fresh strong model, fine-tuned
         return run.student(model)
 
-Everything random should come from `run.seed`. When `seconds_left()` reaches 0 the trainer raises DeadlineError; soon
-after, the process is ended from outside.
+Everything random should come from `run.seed`; the global streams of torch, numpy and `random` start from it. When
+`seconds_left()` reaches 0 the trainer raises DeadlineError; soon after, the process is ended from outside.
 """
 
 from __future__ import annotations

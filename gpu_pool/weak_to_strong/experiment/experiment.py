@@ -9,17 +9,19 @@
 Promises: seed s of a method learns from the labels of teacher s; the data are the same for all seeds, so seeds
 differ in training alone, as in the published protocol; no method sees a label; whatever was computed once for the same
 content, seed, protocol and code is read and not computed again. Teachers, ceilings and the students of a method of
-several seeds are trained as one stack where that is faster: with the results of one by one, within rounding. The global
-random streams of torch, numpy and `random` start from the seed in a method, and are left as they were.
+several seeds are trained as one stack where that is faster: with the results of one by one, within rounding, of
+methods of the registry; seeds of other files run one after another. As training goes on rounding grows, so that a
+student which was stacked depends a little on the seeds that were asked for with it first. The global random streams of
+torch, numpy and `random` start from the seed in a method, as in a counted run, and are left as they were.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,9 +32,10 @@ from gpu_pool.weak_to_strong.experiment.methods import MethodFile
 from gpu_pool.weak_to_strong.experiment.protocol import Protocol
 from gpu_pool.weak_to_strong.experiment.shared import LIBRARY, MODEL_CODE, Shared, SharedRun
 from gpu_pool.weak_to_strong.experiment.sources import ModelSource, Pretrained, world_of
-from gpu_pool.weak_to_strong.experiment.together import Trained, most_at_once, train_seeds
+from gpu_pool.weak_to_strong.experiment.together import Trained, most_at_once, train_alone, train_seeds
 from gpu_pool.weak_to_strong.methods.truth import seeds_at_once, train_seeds_on_truth
 from gpu_pool.weak_to_strong.models import FloatArray, LabelModel
+from gpu_pool.weak_to_strong.streams import global_streams
 from gpu_pool.weak_to_strong.student import Inputs, Student
 from gpu_pool.weak_to_strong.tasks import generated_domain, load_task
 from gpu_pool.weak_to_strong.tasks.artefacts import Artefacts, code_version
@@ -45,7 +48,10 @@ _TRAIN_CODE = (
     *MODEL_CODE,
     *(f"{LIBRARY}.{name}" for name in ("losses", "trainer", "training", "student", "run", "methods.truth")),
 )
-_METHOD_CODE = (*_TRAIN_CODE, *(f"{LIBRARY}.{name}" for name in ("blocks", "generation", "experiment.together")))
+_METHOD_CODE = (
+    *_TRAIN_CODE,
+    *(f"{LIBRARY}.{name}" for name in ("blocks", "generation", "streams", "experiment.together")),
+)
 
 
 class ExperimentError(W2SError):
@@ -68,7 +74,8 @@ class Scores:
     """Runs of one name: row i is seed `seeds[i]`; `probs` float32 (seeds, items) are P(label 1) of the test items.
 
     `hits` bool (seeds, items): whether the likelier label is right; `seconds` (seeds,) of training alone: without
-    loading models, without scoring, without the tokens, states and priors that all runs share. `cut`: texts that were
+    loading models, without scoring, without the tokens, states and priors that all runs share; of what several seeds
+    trained as one stack, a share. `cut`: texts that were
     cut to the model's length, by split.
     """
 
@@ -158,8 +165,8 @@ class Experiment:
     def method(self, method: MethodFile, seeds: Iterable[int]) -> Scores:
         """Students of a method. An error of its own becomes one that names the method and the seed.
 
-        An error of this library keeps its class, any other becomes a MethodError; so does a broken contract. Seeds that
-        were trained with the one that failed are kept.
+        An error of this library keeps its class, any other becomes a MethodError; so does a broken contract. It ends
+        the call; the seeds that were done before it are kept.
         """
         asked, digest, code = _checked(seeds), method.digest(), code_version(*_METHOD_CODE)
         trained: dict[int, Trained] = {}
@@ -167,39 +174,49 @@ class Experiment:
         def key_of(seed: int) -> dict[str, Any]:
             return self._student_key(seed) | {"method": digest, "code": code, "teacher": self._teacher_key(seed)}
 
-        def arrays(seed: int) -> Arrays:
-            if seed not in trained:
-                others = [s for s in asked if s != seed and not self._artefacts.has("student", key_of(s))]
-                trained.update(self._train(method, [seed, *others], asked))
-            return self._student_arrays(method, seed, trained.pop(seed))
+        missing = [seed for seed in asked if not self._artefacts.has("student", key_of(seed))]
+        with contextlib.closing(self._train(method, missing, asked)) as coming:
 
-        def make(seed: int) -> tuple[Arrays, bool]:
-            try:
-                return self._once("student", key_of(seed), partial(arrays, seed))
-            except Exception:
-                for other in list(trained):
-                    with contextlib.suppress(W2SError):  # the first error is raised
-                        self._once("student", key_of(other), partial(arrays, other))
-                raise
+            def arrays(seed: int) -> Arrays:
+                while seed not in trained:
+                    done, ended = next(coming)
+                    trained[done] = ended
+                return self._student_arrays(method, seed, trained.pop(seed))
 
-        return self._scores(method.name, asked, make)
+            return self._scores(
+                method.name, asked, lambda seed: self._once("student", key_of(seed), lambda: arrays(seed))
+            )
 
     def weak_labels(self, seed: int) -> FloatArray:
         """The labels that methods of this seed learn from: teacher `seed`'s P(label 1) of train_unlabel, (n,)."""
         return self._teach(seed, (seed,))[0]["unlabelled"]
 
-    def _train(self, method: MethodFile, wanted: Sequence[int], asked: Sequence[int]) -> dict[int, Trained]:
-        """The method on the first of `wanted`, on as many as may run at once; `asked` are all seeds of the call."""
+    def _train(
+        self, method: MethodFile, wanted: Sequence[int], asked: Sequence[int]
+    ) -> Generator[tuple[int, Trained], None, None]:
+        """The method on each of `wanted`, as soon as it is done; `asked` are all seeds of the call.
+
+        Only methods of the registry run on several seeds at once: a file may hold what one seed would leave another.
+        """
+        if not wanted:
+            return
         shared = self._shared  # loads the model, which is not the run's time
         # A limit of seconds holds for one run, not for what others do meanwhile.
-        limited = self._student.seconds is not None
-        seeds = wanted[: 1 if limited else most_at_once(shared.model, shared.tokens)]
-        taught = [self._teach(seed, asked)[0] for seed in seeds]
-        runs = [
-            SharedRun(shared, own["unlabelled"], self._student.of_seed(seed, self._device), members=own["members"])
-            for seed, own in zip(seeds, taught, strict=True)
-        ]
-        return dict(zip(seeds, train_seeds(method, runs, lambda: shared.seconds), strict=True))
+        joint = method.published and self._student.seconds is None
+        count = most_at_once(shared.model, shared.tokens) if joint else 1
+        for first in range(0, len(wanted), count):
+            seeds = wanted[first : first + count]
+            taught = [self._teach(seed, asked)[0] for seed in seeds]
+            runs = [
+                SharedRun(shared, own["unlabelled"], self._student.of_seed(seed, self._device), members=own["members"])
+                for seed, own in zip(seeds, taught, strict=True)
+            ]
+            if len(runs) == 1:
+                yield seeds[0], train_alone(_whole(method), runs[0], lambda: shared.seconds)
+                continue
+            with method.imported() as train:
+                for number, trained in train_seeds(train, runs, lambda: shared.seconds):
+                    yield seeds[number], trained
 
     def _student_arrays(self, method: MethodFile, seed: int, trained: Trained) -> Arrays:
         """What is kept of a run; raises its error, which then names the method and the seed."""
@@ -328,6 +345,16 @@ class Experiment:
         stacked = np.stack(probs)
         cut = dict(zip(SPLITS[-len(arrays["cut"]) :], arrays["cut"].tolist(), strict=True))
         return Scores(name, tuple(seeds), stacked, (stacked > 0.5) == (self._labels == 1), np.array(seconds), cut)
+
+
+def _whole(method: MethodFile) -> Callable[[SharedRun], Student]:
+    """The method with its import, for one run."""
+
+    def train(run: SharedRun) -> Student:
+        with global_streams(run.seed), method.imported() as own:
+            return own(run)
+
+    return train
 
 
 def _checked(seeds: Iterable[int]) -> tuple[int, ...]:

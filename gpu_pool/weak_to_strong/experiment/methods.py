@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from gpu_pool.weak_to_strong.entrypoints import load_method
@@ -28,14 +27,16 @@ RESERVED = ("weak", "ceiling")
 class MethodFile:
     """A method file's text under a name for tables.
 
-    `folder` is where its own modules lie, if it has any, `path` the file. A name of the registry is that of the
-    registry's method, and `weak` and `ceiling` are no method's: a file of such a name is shown with its folder.
+    `folder` is where its own modules lie, if it has any, `path` the file; `published`: it is the registry's. A name of
+    the registry is that of the registry's method, and `weak` and `ceiling` are no method's: a file of such a name is
+    shown with its folder.
     """
 
     name: str
     source: str
     folder: Path | None = None
     path: Path | None = None
+    published: bool = False
 
     @classmethod
     def of(cls, name_or_path: str | Path, **params: Any) -> MethodFile:
@@ -47,7 +48,7 @@ class MethodFile:
         if name in registry.names():
             source = registry.source_of(name, **params)
             shown = ", ".join(f"{key}={value}" for key, value in params.items())
-            return cls(f"{name}({shown})" if shown else name, source)
+            return cls(f"{name}({shown})" if shown else name, source, published=True)
         path = Path(name_or_path)
         path = path / "method.py" if path.is_dir() else path
         if not path.is_file():
@@ -87,54 +88,24 @@ class MethodFile:
         return f" ({'' if name == 'method.py' else f'{name}, '}line {frames[-1].lineno})"
 
     @contextmanager
-    def imports(self) -> Iterator[Imports]:
-        """A place to import the method into, which no other import of it sees."""
-        with tempfile.TemporaryDirectory() as copy:
-            (Path(copy) / "method.py").write_text(self.source, encoding="utf-8")
-            yield Imports(Path(copy), self.folder)
-
-
-class Imports:
-    """A context in which one import of a method is in force: its import path, and the modules of its own.
-
-    What the method imported from its folder is out of the way outside, and back when the context is entered again.
-    """
-
-    def __init__(self, copy: Path, folder: Path | None) -> None:
-        """`copy` holds method.py alone, `folder` what else is the method's own."""
-        self._copy = copy
-        self._own = [copy.resolve(), *([] if folder is None else [folder])]
-        self._path: list[str] = []
-        self._modules: dict[str, ModuleType] = {}
-        self._outside_path: list[str] = []
-        self._outside_packages: set[str] = set()
-        self._outside_method: ModuleType | None = None
-
-    def load(self) -> Callable[[MethodRun], Student]:
-        """The method's `train`, checked to return a student; for once, inside the context.
+    def imported(self) -> Iterator[Callable[[MethodRun], Student]]:
+        """Its `train`, checked to return a student; what the method imported from its folder is forgotten afterwards.
 
         Raises MethodError for a syntax error, no `train`, or another result; the method's own errors pass through.
         """
-        return _checked(load_method(self._copy).train)
-
-    def __enter__(self) -> Imports:
-        self._outside_method = sys.modules.pop("method", None)
-        self._outside_packages, self._outside_path = set(map(_package, sys.modules)), list(sys.path)
-        sys.path[:] = self._path or [*map(str, self._own[1:]), *sys.path]
-        sys.modules.update(self._modules)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._path, sys.path[:] = list(sys.path), self._outside_path
-        new = set(map(_package, sys.modules)) - self._outside_packages
-        own = {package for package in new if _lies_in(package, self._own)}
-        self._modules = {name: sys.modules.pop(name) for name in list(sys.modules) if _package(name) in own}
-        if self._outside_method is not None:
-            sys.modules["method"] = self._outside_method
-
-
-def _package(module: str) -> str:
-    return module.partition(".")[0]
+        before, path = {name.partition(".")[0] for name in sys.modules}, list(sys.path)
+        with tempfile.TemporaryDirectory() as copy:
+            (Path(copy) / "method.py").write_text(self.source, encoding="utf-8")
+            own = [Path(copy).resolve(), *([] if self.folder is None else [self.folder])]
+            sys.path[:0] = [str(folder) for folder in own[1:]]
+            try:
+                yield _checked(load_method(Path(copy)).train)
+            finally:
+                sys.path[:] = path
+                packages = {name.partition(".")[0] for name in sys.modules} - before
+                own_packages = {name for name in packages if _lies_in(name, own)}
+                for module in [name for name in sys.modules if name.partition(".")[0] in own_packages]:
+                    del sys.modules[module]
 
 
 def _checked(train: Callable[[MethodRun], object]) -> Callable[[MethodRun], Student]:

@@ -248,8 +248,8 @@ def test_test_items_are_read_once_for_all_seeds_and_methods(
     assert sorted(read) == [30, 40]
     labels = experiment.weak_labels(0)
     run = MethodRun(task.train_unlabel.items, labels, LabelModel.load(folder, "pair"), QUICK)
-    with MethodFile.of("probe").imports() as imports, imports:
-        assert np.allclose(imports.load()(run).predict(task.test.items)[:, 1], scores[3].probs[0], atol=1e-6)
+    with MethodFile.of("probe").imported() as train:
+        assert np.allclose(train(run).predict(task.test.items)[:, 1], scores[3].probs[0], atol=1e-6)
 
 
 def test_cut_texts_are_counted_by_split_or_refused_before_anything_is_trained(

@@ -20,9 +20,10 @@ from gpu_pool.weak_to_strong.domains import Domain
 from gpu_pool.weak_to_strong.errors import MethodError, TrainingError
 from gpu_pool.weak_to_strong.experiment import Event, Experiment, MethodFile, ModelAt, Protocol, together
 from gpu_pool.weak_to_strong.experiment import experiment as experiments
-from gpu_pool.weak_to_strong.experiment.together import Trained, most_at_once, train_seeds
+from gpu_pool.weak_to_strong.experiment.together import Trained, most_at_once, train_alone, train_seeds
 from gpu_pool.weak_to_strong.models import LabelModel
 from gpu_pool.weak_to_strong.run import MethodRun, RunParams
+from gpu_pool.weak_to_strong.streams import global_streams
 from gpu_pool.weak_to_strong.student import Student
 from gpu_pool.weak_to_strong.tasks.artefacts import Artefacts
 from gpu_pool.weak_to_strong.tasks.schema import Split, Task
@@ -89,11 +90,14 @@ class Bench:
 
     def together(self, method: MethodFile, **params: Any) -> tuple[list[MethodRun], list[Trained]]:
         runs = [self.run(seed, **params) for seed in SEEDS]
-        return runs, train_seeds(method, runs, lambda: 0.0)
+        with method.imported() as train:
+            ended = dict(train_seeds(train, runs, lambda: 0.0))
+        return runs, [ended[number] for number in range(len(runs))]
 
     def alone(self, method: MethodFile, **params: Any) -> tuple[list[MethodRun], list[Trained]]:
         runs = [self.run(seed, **params) for seed in SEEDS]
-        return runs, [train_seeds(method, [run], lambda: 0.0)[0] for run in runs]
+        with method.imported() as train:
+            return runs, [train_alone(train, run, lambda: 0.0) for run in runs]
 
     def probs(self, trained: Trained) -> Any:
         if isinstance(trained.result, Exception):
@@ -164,65 +168,30 @@ def test_what_differs_is_trained_by_its_own_seed(bench: Bench, sizes: list[int])
     )
     bench.together(MethodFile("few", source))
     assert sizes == [2, 1]
-    sizes.clear()
-    # A loss of the method's own may keep a state or draw random numbers: it is called by its own seed alone.
-    source = (
-        "import torch\nfrom gpu_pool.weak_to_strong import losses\n\n"
-        "def loss(logits, target, done):\n"
-        "    return losses.cross_entropy(logits + torch.rand(2), target, done)\n\n"
-        "def train(run):\n    return run.student(run.fit(run.weak, run.config(loss=loss)))\n"
-    )
-    joint, single = bench.together(MethodFile("own", source))[1], bench.alone(MethodFile("own", source))[1]
-    assert sizes == [1] * 6
-    for mine, other in zip(joint, single, strict=True):
-        assert np.array_equal(bench.probs(mine), bench.probs(other))
-    sizes.clear()
-    late = "import time\n\ndef train(run):\n    run.deadline = time.monotonic() + 60\n" + VANILLA.partition("\n")[2]
-    bench.together(MethodFile("late", late))
-    assert sizes == [1, 1, 1], "seeds with a deadline do not wait for each other"
 
 
-def test_equal_settings_are_one_loss() -> None:
-    assert losses.logconf(0.5) is losses.logconf(0.5)
-    assert losses.gce(0.5) is not losses.gce(0.7)
-    assert losses.product() is losses.product()
-    assert losses.reverse_kl(0.1) is losses.reverse_kl(0.1)
+def test_equal_settings_are_equal_losses_and_each_an_own_object() -> None:
+    assert losses.logconf(0.5) == losses.logconf(strength=0.5) == losses.logconf()
+    assert losses.gce(0.5) != losses.gce(0.7)
+    assert losses.product() == losses.product()
+    assert losses.reverse_kl(0.1) == losses.reverse_kl(0.1)
+    assert losses.separable(losses.logconf(0.5)) is not losses.logconf(0.5)
+    assert not losses.is_separable(losses.logconf())
+    assert all(map(losses.is_separable, (losses.product(), losses.gce(), losses.reverse_kl())))
 
 
-def test_every_seed_has_global_random_streams_of_its_own(bench: Bench) -> None:
-    draw = "    run.log('drew', a=float(torch.rand(1)), b=np.random.rand(), c=random.random())\n"
-    source = (
-        f"import random\n\nimport numpy as np\nimport torch\n\ndef train(run):\n{draw}    model = run.fit(run.weak)\n"
-        f"{draw}    torch.manual_seed(run.seed + 9)\n    run.fit(run.weak)\n{draw}    return run.student(model)\n"
-    )
-    method = MethodFile("draws", source)
-    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # type: ignore[index]
-    joint, single = (said(how(method)[0], "drew") for how in (bench.together, bench.alone))
-    assert joint == single
-    assert all(len(drawn) == 3 for drawn in joint)
-    assert len({numbers["b"] for drawn in joint for numbers in drawn}) == 9
-    after = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # type: ignore[index]
-    assert torch.equal(before[0], after[0])
-    assert before[1:] == after[1:]
+def test_who_has_nothing_to_stack_is_done_before_the_next_begins(bench: Bench) -> None:
+    began: list[int] = []
 
+    def train(run: MethodRun) -> Student:
+        began.append(run.seed)
+        return run.student(run.base)
 
-def test_every_seed_has_modules_of_its_own(bench: Bench, tmp_path: Path) -> None:
-    (tmp_path / "counter.py").write_text("SEEN = []\n")
-    (tmp_path / "late.py").write_text("SEEN = []\n")
-    (tmp_path / "method.py").write_text(
-        "import sys\n\nimport counter\n\nCALLS = []\n\n\ndef train(run):\n"
-        "    for _ in range(2):\n        counter.SEEN.append(run.seed)\n        CALLS.append(run.seed)\n"
-        "        model = run.fit(run.weak)\n        import late\n        late.SEEN.append(run.seed)\n"
-        "    assert counter.SEEN == CALLS == late.SEEN == [run.seed] * 2\n"
-        "    assert sys.modules['counter'] is counter and sys.modules['method'].CALLS is CALLS\n"
-        "    return run.student(model)\n"
-    )
-    path, modules = list(sys.path), set(sys.modules)
-    for trained in bench.together(MethodFile.of(tmp_path))[1]:
-        bench.probs(trained)
-    assert sys.path == path
-    assert not {"counter", "late"} & set(sys.modules)
-    assert "method" not in set(sys.modules) - modules
+    coming = train_seeds(train, [bench.run(seed) for seed in SEEDS], lambda: 0.0)
+    number, _ = next(coming)
+    assert (number, began) == (0, [0])
+    coming.close()
+    assert began == [0]
 
 
 def test_one_thread_runs_at_a_time_and_in_order(bench: Bench, witness: list[Any]) -> None:
@@ -246,17 +215,6 @@ def test_threads_have_the_callers_settings(bench: Bench, witness: list[Any]) -> 
     with np.errstate(over="raise"):
         bench.together(MethodFile("settings", source))
     assert witness == [(2, "raise", True)] * 3
-
-
-def test_a_methods_own_threads_may_train(bench: Bench) -> None:
-    source = (
-        "from concurrent.futures import ThreadPoolExecutor\n\ndef train(run):\n"
-        "    with ThreadPoolExecutor(1) as pool:\n        model = pool.submit(run.fit, run.weak).result(60)\n"
-        "    return run.student(model)\n"
-    )
-    joint, single = (how(MethodFile("pool", source))[1] for how in (bench.together, bench.alone))
-    for mine, other in zip(joint, single, strict=True):
-        assert np.array_equal(bench.probs(mine), bench.probs(other))
 
 
 @pytest.mark.parametrize(
@@ -289,8 +247,6 @@ def test_an_error_is_its_seeds_own(bench: Bench) -> None:
     assert isinstance(results[0], ValueError)
     assert isinstance(results[1], Student)
     assert isinstance(results[2], MethodError)
-    with pytest.raises(MethodError, match="line 1"):
-        bench.probs(bench.together(MethodFile("syntax", "def train(run)\n"))[1][2])
 
 
 STUBBORN = (
@@ -314,7 +270,8 @@ def test_an_interrupt_ends_what_runs(bench: Bench, witness: list[Any]) -> None:
         "import signal, threading, time\n" + STUBBORN + "\nwaiting = train\n\ndef train(run):\n"
         "    if run.seed < 2:\n        return waiting(run)\n"
         "    try:\n        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)\n"
-        "        while True:\n            time.sleep(0.01)\n    finally:\n        seen.append(('ended', 2))\n"
+        "        while True:\n            time.sleep(0.01)\n            run.fit(run.weak)\n"
+        "    finally:\n        seen.append(('ended', 2))\n"
     )
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     path = list(sys.path)
@@ -334,7 +291,7 @@ def test_an_exit_of_one_seed_ends_all(bench: Bench, witness: list[Any]) -> None:
 def test_memory_bounds_how_many_run_at_once(model: LabelModel, monkeypatch: pytest.MonkeyPatch) -> None:
     short, long = (TokenTable.of([np.zeros(length, np.int32)] * 4) for length in (10, 1000))
     assert most_at_once(model, short) == 8
-    held = sum(p.nbytes for p in model.parameters())
+    held = 8 * sum(p.nbytes for p in model.parameters())
     monkeypatch.setattr(together, "MEMORY", 2 * (held + 40 * model.width * 4))
     assert (most_at_once(model, short), most_at_once(model, long)) == (2, 1)
 
@@ -360,9 +317,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """The seeds of each `train_seeds`."""
     seen: list[list[int]] = []
 
-    def counted(method: MethodFile, runs: Sequence[MethodRun], aside: Any) -> Any:
+    def counted(train: Any, runs: Sequence[MethodRun], aside: Any) -> Any:
         seen.append([run.seed for run in runs])
-        return train_seeds(method, runs, aside)
+        return train_seeds(train, runs, aside)
 
     monkeypatch.setattr(experiments, "train_seeds", counted)
     return seen
@@ -377,7 +334,7 @@ def test_an_experiment_runs_what_is_missing_together(
     sizes.clear()
     third = experiment.method(method, [3])
     scores = experiment.method(method, range(5))
-    assert calls == [[3], [0, 1, 2, 4]]
+    assert calls == [[0, 1, 2, 4]]
     assert sizes == [1, 4]
     assert [(e.seed, e.cached) for e in events if e.name == "vanilla"] == [
         (3, False), (0, False), (1, False), (2, False), (3, True), (4, False),
@@ -395,32 +352,52 @@ def test_seeds_run_in_blocks_and_with_a_time_limit_alone(
     monkeypatch.setattr(experiments, "most_at_once", lambda *_: 2)
     experiment = build(tmp_path, folder, task, [])
     experiment.method(MethodFile.of("vanilla"), range(5))
-    assert calls == [[0, 1], [2, 3], [4]]
+    assert calls == [[0, 1], [2, 3]]
     limited = build(tmp_path, folder, task, [], QUICK.changed(seconds=60.0))
-    limited.method(MethodFile("limited", VANILLA), range(2))
-    assert calls[3:] == [[0], [1]]
+    limited.method(MethodFile.of("vanilla"), range(2))
+    assert len(calls) == 2
 
 
-def test_seeds_that_did_not_fail_are_kept(folder: Path, task: Task, tmp_path: Path) -> None:
+def test_a_file_of_somebodys_own_runs_seed_by_seed_with_streams_and_modules_of_each(
+    folder: Path, task: Task, tmp_path: Path, witness: list[Any], calls: list[list[int]], sizes: list[int]
+) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "counter.py").write_text("SEEN = []\n")
+    (own / "method.py").write_text(
+        "import random\n\nimport numpy as np\nimport torch\n\nimport counter\nfrom witness import seen\n\n\n"
+        "def train(run):\n    counter.SEEN.append(run.seed)\n"
+        "    seen.append((counter.SEEN, float(torch.rand(1)), np.random.rand(), random.random()))\n"
+        "    return run.student(run.fit(run.weak))\n"
+    )
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # type: ignore[index]
+    experiment = build(tmp_path, folder, task, [])
+    experiment.weak(SEEDS)
+    sizes.clear()
+    experiment.method(MethodFile.of(own), SEEDS)
+    assert (calls, sizes) == ([], [1, 1, 1])
+    assert [seen for seen, *_ in witness] == [[seed] for seed in SEEDS]
+    assert len({drawn for _, *three in witness for drawn in three}) == 9
+    for seed, (_, *drawn) in zip(SEEDS, witness, strict=True):
+        with global_streams(seed):
+            assert drawn == [float(torch.rand(1)), np.random.rand(), random.random()]
+    after = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # type: ignore[index]
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
+
+
+def test_what_was_done_before_an_error_is_kept(folder: Path, task: Task, tmp_path: Path) -> None:
     events: list[Event] = []
     experiment = build(tmp_path, folder, task, events)
     source = (
         "def train(run):\n    model = run.fit(run.weak)\n    if run.seed in (1, 2):\n        1 / 0\n"
         "    return run.student(model)\n"
     )
-    method = MethodFile("some", source)
-    with pytest.raises(MethodError, match=r"method 'some', seed 1 raised ZeroDivisionError: .* \(line 4\)"):
-        experiment.method(method, range(4))
-    assert [(e.seed, e.cached) for e in events] == [(0, False)]
-    experiment.method(method, [3, 0])
-    assert [(e.seed, e.cached) for e in events[1:]] == [(3, True), (0, True)]
-    with pytest.raises(MethodError, match="seed 2 raised"):
-        experiment.method(method, [3, 2, 1])
-
-
-def test_when_all_seeds_fail_the_first_is_named(folder: Path, task: Task, tmp_path: Path) -> None:
-    experiment = build(tmp_path, folder, task, [])
-    source = "def train(run):\n    run.fit(run.weak)\n    raise KeyError(run.seed)\n"
-    for seeds in ([2, 0, 1], [2, 0, 1]):
-        with pytest.raises(MethodError, match=r"method 'all', seed 2 raised KeyError: 2 \(line 3\)"):
-            experiment.method(MethodFile("all", source), seeds)
+    for method in (MethodFile("some", source), MethodFile("joint", source, published=True)):
+        events.clear()
+        named = rf"method '{method.name}', seed 1 raised ZeroDivisionError: .* \(line 4\)"
+        with pytest.raises(MethodError, match=named):
+            experiment.method(method, range(4))
+        assert [(e.seed, e.cached) for e in events] == [(0, method.published)]
+        with pytest.raises(MethodError, match="seed 2 raised"):
+            experiment.method(method, [0, 2, 1])
