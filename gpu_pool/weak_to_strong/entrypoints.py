@@ -72,10 +72,15 @@ def ceiling(in_dir: Path, out_dir: Path, params: dict[str, Any], log: Log) -> Me
 def method(in_dir: Path, out_dir: Path, params: dict[str, Any], log: Log) -> Metrics:
     """Run a method file; `params` as in `run.RunParams`. Raises MethodError when it does not keep the contract."""
     start = time.monotonic()
-    run = MethodRun.from_dir(in_dir, params, log)
-    _set_threads(run.threads)
-    with global_streams(run.seed):
-        student = load_method(in_dir / "code").train(run)
+    try:
+        seed = RunParams.model_validate(params).seed
+    except ValidationError as error:
+        raise MethodError(f"parameters {params}: {error}") from error
+    with global_streams(seed):
+        train = load_method(in_dir / "code").train
+        run = MethodRun.from_dir(in_dir, params, log)
+        _set_threads(run.threads)
+        student = train(run)
     if not isinstance(student, Student):
         raise MethodError(f"train() returned {type(student).__name__}, expected a Student")
     student.save(out_dir / "student.safetensors")

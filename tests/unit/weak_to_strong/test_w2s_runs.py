@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from gpu_pool.weak_to_strong.models import LabelModel
 from gpu_pool.weak_to_strong.pgr import accuracy, pgr
 from gpu_pool.weak_to_strong.recipes import Recipe, method_source
 from gpu_pool.weak_to_strong.run import MethodRun, RunParams
+from gpu_pool.weak_to_strong.streams import global_streams
 from gpu_pool.weak_to_strong.student import Student
 
 PARAMS = {"seed": 1, "epochs": 1, "lr": 1e-3}
@@ -99,6 +101,24 @@ def test_a_method_may_have_modules_next_to_it(method_dir: Path) -> None:
 def test_methods_that_break_the_contract_are_named(method_dir: Path, source: str, says: str) -> None:
     with pytest.raises(MethodError, match=says):
         run_method(method_dir, source)
+
+
+def test_global_streams_start_from_the_runs_seed_and_are_left_as_they_were(method_dir: Path) -> None:
+    source = (
+        "import random\n\nimport numpy as np\nimport torch\n\nAT_IMPORT = random.random()\n\n\n"
+        "def train(run):\n    raise ValueError([AT_IMPORT, float(torch.rand(1)), np.random.rand(), random.random()])\n"
+    )
+    before = torch.get_rng_state(), random.getstate()
+    drawn = []
+    for seed in (3, 4, 3):
+        with pytest.raises(ValueError, match=r"^\[0\.") as caught:
+            run_method(method_dir, source, PARAMS | {"seed": seed})
+        drawn.append(caught.value.args[0])
+        with global_streams(seed):
+            assert drawn[-1] == [random.random(), float(torch.rand(1)), np.random.rand(), random.random()]
+    assert drawn[0] == drawn[2] != drawn[1]
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert random.getstate() == before[1]
 
 
 def test_a_methods_own_error_passes_through_and_the_deadline_ends_it(method_dir: Path) -> None:
