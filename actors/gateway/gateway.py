@@ -207,11 +207,12 @@ class Gateway:
 
     def _let_go(self, attempt: Attempt) -> None:
         """The call is over: what it charged is settled while its caller goes on."""
-        if self.book.attempt(attempt.reservation).state != "due":
+        now = self.book.attempt(attempt.reservation)
+        if now.state != "due":
             self._leave(attempt.reservation)
             return
         own = self._settling.setdefault(attempt.researcher, set())
-        task = asyncio.create_task(self._till.settle(self.book.attempt(attempt.reservation)))
+        task = asyncio.create_task(self._till.settle(now))
         own.add(task)
 
         def done(task: asyncio.Task[None]) -> None:

@@ -28,18 +28,17 @@ from actors.researcher.patience import Step, next_step, reason_of
 from actors.researcher.progress import Progress
 from actors.researcher.stall import PAUSED_TITLE, Stall, assess
 from actors.researcher.tools import ToolBox, wait_for_news
+from actors.researcher.tools.apis import UNREAD_LIMIT
 from actors.researcher.transcript import OpenTurn, Transcript
 from actors.researcher.types import FINISH, Decision, Observation, Seen, ToolCall, ToolResult
 from cluster.errors import AarError
 from forum_actor.posts import MAX_BODY, fitting
 
 log = logging.getLogger(__name__)
-UNREAD_LIMIT = 50
 MAX_CALLS = 16
 """Calls of one turn that are kept; more are dropped, a brain sees that in its history."""
-
-
 MOST_REASON = 1000
+"""Characters of why the work ended that a last post holds."""
 ENDED = "Said by the campaign: {why}.\n\n"
 REDIRECTED = (
     "A word of the campaign: the team's ideas have become alike. Bring what you are at to an end, and then start from "
@@ -200,10 +199,7 @@ class Researcher:
                 seen = await self._observe(stall, balance)
             except self._failures as error:
                 balance = None
-                log.warning("%s cannot observe: %s", self._profile.researcher, error)
-                reason = reason_of(error)
-                step = next_step(error, attempts[reason], running=bool(self._ctx.runs.going()))
-                attempts[reason] += 1
+                step = self._step("observe", error, attempts)
             else:
                 self._paused = False
                 return seen
@@ -268,10 +264,7 @@ class Researcher:
             try:
                 decision = await self._brain.decide(self._observation(seen))
             except self._failures as error:
-                log.warning("%s cannot decide: %s", self._profile.researcher, error)
-                reason = reason_of(error)
-                step = next_step(error, attempts[reason], running=bool(self._ctx.runs.going()))
-                attempts[reason] += 1
+                step = self._step("decide", error, attempts)
             else:
                 return replace(decision, ending=decision.ending or seen.ending)
             if step.action == "last" and not seen.ending:
@@ -280,6 +273,14 @@ class Researcher:
                 return self._last_words(seen.ending or f"{END_BRAIN_FAILED}: {step.text}")
             elif why := await self._hold(step):
                 return self._last_words(seen.ending or why)
+
+    def _step(self, what: str, error: Exception, attempts: Counter[str]) -> Step:
+        """What follows on an error; `attempts` counts those before it by their reason, and counts this one."""
+        log.warning("%s cannot %s: %s", self._profile.researcher, what, error)
+        reason = reason_of(error)
+        step = next_step(error, attempts[reason], running=bool(self._ctx.runs.going()))
+        attempts[reason] += 1
+        return step
 
     async def _hold(self, step: Step) -> str:
         """Wait before an office or the brain is asked again; why it must not be, or ""."""

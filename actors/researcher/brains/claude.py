@@ -37,8 +37,9 @@ KEEP_SHARE = 1.0
 NOTEBOOK_CHARS = 6000
 TOO_LONG = ("context_too_long", "too_large")
 UNREADABLE = (*TOO_LONG, "bad_request")
-LOST = "lost"
 """Refusals after which a shorter history may be taken."""
+LOST = "lost"
+"""The refusal of a key whose answers were paid for and lost; another key may be asked."""
 MOST_WITHHELD = 2
 """Withheld answers in a row after which the history goes, because something in it is the cause."""
 CUT = (

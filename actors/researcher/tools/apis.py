@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+UNREAD_LIMIT = 50
+"""Posts that are asked for at once."""
+
 
 class SchedulerApi(Protocol):
     """The ledger and the queue."""

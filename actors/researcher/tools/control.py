@@ -9,13 +9,12 @@ from typing import Any, Literal
 from pydantic import Field
 
 from actors.researcher.stall import PAUSED_TITLE
+from actors.researcher.tools.apis import UNREAD_LIMIT
 from actors.researcher.tools.base import Args, Context, Tool
 from actors.researcher.types import FINISH
 
 POLL_S = 5.0
 """How often a wait looks for new posts."""
-MOST_POSTS = 50
-"""New posts that a wait looks through."""
 
 
 class BudgetArgs(Args):
@@ -87,7 +86,7 @@ async def wait_for_news(ctx: Context, seconds: float, until: str) -> str:
 
 async def _post_came(ctx: Context) -> bool:
     """Whether there is news. That somebody rests is none, or a team that stalls would keep itself awake."""
-    unread = await ctx.forum.unread(ctx.researcher, MOST_POSTS)
+    unread = await ctx.forum.unread(ctx.researcher, UNREAD_LIMIT)
     return any(post["title"] != PAUSED_TITLE for post in unread)
 
 

@@ -75,8 +75,7 @@ class Scores:
 
     `hits` bool (seeds, items): whether the likelier label is right; `seconds` (seeds,) of training alone: without
     loading models, without scoring, without the tokens, states and priors that all runs share; of what several seeds
-    trained as one stack, a share. `cut`: texts that were
-    cut to the model's length, by split.
+    trained as one stack, a share. `cut`: texts that were cut to the model's length, by split.
     """
 
     name: str

@@ -17,8 +17,8 @@ import contextlib
 import contextvars
 import threading
 import time
-from collections.abc import Callable, Collection, Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ from gpu_pool.weak_to_strong.run import MethodRun
 from gpu_pool.weak_to_strong.student import Student
 from gpu_pool.weak_to_strong.tokens import TokenTable
 from gpu_pool.weak_to_strong.trainer import Job, Progress, TrainReport, finetune_many
-from gpu_pool.weak_to_strong.training.jobs import MOST, pays, together
+from gpu_pool.weak_to_strong.training.jobs import MOST, joins, pays
 
 Train = Callable[[Any], Student]
 MEMORY = 1 << 29
@@ -103,7 +103,7 @@ class _Asked:
     seed: _Seed
     jobs: Sequence[Job]
     on_progress: Progress | None
-    reports: list[TrainReport | None]
+    reports: dict[Job, TrainReport] = field(default_factory=dict)
 
 
 class _Seed:
@@ -168,14 +168,14 @@ class _Seed:
 
         if not any(pays(job) > 1 for job in jobs):
             return finetune_many(jobs, on_progress=heeding, deadline=deadline)
-        self.asked = _Asked(self, jobs, on_progress, [None] * len(jobs))
+        self.asked = asked = _Asked(self, jobs, on_progress)
         self._back.release()
         self._turn.acquire()
         self._heed()
-        reports, self.asked = self.asked.reports, None
-        left = [job for job, report in zip(jobs, reports, strict=True) if report is None]
-        own = iter(finetune_many(left, on_progress=heeding, deadline=deadline))
-        return [next(own) if report is None else report for report in reports]
+        self.asked = None
+        left = [job for job in jobs if job not in asked.reports]
+        asked.reports.update(zip(left, finetune_many(left, on_progress=heeding, deadline=deadline), strict=True))
+        return [asked.reports[job] for job in jobs]
 
     def _heed(self) -> None:
         if self._stopped:
@@ -184,15 +184,16 @@ class _Seed:
 
 def _train_alike(asked: Sequence[_Asked]) -> None:
     """Do the jobs that two or more seeds have alike, and note their reports."""
-    for block in _blocks(asked):
-        jobs = [one.jobs[number] for one, number in block]
-        if len({id(one) for one, _ in block}) < 2:
+    owners = {job: one for one in asked for job in one.jobs}
+    for block in _blocks(owners):
+        own = [owners[job] for job in block]
+        if len(set(map(id, own))) < 2:
             continue
-        told = _to_all({id(one): one.on_progress for one, _ in block if one.on_progress is not None}.values())
+        told = _to_all({id(one): one.on_progress for one in own if one.on_progress is not None}.values())
         # A loss that is not finite, say: models are written at a stack's end, so that each seed now trains its own.
         with contextlib.suppress(W2SError):
-            for (one, number), report in zip(block, finetune_many(jobs, on_progress=told), strict=True):
-                one.reports[number] = report
+            for one, job, report in zip(own, block, finetune_many(block, on_progress=told), strict=True):
+                one.reports[job] = report
                 one.seed.seconds += report.seconds
 
 
@@ -204,15 +205,15 @@ def _to_all(listeners: Collection[Progress]) -> Progress:
     return told
 
 
-def _blocks(asked: Sequence[_Asked]) -> list[list[tuple[_Asked, int]]]:
-    """The jobs that may be stacked, each in the first block that it fits, in the order of the seeds."""
-    blocks: list[list[tuple[_Asked, int]]] = []
-    for one in asked:
-        for number, job in enumerate(one.jobs):
-            for block in blocks:
-                if len(block) < pays(job) and together([*(other.jobs[at] for other, at in block), job]):
-                    block.append((one, number))
-                    break
-            else:
-                blocks.append([(one, number)])
+def _blocks(jobs: Iterable[Job]) -> list[list[Job]]:
+    """The jobs that may be stacked, each in the first block that it fits: those that are alike need not be neighbours,
+    as they must be for `finetune_many`, since seeds may ask for different numbers of them.
+    """
+    blocks: list[list[Job]] = []
+    for job in jobs:
+        block = next((block for block in blocks if joins(job, block)), None)
+        if block is None:
+            blocks.append([job])
+        else:
+            block.append(job)
     return blocks

@@ -65,11 +65,16 @@ def blocks(jobs: Sequence[Job], at_once: int | None = None) -> list[list[Job]]:
     """`jobs` in order, cut into blocks that are trained together: of at most `at_once`, else as large as pays."""
     out: list[list[Job]] = []
     for job in jobs:
-        if out and len(out[-1]) < (at_once or pays(job)) and together([*out[-1], job]):
+        if out and joins(job, out[-1], at_once):
             out[-1].append(job)
         else:
             out.append([job])
     return out
+
+
+def joins(job: Job, block: Sequence[Job], at_once: int | None = None) -> bool:
+    """Whether `job` can be trained with `block`, and at most `at_once` or else as many as pay are together then."""
+    return len(block) < (at_once or pays(job)) and together([*block, job])
 
 
 def pays(job: Job) -> int:
