@@ -30,11 +30,12 @@ from typing import Any
 
 from actors.gateway.book import Attempt, Book
 from actors.gateway.breaker import Breaker
+from actors.gateway.intake import Intake
 from actors.gateway.limits import Estimate, Limits
 from actors.gateway.meters import Meters, MetricsSink
 from actors.gateway.pricing import Tariff, Tokens, billed, tariff_table, tokens_of, unpriced
-from actors.gateway.recorder import Parts, RecordError, take_apart
-from actors.gateway.request import HIDDEN_TOKENS, Body, asks_long_cache, check
+from actors.gateway.recorder import Parts, RecordError
+from actors.gateway.request import HIDDEN_TOKENS, Body, asks_long_cache
 from actors.gateway.retry import AttemptFailedError, Failure, after, pause
 from actors.gateway.till import LedgerApi, Till
 from actors.gateway.transport import Transport
@@ -67,6 +68,7 @@ class Gateway:
         self._till = Till(ledger, self.book)
         self._settings, self._seed = config.gateway, config.seed
         self._tariffs = tariff_table(config)
+        self._intake = Intake()
         self._transport = transport
         self._clock, self._sleep = clock, sleep
         self._turnstile = Turnstile(Limits(config.gateway, clock()), clock, sleep)
@@ -155,14 +157,13 @@ class Gateway:
             raise RefusedError("unavailable", str(error)) from error
 
     async def _obtain(self, key: str, researcher: str, request: dict[str, Any]) -> dict[str, Any]:
-        body = check(request)
+        body, parts = self._intake.take(request)
         tariff = self._tariffs.get(body.model)
         if tariff is None:
             known = ", ".join(sorted(self._tariffs))
             detail = {"model": body.model}
             raise RefusedError("unknown_model", f"{body.model!r} has no price; priced are: {known}", detail)
         self._bound_losses(key)
-        parts = take_apart(request)
         attempt: Attempt | None = None
         try:
             for tries in range(1, self._settings.attempts + 1):
@@ -266,6 +267,7 @@ class Gateway:
             if inexact:
                 log.warning("%s: the charge may not be the vendor's: %s", attempt.key, "; ".join(inexact))
             self.book.answered(attempt, tokens, charge, parts, message, round(seconds, 3), inexact)
+            self._intake.learn(parts)
             passage.used = self._meters.answered(attempt.researcher, tokens, charge, seconds)
         return message
 

@@ -13,7 +13,7 @@ import zlib
 from dataclasses import dataclass
 from typing import Any
 
-from actors.gateway.request import Mark, canonical, digest, with_marks, without_marks
+from actors.gateway.request import Mark, Steps, canonical, digest, with_marks
 from cluster.errors import AarError
 
 DDL = """
@@ -33,10 +33,7 @@ CREATE TABLE IF NOT EXISTS exchanges (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS exchanges_prefix ON exchanges (head, prefix);
 """
-PREFIX = ("model", "system", "tools", "tool_choice", "thinking")
-"""Fields beside the messages that decide how many tokens a prompt has."""
 ROOT = ""
-MARK = b'"cache_control"'
 
 
 class RecordError(AarError):
@@ -44,12 +41,28 @@ class RecordError(AarError):
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """A message, or all that stands beside the messages, as it is recorded: `sha` and `size` are the name and the bytes
+    of its JSON without breakpoints, `whole` the bytes with them, `paths` lead to the blocks in it that have one.
+    `prefix` is the name of those of its fields that decide how many tokens a prompt has.
+    """
+
+    sha: str
+    size: int
+    whole: int
+    paths: list[Steps]
+    prefix: str
+
+
+@dataclass(frozen=True, slots=True)
 class Parts:
-    """A request taken apart: bodies by sha, `nodes` as `(sha, parent, message sha, bytes)` from first to last, `rest`
-    and `prefix` as the names of what stands beside the messages: of all of it, and of what counts as input.
+    """A request taken apart: `nodes` as `(sha, parent, message sha, bytes)` from first to last, `rest` and `prefix` as
+    the names of what stands beside the messages: of all of it, and of what counts as input. `bodies` are by sha, and
+    of what may not be stored yet; `fresh` are the pieces that are stored with these, by fingerprint.
     """
 
     bodies: dict[str, bytes]
+    fresh: dict[bytes, Piece]
     nodes: tuple[tuple[str, str, str, int], ...]
     rest: str
     prefix: str
@@ -66,33 +79,8 @@ class Parts:
         return _request(self.head, self.rest, self.marks)
 
 
-def take_apart(request: dict[str, Any]) -> Parts:
-    """The parts of a request."""
-    bodies: dict[str, bytes] = {}
-    marks: list[Mark] = []
-
-    def keep(value: Any, path: tuple[str | int, ...]) -> tuple[Any, str, int]:
-        body = canonical(value)
-        if MARK in body:  # a text may hold these words, too: it then comes out as it went in
-            value, found = without_marks(value, path)
-            marks.extend(found)
-            body = canonical(value)
-        sha = digest(body)
-        bodies[sha] = body
-        return value, sha, len(body)
-
-    bare, rest, _ = keep({name: value for name, value in request.items() if name != "messages"}, ())
-    nodes, parent = [], ROOT
-    for number, message in enumerate(request["messages"]):
-        _, sha, size = keep(message, ("messages", number))
-        node = _node(parent, sha)
-        nodes.append((node, parent, sha, size))
-        parent = node
-    prefix = digest(canonical({name: bare[name] for name in PREFIX if name in bare}))
-    return Parts(bodies, tuple(nodes), rest, prefix, marks)
-
-
-def _node(parent: str, message: str) -> str:
+def node_name(parent: str, message: str) -> str:
+    """The name of the node of a message after its predecessor's node."""
     return digest(f"{parent}/{message}".encode())
 
 
@@ -105,7 +93,7 @@ def store(db: sqlite3.Connection, key: str, researcher: str, parts: Parts, messa
     known = {row["sha"] for sha in bodies for row in db.execute("SELECT sha FROM blocks WHERE sha = ?", (sha,))}
     rows = [(sha, zlib.compress(body, 1)) for sha, body in bodies.items() if sha not in known]
     db.executemany("INSERT INTO blocks VALUES (?, ?)", rows)
-    db.executemany("INSERT OR IGNORE INTO nodes VALUES (?, ?, ?)", [node[:3] for node in parts.nodes])
+    db.executemany("INSERT INTO nodes VALUES (?, ?, ?)", _new_nodes(db, parts))
     db.execute(
         "INSERT INTO exchanges VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
@@ -114,6 +102,16 @@ def store(db: sqlite3.Connection, key: str, researcher: str, parts: Parts, messa
         ),
     )  # fmt: skip
     return _answer(digest(content), digest(outside))
+
+
+def _new_nodes(db: sqlite3.Connection, parts: Parts) -> list[tuple[str, str, str]]:
+    """The nodes that are not stored; one that is was stored together with all before it."""
+    new: list[tuple[str, str, str]] = []
+    for sha, parent, message, _ in reversed(parts.nodes):
+        if db.execute("SELECT 1 FROM nodes WHERE sha = ?", (sha,)).fetchone():
+            break
+        new.append((sha, parent, message))
+    return new
 
 
 def _request(head: str, rest: str, marks: list[Any]) -> str:
@@ -169,7 +167,7 @@ def load_request(db: sqlite3.Connection, key: str) -> dict[str, Any] | None:
     at = row["head"]
     while at != ROOT:
         node = db.execute("SELECT parent, message FROM nodes WHERE sha = ?", (at,)).fetchone()
-        if node is None or _node(node["parent"], node["message"]) != at:
+        if node is None or node_name(node["parent"], node["message"]) != at:
             raise RecordError(f"the recording of {key} is damaged: no node {at}")
         messages.append(_load(db, node["message"]))
         at = node["parent"]
@@ -201,7 +199,7 @@ def damaged(db: sqlite3.Connection) -> list[str]:
             bad.append(str(row["sha"]))
     nodes = {row["sha"]: (row["parent"], row["message"]) for row in db.execute("SELECT * FROM nodes")}
     for sha, (parent, message) in nodes.items():
-        if _node(parent, message) != sha or message not in blocks or (parent != ROOT and parent not in nodes):
+        if node_name(parent, message) != sha or message not in blocks or (parent != ROOT and parent not in nodes):
             bad.append(str(sha))
     for row in db.execute("SELECT head, rest FROM exchanges"):
         bad += [sha for sha, known in ((row["head"], nodes), (row["rest"], blocks)) if sha not in known]

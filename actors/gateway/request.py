@@ -63,46 +63,49 @@ class Body:
         return self.size + HIDDEN_TOKENS
 
 
-def check(request: Any) -> Body:
-    """The request as a `Body`. Raises `RefusedError`: "bad_request", "too_large"."""
+def check_fields(request: Any) -> None:
+    """Refuse what is no body, or has fields without a price. Raises `RefusedError` "bad_request"."""
     if not isinstance(request, dict):
-        raise _bad("request", "expected a mapping")
+        raise bad("request", "expected a mapping")
     unknown = sorted(set(request) - FIELDS)
     if unknown:
-        raise _bad(unknown[0], f"not priced or not known; expected fields among {', '.join(sorted(FIELDS))}")
+        raise bad(unknown[0], f"not priced or not known; expected fields among {', '.join(sorted(FIELDS))}")
     _check_shape(request)
     for tool in request.get("tools") or ():
         if not isinstance(tool, dict) or not str(tool.get("type") or "custom").startswith(TOOL_TYPES):
-            raise _bad("tools", "tools that the endpoint runs have prices that are not in the table")
+            raise bad("tools", "tools that the endpoint runs have prices that are not in the table")
     for beta in request.get("betas") or ():
         if str(beta).startswith(PRICED_BETAS):
-            raise _bad("betas", f"{beta} changes prices in a way that is not in the table")
-    for block in _blocks(request["messages"]):
+            raise bad("betas", f"{beta} changes prices in a way that is not in the table")
+
+
+def check_content(messages: list[dict[str, Any]]) -> None:
+    """Refuse blocks whose tokens no count of bytes bounds. Raises `RefusedError` "bad_request"."""
+    for block in _blocks(messages):
         if block.get("type") in UNBOUNDED:
-            raise _bad("messages", f"a block of type {block['type']} has tokens that cannot be counted beforehand")
-    try:
-        body = canonical(request)
-        body.decode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise _bad("request", f"not JSON: {error}") from None
-    if len(body) > MOST_BYTES:
-        detail = {"bytes": len(body), "most": MOST_BYTES}
-        raise RefusedError("too_large", f"the request has {len(body)} bytes, the endpoint takes {MOST_BYTES}", detail)
-    return Body(request, len(body))
+            raise bad("messages", f"a block of type {block['type']} has tokens that cannot be counted beforehand")
+
+
+def check_size(size: int) -> None:
+    """Refuse a body of so many bytes when the endpoint does. Raises `RefusedError` "too_large"."""
+    if size > MOST_BYTES:
+        detail = {"bytes": size, "most": MOST_BYTES}
+        raise RefusedError("too_large", f"the request has {size} bytes, the endpoint takes {MOST_BYTES}", detail)
 
 
 def _check_shape(request: dict[str, Any]) -> None:
     if not isinstance(request.get("model"), str) or not request["model"]:
-        raise _bad("model", "expected a name")
+        raise bad("model", "expected a name")
     tokens = request.get("max_tokens")
     if not isinstance(tokens, int) or isinstance(tokens, bool) or not 0 < tokens <= 1_000_000:
-        raise _bad("max_tokens", "expected an integer from 1 to 1000000")
+        raise bad("max_tokens", "expected an integer from 1 to 1000000")
     messages = request.get("messages")
     if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
-        raise _bad("messages", "expected a list of messages")
+        raise bad("messages", "expected a list of messages")
 
 
-def _bad(field: str, expected: str) -> RefusedError:
+def bad(field: str, expected: str) -> RefusedError:
+    """A refusal of what stands in a field."""
     return RefusedError("bad_request", f"{field}: {expected}", {"field": field})
 
 
@@ -129,7 +132,9 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-Mark = tuple[list[str | int], Any]
+Steps = list[str | int]
+"""The steps from a value to a block in it."""
+Mark = tuple[Steps, Any]
 """A `cache_control` with the path to the block that had it."""
 
 
@@ -155,10 +160,14 @@ def without_marks(value: Any, path: tuple[str | int, ...] = ()) -> tuple[Any, li
 def with_marks(value: Any, marks: list[Mark]) -> Any:
     """The inverse of `without_marks`; changes `value` in place."""
     for path, mark in marks:
-        at = value
-        for step in path:
-            at = at[step]
-        at["cache_control"] = mark
+        block_at(value, path)["cache_control"] = mark
+    return value
+
+
+def block_at(value: Any, path: Steps) -> Any:
+    """The block at the end of a path."""
+    for step in path:
+        value = value[step]
     return value
 
 

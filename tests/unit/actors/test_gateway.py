@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from actors.gateway import recorder
+from actors.gateway.intake import Intake
 from actors.gateway.limits import Limits
 from actors.gateway.pricing import Tokens, tariff_of
-from actors.gateway.recorder import load_request, take_apart
+from actors.gateway.recorder import load_request
 from actors.gateway.replayer import Replayer, as_recorded
 from actors.gateway.retry import Failure
 from actors.researcher.patience import next_step
@@ -319,7 +320,7 @@ def test_what_the_endpoint_counted_bounds_every_request_with_the_same_input(
     message["usage"]["iterations"] = once
     gateway, body = make(tmp_path, desk, Simulated(message)), request("word " * 20_000)
     asyncio.run(settled_call(gateway, "k0", WHO, body))
-    found = gateway.book.counted_bound(take_apart({**body, **change}))
+    found = gateway.book.counted_bound(Intake().take({**body, **change})[1])
     assert (found == 20_000) is counted
     assert found is None or counted
 

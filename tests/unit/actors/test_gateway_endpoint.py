@@ -16,9 +16,8 @@ from actors.gateway.actor import make_transport
 from actors.gateway.api import Refusal
 from actors.gateway.endpoint import Endpoint
 from actors.gateway.gateway import Gateway
+from actors.gateway.intake import Intake
 from actors.gateway.keys import KeyFileError, check_brain, hand_over, handed_path, key_of, read_key
-from actors.gateway.recorder import take_apart
-from actors.gateway.request import check
 from actors.gateway.retry import AttemptFailedError, Failure
 from cluster.config import ConfigError
 from cluster.errors import RefusedError
@@ -47,9 +46,9 @@ def key_file(root: Path, key: str = SECRET, mode: int = 0o600) -> Path:
 async def send(fake: FakeMessages, begun: list[dict[str, Any]] | None = None, **fields: Any) -> dict[str, Any]:
     config = campaign(f"brain.base_url={fake.url}", "gateway.call_seconds=5")
     endpoint = Endpoint(config.brain, config.gateway, lambda: SECRET)
-    body = check(request(**fields))
+    body, parts = Intake().take(request(**fields))
     try:
-        return await endpoint.send("k", body, take_apart(body.fields), (begun if begun is not None else []).append)
+        return await endpoint.send("k", body, parts, (begun if begun is not None else []).append)
     finally:
         await endpoint.close()
 
@@ -133,10 +132,10 @@ def test_retry_after_is_read_and_throttling_is_told_apart() -> None:
 
 def test_an_endpoint_that_is_not_there_was_paid_nothing() -> None:
     config = campaign("brain.base_url=http://127.0.0.1:9")
-    body = check(request())
+    body, parts = Intake().take(request())
     endpoint = Endpoint(config.brain, config.gateway, lambda: None)
     with pytest.raises(AttemptFailedError) as caught:
-        asyncio.run(endpoint.send("k", body, take_apart(body.fields), lambda _: None))
+        asyncio.run(endpoint.send("k", body, parts, lambda _: None))
     assert (caught.value.failure.again, caught.value.failure.billed) == (True, False)
 
 
@@ -161,10 +160,10 @@ def test_a_new_key_in_the_file_takes_effect_after_the_old_one_was_refused(root: 
     with FakeMessages(lambda *_: replies.text("ok"), keys={SECRET}) as fake:
         config = campaign(f"brain.kind={kind}", f"brain.base_url={fake.url}", f"brain.key_file={path}")
         transport = make_transport(config, root, Remote("nobody"))
-        body = check(request())
+        body, parts = Intake().take(request())
 
         async def ask() -> dict[str, Any]:
-            return await transport.send("k", body, take_apart(body.fields), lambda _: None)
+            return await transport.send("k", body, parts, lambda _: None)
 
         async def study() -> None:
             for words in ("invalid", "invalid"):

@@ -16,9 +16,8 @@ from typing import Any
 import pytest
 
 from actors.gateway.gateway import Gateway
+from actors.gateway.intake import Intake
 from actors.gateway.keys import check_brain
-from actors.gateway.recorder import take_apart
-from actors.gateway.request import check
 from actors.gateway.retry import AttemptFailedError
 from actors.scheduler.admission import parse_amounts, parse_caps, parse_request
 from actors.scheduler.audit import audit
@@ -300,13 +299,14 @@ def test_an_office_that_does_not_answer_is_a_failure_that_costs_nothing_and_is_t
     async def play() -> None:
         async with world(tmp_path) as w:
             w.shell.lost.append("submit")
-            request = check({"model": "tiny", "max_tokens": 20, "messages": [{"role": "user", "content": "hello"}]})
+            request = {"model": "tiny", "max_tokens": 20, "messages": [{"role": "user", "content": "hello"}]}
+            body, parts = Intake().take(request)
             served = Served(w.config, w.desk)
             with pytest.raises(AttemptFailedError) as failed:
-                await served.send("k", request, take_apart(request.fields), lambda _: None)
+                await served.send("k", body, parts, lambda _: None)
             failure = failed.value.failure
             assert (failure.reason, failure.again, failure.billed) == ("unavailable", True, False)
-            got = await served.send("k", request, take_apart(request.fields), lambda _: None)
+            got = await served.send("k", body, parts, lambda _: None)
             assert got["content"][0]["text"] == "tiny says hello"
             await served.close()
 
