@@ -33,6 +33,11 @@ def tokens_account(caller: str) -> str:
     return IDEAS_ACCOUNT if caller == CAMPAIGN else researcher_account(caller, "tokens")
 
 
+def caller_account(caller: str) -> str:
+    """The account of who makes a call of a model: the researcher's, or the campaign's."""
+    return CAMPAIGN if caller == CAMPAIGN else researcher_account(caller)
+
+
 def actor_name(campaign: str, office: str) -> str:
     """The Ray name of an office of a campaign, e.g. `quickstart/scheduler`."""
     return f"{campaign}/{office}"

@@ -47,13 +47,16 @@ class ForumActor:
         self._forum.opened(reader, post["id"])
         return {**post, "rendered": render(Post.from_dict(post), os.urandom(8).hex())}
 
-    async def unread(self, reader: str, limit: int = 20) -> list[dict[str, Any]]:
-        """Posts of others that `reader` has not acknowledged."""
-        return self._forum.unread(reader, limit)
+    async def unread(self, reader: str, after_seq: int, limit: int) -> list[dict[str, Any]]:
+        """Posts of others with greater numbers."""
+        return self._forum.unread(reader, after_seq, limit)
 
-    async def ack(self, reader: str, seq: int) -> int:
-        """Move the reader's cursor forward."""
-        return self._forum.ack(reader, seq)
+    @ray.method(max_task_retries=0)
+    async def news(self, reader: str, after_seq: int, wait_s: float) -> int:
+        """The number of the latest post that `reader` may have, as soon as it is another than `after_seq`. Who waits
+        asks again by itself when the forum dies.
+        """
+        return await self._forum.news(reader, after_seq, wait_s)
 
     async def search(self, query: str, limit: int = 20) -> list[dict[str, Any]]:
         """Posts by words."""

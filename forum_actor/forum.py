@@ -1,4 +1,4 @@
-"""The forum: posts, replies, claims on ideas, search, unread cursors.
+"""The forum: posts, replies, claims on ideas, search, news.
 
 Promises:
 - A post is written once per (author, key), in one transaction with its journal event; it is never changed or deleted.
@@ -10,6 +10,7 @@ Promises:
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import sqlite3
@@ -48,7 +49,6 @@ CREATE TABLE IF NOT EXISTS posts (
 );
 CREATE INDEX IF NOT EXISTS posts_by_author ON posts (author, at_us);
 CREATE INDEX IF NOT EXISTS posts_by_idea ON posts (idea_key) WHERE idea_key != '';
-CREATE TABLE IF NOT EXISTS cursors (reader TEXT PRIMARY KEY, seq INTEGER NOT NULL);
 CREATE VIRTUAL TABLE IF NOT EXISTS posts_text USING fts5(title, body, author, kind, tokenize='unicode61');
 """
 
@@ -73,6 +73,8 @@ class Forum:
         self._clock = clock
         store.schema(_DDL)
         self._quarantine = Quarantine(store, journal)
+        self._posted = asyncio.Event()
+        """Set, and replaced, with each new post."""
 
     async def post(self, key: str, author: str, draft: dict[str, Any]) -> dict[str, Any]:
         """Publish `draft` as `author` (set by the caller, never by the draft) and return the post.
@@ -89,7 +91,10 @@ class Forum:
             return self._store.once(once_key, lambda db: {})
         clean = make_draft(draft)
         records = await self._records(clean.record_ids)
-        return self._store.once(once_key, lambda db: self._publish(db, author, clean, records))
+        post = self._store.once(once_key, lambda db: self._publish(db, author, clean, records))
+        posted, self._posted = self._posted, asyncio.Event()
+        posted.set()
+        return post
 
     async def _records(self, record_ids: tuple[str, ...]) -> tuple[dict[str, Any], ...]:
         if not record_ids:
@@ -196,23 +201,27 @@ class Forum:
         """Posts that are held, oldest first."""
         return self._select(f"WHERE NOT ({_FREE}) ORDER BY seq", ())
 
-    def unread(self, reader: str, limit: int = 20) -> list[dict[str, Any]]:
-        """Posts of others that `reader` has not acknowledged, oldest first, at most `limit` (at most 100)."""
-        where = (
-            f"WHERE author != ? AND seq > coalesce((SELECT seq FROM cursors WHERE reader = ?), 0) AND {_FREE} "
-            "ORDER BY seq LIMIT ?"
-        )
-        return [post.to_dict() for post in self._select(where, (reader, reader, _page(limit)))]
+    def unread(self, reader: str, after_seq: int = 0, limit: int = 20) -> list[dict[str, Any]]:
+        """Posts of others with greater numbers than `after_seq`, oldest first, at most `limit` (at most 100)."""
+        where = f"WHERE author != ? AND seq > ? AND {_FREE} ORDER BY seq LIMIT ?"
+        return [post.to_dict() for post in self._select(where, (reader, after_seq, _page(limit)))]
 
-    def ack(self, reader: str, seq: int) -> int:
-        """Mark everything up to `seq` as read; the cursor never moves back nor past the last post. Its new place."""
-        with self._store.transaction() as db:
-            last = int(db.execute("SELECT coalesce(max(seq), 0) FROM posts").fetchone()[0])
-            db.execute(
-                "INSERT INTO cursors VALUES (?, ?) ON CONFLICT (reader) DO UPDATE SET seq = max(seq, excluded.seq)",
-                (reader, max(0, min(seq, last))),
-            )
-            return int(db.execute("SELECT seq FROM cursors WHERE reader = ?", (reader,)).fetchone()[0])
+    async def news(self, reader: str, after_seq: int, wait_s: float) -> int:
+        """The number of the latest post of others that `reader` may have (0: none), as soon as it is not `after_seq`,
+        and after `wait_s` seconds in any case.
+        """
+        deadline = asyncio.get_running_loop().time() + wait_s
+        while (latest := self._latest(reader)) == after_seq:
+            left = deadline - asyncio.get_running_loop().time()
+            try:
+                await asyncio.wait_for(self._posted.wait(), left)
+            except TimeoutError:
+                break
+        return latest
+
+    def _latest(self, reader: str) -> int:
+        query = f"SELECT coalesce(max(seq), 0) AS seq FROM posts WHERE author != ? AND {_FREE}"
+        return int(self._store.query(query, (reader,))[0]["seq"])
 
     def search(self, query: str, limit: int = 20) -> list[dict[str, Any]]:
         """Posts that contain words beginning with the words of `query`, best match first. No input is an error."""

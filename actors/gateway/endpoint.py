@@ -85,14 +85,15 @@ class Endpoint:
         return _plain(answer.message or {})
 
     async def _stream(self, body: Body, answer: Accumulator, begun: Begun) -> None:
-        """The client's own request and stream, with events as plain data: to make typed objects of each piece of an
-        answer and plain data of them again takes longer than all else that the client does.
+        """The client's own request and stream, with the body as text and events as plain data: to walk through the
+        body once more, and to make typed objects of each piece of an answer and plain data of them again, takes longer
+        than all else that the client does.
         """
         fields = {name: value for name, value in body.fields.items() if name != "betas"}
         betas = body.fields.get("betas")
         events = await self._client.post(
             MESSAGES,
-            body={**fields, "stream": True},
+            content=json.dumps({**fields, "stream": True}, ensure_ascii=False, allow_nan=False).encode(),
             options={"headers": {"anthropic-beta": ",".join(betas)}} if betas else {},
             cast_to=object,
             stream=True,

@@ -37,7 +37,7 @@ from actors.gateway.pricing import Tariff, Tokens, billed, tariff_table, tokens_
 from actors.gateway.recorder import Parts, RecordError
 from actors.gateway.request import HIDDEN_TOKENS, Body, asks_long_cache
 from actors.gateway.retry import AttemptFailedError, Failure, after, pause
-from actors.gateway.till import LedgerApi, Till
+from actors.gateway.till import LedgerApi, Till, settled_balance
 from actors.gateway.transport import Transport
 from actors.gateway.turnstile import Turnstile
 from cluster.config import CampaignConfig
@@ -139,16 +139,16 @@ class Gateway:
             await self._till.settle(self.book.attempt(attempt.reservation))
 
     async def _call(self, key: str, researcher: str, request: dict[str, Any]) -> dict[str, Any]:
-        message = self._known(key)
+        message, balance = self._known(key), None
         if message is None:
             if self._closed:
                 raise RefusedError("unavailable", "the gateway is closing")
             try:
-                message = await self._obtain(key, researcher, request)
+                message, balance = await self._obtain(key, researcher, request)
             except RefusedError as error:
                 self._meters.refused(error.reason)
                 raise
-        return {"message": message, "charged": self.book.charged(key)}
+        return {"message": message, "charged": self.book.charged(key), "balance": balance}
 
     def _known(self, key: str) -> dict[str, Any] | None:
         try:
@@ -156,7 +156,10 @@ class Gateway:
         except RecordError as error:
             raise RefusedError("unavailable", str(error)) from error
 
-    async def _obtain(self, key: str, researcher: str, request: dict[str, Any]) -> dict[str, Any]:
+    async def _obtain(
+        self, key: str, researcher: str, request: dict[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """The answer, and the caller's balance with it."""
         body, parts = self._intake.take(request)
         tariff = self._tariffs.get(body.model)
         if tariff is None:
@@ -165,12 +168,14 @@ class Gateway:
             raise RefusedError("unknown_model", f"{body.model!r} has no price; priced are: {known}", detail)
         self._bound_losses(key)
         attempt: Attempt | None = None
+        balance: dict[str, Any] = {}
         try:
             for tries in range(1, self._settings.attempts + 1):
                 if attempt is None:
-                    attempt = await self._reserve(key, researcher, body, parts, tariff)
+                    attempt, balance = await self._reserve(key, researcher, body, parts, tariff)
                 try:
-                    return await self._attempt(attempt, tries, body, parts, tariff)
+                    message = await self._attempt(attempt, tries, body, parts, tariff)
+                    return message, settled_balance(balance, self.book.attempt(attempt.reservation))
                 except AttemptFailedError as error:
                     failure = error.failure
                 attempt = await self._settle_failed(attempt, failure)
@@ -224,8 +229,10 @@ class Gateway:
 
         task.add_done_callback(done)
 
-    async def _reserve(self, key: str, researcher: str, body: Body, parts: Parts, tariff: Tariff) -> Attempt:
-        """A new attempt with its worst case set aside, after everything that the researcher owes."""
+    async def _reserve(
+        self, key: str, researcher: str, body: Body, parts: Parts, tariff: Tariff
+    ) -> tuple[Attempt, dict[str, Any]]:
+        """A new attempt with its worst case set aside, after everything that the researcher owes; the balance then."""
         await self.settled(researcher)
         if self._untidy:
             await self.tidy()
@@ -233,11 +240,10 @@ class Gateway:
         attempt = self.book.open(key, researcher, body.model, tariff.cost(worst), worst)
         self._mine.add(attempt.reservation)
         try:
-            await self._till.reserve(attempt)
+            return attempt, await self._till.reserve(attempt)
         except BaseException:
             self._leave(attempt.reservation)
             raise
-        return attempt
 
     async def _attempt(self, attempt: Attempt, tries: int, body: Body, parts: Parts, tariff: Tariff) -> dict[str, Any]:
         long_cache = asks_long_cache(parts.marks)

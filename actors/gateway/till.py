@@ -11,14 +11,16 @@ from typing import Any, Protocol
 
 from actors.gateway.book import Attempt, Book
 from cluster.errors import RefusedError
-from cluster.names import CAMPAIGN, tokens_account
+from cluster.names import CAMPAIGN, caller_account, tokens_account
 
 
 class LedgerApi(Protocol):
     """What the gateway asks of the scheduler."""
 
-    async def reserve(self, key: str, account: str, amounts: dict[str, int], note: str, holder: str) -> Any:
-        """Set a worst case aside. Raises `RefusedError`."""
+    async def reserve(
+        self, key: str, account: str, amounts: dict[str, int], note: str, holder: str, whose: str
+    ) -> dict[str, Any]:
+        """Set a worst case aside; the balance of `whose` account afterwards. Raises `RefusedError`."""
 
     async def settle(self, key: str, actual: dict[str, int], note: str) -> dict[str, Any]:
         """Charge the actual of a reservation, free the rest."""
@@ -36,12 +38,17 @@ class Till:
     def __init__(self, ledger: LedgerApi, book: Book) -> None:
         self._ledger, self._book = ledger, book
 
-    async def reserve(self, attempt: Attempt) -> None:
-        """Set the worst case aside. Raises `RefusedError` "over_budget"; its detail is in micro-dollars."""
+    async def reserve(self, attempt: Attempt) -> dict[str, Any]:
+        """Set the worst case aside; the caller's balance afterwards, as `Ledger.balance`.
+
+        Raises `RefusedError` "over_budget"; its detail is in micro-dollars.
+        """
         note = f"call of {attempt.model}"[:400]
-        account = tokens_account(attempt.researcher)
+        account, whose = tokens_account(attempt.researcher), caller_account(attempt.researcher)
         try:
-            await self._ledger.reserve(attempt.reservation, account, {"usd": attempt.reserved}, note, "gateway")
+            return await self._ledger.reserve(
+                attempt.reservation, account, {"usd": attempt.reserved}, note, "gateway", whose
+            )
         except RefusedError as error:
             self._book.close(attempt)
             if error.reason != "over_budget":
@@ -86,3 +93,17 @@ class Till:
             if error.reason != "unknown_reservation":
                 raise
         self._book.close(attempt)
+
+
+def settled_balance(balance: dict[str, Any], attempt: Attempt) -> dict[str, Any] | None:
+    """What a balance with the reservation of a due `attempt` becomes when that is settled, if nothing else happens;
+    `None` when that is not certain: more is due than was reserved, or a cap is just used up.
+    """
+    spent, reserved, left = dict(balance["spent"]), dict(balance["reserved"]), dict(balance["left"])
+    spent["usd"] += attempt.charge
+    reserved["usd"] -= attempt.reserved
+    if left["usd"] is not None:
+        left["usd"] += attempt.reserved - attempt.charge
+    if attempt.charge > attempt.reserved or left["usd"] == 0:
+        return None
+    return {**balance, "spent": spent, "reserved": reserved, "left": left}

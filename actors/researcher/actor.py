@@ -18,7 +18,7 @@ from actors.researcher.brains.base import Making, make_brain
 from actors.researcher.loop import Profile, Researcher
 from actors.researcher.progress import Progress
 from actors.researcher.runs import Runs
-from actors.researcher.tools import Context, make_toolbox
+from actors.researcher.tools import Context, Notifier, make_toolbox
 from actors.researcher.transcript import Transcript
 from actors.researcher.workspace import Workspace
 from cluster.config import CampaignConfig, validate
@@ -49,8 +49,8 @@ class ResearcherActor:
         self._forum = Remote(actor_name(campaign, "forum"))
         self._evaluator = Remote(actor_name(campaign, "evaluator"))
         self._gateway = Remote(actor_name(campaign, "gateway"))
-        caps = self._config.budget.researcher.caps()
-        self._account = Account(self._scheduler, researcher_id, caps)
+        budget = self._config.budget
+        self._account = Account(self._scheduler, researcher_id, budget.researcher.caps(), budget.campaign.caps())
         self._opening = asyncio.Lock()
         self._researcher: Researcher | None = None
 
@@ -108,13 +108,15 @@ class ResearcherActor:
             forum=self._forum,
             evaluator=self._evaluator,
             runs=self._runs,
+            notifier=Notifier(self._forum, self._id),
             sandbox_uid=FIRST_RESEARCHER_UID + number,
             failures=TRANSPORT,
         )
         toolbox = make_toolbox(ctx)
         profile = _profile(config, self._id, ctx, str(home))
         notebook = ctx.workspace.notebook
-        made_of = Making(config, self._id, profile.direction, ctx.task, toolbox.describe(), self._gateway, notebook)
+        model = self._account.metered(self._gateway)
+        made_of = Making(config, self._id, profile.direction, ctx.task, toolbox.describe(), model, notebook)
         brain = make_brain(made_of)
         return Researcher(profile, brain, toolbox, self._transcript, self._account)
 

@@ -28,7 +28,6 @@ from actors.researcher.patience import Step, next_step, reason_of
 from actors.researcher.progress import Progress
 from actors.researcher.stall import PAUSED_TITLE, Stall, assess
 from actors.researcher.tools import ToolBox, wait_for_news
-from actors.researcher.tools.apis import UNREAD_LIMIT
 from actors.researcher.transcript import OpenTurn, Transcript
 from actors.researcher.types import FINISH, Decision, Observation, Seen, ToolCall, ToolResult
 from cluster.errors import AarError
@@ -37,6 +36,8 @@ from forum_actor.posts import MAX_BODY, fitting
 log = logging.getLogger(__name__)
 MAX_CALLS = 16
 """Calls of one turn that are kept; more are dropped, a brain sees that in its history."""
+CHARGE_AFTER_S = 0.2
+"""Wall time is charged when the brain has thought for so long, so that its call of a model does not wait for it."""
 MOST_REASON = 1000
 """Characters of why the work ended that a last post holds."""
 ENDED = "Said by the campaign: {why}.\n\n"
@@ -131,28 +132,40 @@ class Researcher:
         if self._transcript.fact("started") is None:
             self._transcript.set_fact("started", {"direction": self._profile.direction})
         self._tools.resume()
-        while (turn := await self._open_turn()) is not None:
-            await self._act(turn if turn.decided else await self._decide(turn))
+        self._ctx.notifier.seen = max(
+            (post["seq"] for seen in self._transcript.observed() for post in seen.posts), default=0
+        )
+        if self._profile.forum:
+            self._ctx.notifier.follow()
+        try:
+            while (turn := await self._open_turn()) is not None:
+                await self._act(turn if turn.decided else await self._decide(turn))
+        finally:
+            await self._ctx.notifier.stop()
         self._action = "ended"
         return self.summary()
 
     async def _open_turn(self) -> OpenTurn | None:
         """The turn that a predecessor left open, else a new one; `None` at the end."""
         left_open = self._transcript.open_turn()
-        if left_open is not None or self._transcript.fact("ended") is not None:
+        if left_open is not None:
             return left_open
-        balance = await self._charge()
         reason = self._over()
+        if reason or self._account.wall_is_shared:
+            await self._charge()
+            self._account.forget()
         if reason:
             await self._tools.abandon()
             self._transcript.set_fact("ended", {"reason": reason})
             return None
         stall = assess(self._transcript.history) if self._profile.watched else Stall()
         if stall.action == "pause":
+            await self._charge()
             await self._rest(stall)
-            balance = None
-        seen = await self._observe_patiently(stall, balance)
-        return self._transcript.observe(self._transcript.next_turn(), seen, self._lap())
+        seen = await self._observe_patiently(stall)
+        turn = self._transcript.observe(self._transcript.next_turn(), seen, self._lap())
+        self._ctx.notifier.seen = max((post["seq"] for post in seen.posts), default=self._ctx.notifier.seen)
+        return turn
 
     def _lap(self, last: bool = False) -> int:
         """Whole milliseconds of wall time since this was last asked; a rest counts to the next, or is rounded up when
@@ -187,18 +200,14 @@ class Researcher:
 
     # -- observing and deciding ------------------------------------------------------------------------------------
 
-    async def _observe_patiently(self, stall: Stall, balance: dict[str, Any] | None) -> Seen:
-        """The observation, asked for again while the offices do not answer, as patiently as the errors deserve.
-
-        `balance`: that of this moment, when it is known.
-        """
+    async def _observe_patiently(self, stall: Stall) -> Seen:
+        """The observation, asked for again while the offices do not answer, as patiently as the errors deserve."""
         self._action = "observing"
         attempts: Counter[str] = Counter()
         while True:
             try:
-                seen = await self._observe(stall, balance)
+                seen = await self._observe(stall)
             except self._failures as error:
-                balance = None
                 step = self._step("observe", error, attempts)
             else:
                 self._paused = False
@@ -208,23 +217,26 @@ class Researcher:
             if why := await self._hold(step):
                 return Seen(ending=why)
 
-    async def _observe(self, stall: Stall, balance: dict[str, Any] | None) -> Seen:
+    async def _observe(self, stall: Stall) -> Seen:
         if not self._opened:
             await self._account.open()
             self._opened = True
-        budget = balance or await self._account.balance()
+        news, going = self._ctx.runs.untold(), self._ctx.runs.going()
+        if news or going:
+            self._account.forget()
+        budget = self._with_wall(await self._account.balance())
         left = self._seconds_left()
         stopped = self._ctx.stopping.is_set() or self._transcript.fact("stop") is not None
         why = ending(budget, left, self._transcript.next_turn(), self._profile.max_turns, stopped)
         if stall.action == "end":
             why = why or stall.text
         return Seen(
-            posts=tuple(await self._unread() if self._profile.forum else []),
+            posts=tuple(await self._ctx.notifier.unread(self._ctx.notifier.seen) if self._profile.forum else []),
             budget=budget,
             seconds_left=left,
             ending=why,
-            news=tuple(run.told() for run in self._ctx.runs.untold()),
-            running=tuple(run.name for run in self._ctx.runs.going()),
+            news=tuple(run.told() for run in news),
+            running=tuple(run.name for run in going),
             note="\n\n".join(filter(None, [stall.text if stall.action in ("nudge", "pause") else "", self._notice()])),
         )
 
@@ -237,22 +249,31 @@ class Researcher:
         told = any(notice in turn.seen.note for turn in self._transcript.history[moved["turn"] :])
         return "" if told else notice
 
-    async def _unread(self) -> list[dict[str, Any]]:
-        """New posts; those that an earlier turn has already stored are not shown twice."""
-        known = max((post["seq"] for turn in self._transcript.history for post in turn.seen.posts), default=0)
-        posts = await self._ctx.forum.unread(self._profile.researcher, UNREAD_LIMIT)
-        return [post for post in posts if post["seq"] > known]
-
     def _seconds_left(self) -> float | None:
         """Until the researcher must end, by its own clock."""
         caps = [] if self._account.most_wall_ms is None else [self._account.most_wall_ms / 1000]
         limits = caps if self._profile.seconds is None else [*caps, self._profile.seconds]
-        worked = self._transcript.wall_ms() / 1000 + time.monotonic() - self._mark
-        return round(min(limits) - worked, 3) if limits else None
+        return round(min(limits) - self._worked_ms() / 1000, 3) if limits else None
+
+    def _worked_ms(self) -> float:
+        return self._transcript.wall_ms() + (time.monotonic() - self._mark) * 1000
+
+    def _with_wall(self, budget: dict[str, Any]) -> dict[str, Any]:
+        """A balance that says so when the researcher's own wall time is used up, of which some is not charged yet."""
+        most = self._account.most_wall_ms
+        if most is None or self._worked_ms() < most or "wall_ms" in budget["exhausted"]:
+            return budget
+        return {**budget, "exhausted": [*budget["exhausted"], "wall_ms"]}
 
     async def _decide(self, turn: OpenTurn) -> OpenTurn:
         self._action = "deciding"
-        decision = await self._decision(turn)
+        thinking = asyncio.create_task(self._decision(turn))
+        try:
+            await asyncio.wait({thinking}, timeout=CHARGE_AFTER_S)
+            await self._charge()
+            decision = await thinking
+        finally:
+            thinking.cancel()
         self._paused = False
         return self._transcript.decide(turn, replace(decision, calls=decision.calls[:MAX_CALLS]), self._lap())
 
@@ -309,7 +330,8 @@ class Researcher:
 
     async def _act(self, turn: OpenTurn) -> None:
         """Run the calls that have no result yet, then close the turn."""
-        await self._acknowledge(turn.seen)
+        if turn.seen.posts:
+            await self._copy_posts()
         for pending in turn.calls:
             if pending.result is not None:
                 continue
@@ -318,6 +340,8 @@ class Researcher:
             if result is None:
                 if not self._tools.is_repeatable(pending.call.name):
                     self._transcript.mark_started(turn.number, pending.index)
+                if self._tools.is_priced(pending.call.name):
+                    self._account.forget()
                 key = f"{self._profile.researcher}/{turn.number}/{pending.index}"
                 result = await self._tools.run(pending.call, key)
             last = pending.index == len(turn.calls) - 1
@@ -335,27 +359,22 @@ class Researcher:
             return ToolResult.refused("ending", f"only free tools are left: {stopping}")
         return None
 
-    async def _acknowledge(self, seen: Seen) -> None:
-        """Tell the forum that the turn's posts are stored, and renew their copy in the workspace."""
-        if not seen.posts:
-            return
+    async def _copy_posts(self) -> None:
+        """Renew the copy of the forum in the workspace."""
         try:
-            await self._ctx.forum.ack(self._profile.researcher, max(post["seq"] for post in seen.posts))
             await self._ctx.forum.sync(self._profile.researcher, self._profile.workspace)
         except self._failures as error:
-            log.warning("%s: the forum did not take an acknowledgement: %s", self._profile.researcher, error)
+            log.warning("%s: the forum was not copied: %s", self._profile.researcher, error)
 
-    async def _charge(self) -> dict[str, Any] | None:
-        """Charge the wall time of finished turns; the balance afterwards, when all of it was charged just now."""
-        balance = None
+    async def _charge(self) -> None:
+        """Charge the wall time of finished turns."""
         for turn, wall_ms in self._transcript.uncharged():
             try:
-                balance = await self._account.charge_wall(f"{self._profile.researcher}/{turn}/wall", wall_ms)
+                await self._account.charge_wall(f"{self._profile.researcher}/{turn}/wall", wall_ms)
             except self._failures as error:
                 log.warning("%s: wall time of turn %d is charged later: %s", self._profile.researcher, turn, error)
-                return None
+                return
             self._transcript.mark_charged(turn)
-        return balance
 
     async def _stopped_within(self, seconds: float) -> bool:
         try:

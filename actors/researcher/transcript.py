@@ -90,6 +90,11 @@ class Transcript:
         """Every finished turn, oldest first."""
         return tuple(self._history)
 
+    def observed(self) -> list[Seen]:
+        """What the brain saw in every turn, of the unfinished one, too."""
+        left_open = self.open_turn()
+        return [turn.seen for turn in self._history] + ([] if left_open is None else [left_open.seen])
+
     def next_turn(self) -> int:
         """The number of the next turn to decide."""
         return len(self._history)

@@ -75,12 +75,14 @@ class SchedulerActor:
         return await (await self._ready()).spend(key, account, parse_amounts(amounts), note)
 
     async def charge(self, key: str, account: str, amounts: dict[str, int], note: str = "") -> dict[str, Any]:
-        """Charge at once what is left of the amounts; the balance afterwards."""
+        """Charge at once what is left of the amounts."""
         return await (await self._ready()).charge(key, account, parse_amounts(amounts), note)
 
-    async def reserve(self, key: str, account: str, amounts: dict[str, int], note: str = "", holder: str = "") -> None:
-        """Set a worst case aside."""
-        await (await self._ready()).reserve(key, account, parse_amounts(amounts), note, holder)
+    async def reserve(
+        self, key: str, account: str, amounts: dict[str, int], note: str = "", holder: str = "", whose: str = ""
+    ) -> dict[str, Any]:
+        """Set a worst case aside; the balance of `whose` account afterwards."""
+        return await (await self._ready()).reserve(key, account, parse_amounts(amounts), note, holder, whose)
 
     async def settle(self, key: str, actual: dict[str, int], note: str = "") -> dict[str, Any]:
         """Charge the actual of a reservation, free the rest."""

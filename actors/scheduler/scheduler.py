@@ -308,13 +308,17 @@ class Scheduler:
         return {"charged": self.ledger.spend(f"spend/{key}", account, amounts, note).to_dict()}
 
     async def charge(self, key: str, account: str, amounts: Amounts, note: str = "") -> dict[str, Any]:
-        """Charge at once what is left of `amounts`; the balance afterwards. As `Ledger.spend_up_to`."""
-        self.ledger.spend_up_to(f"spend/{key}", account, amounts, note)
-        return self.ledger.balance(account)
+        """Charge at once what is left of `amounts`: `{charged}`. As `Ledger.spend_up_to`."""
+        return {"charged": self.ledger.spend_up_to(f"spend/{key}", account, amounts, note).to_dict()}
 
-    async def reserve(self, key: str, account: str, amounts: Amounts, note: str = "", holder: str = "") -> None:
-        """As `Ledger.reserve`, for what is no lease (tokens of a model call)."""
+    async def reserve(
+        self, key: str, account: str, amounts: Amounts, note: str = "", holder: str = "", whose: str = ""
+    ) -> dict[str, Any]:
+        """As `Ledger.reserve`, for what is no lease (tokens of a model call); the balance of `whose` account
+        afterwards, by default that of `account`.
+        """
         self.ledger.reserve(f"hold/{key}", account, amounts, note, holder)
+        return self.ledger.balance(whose or account)
 
     async def settle(self, key: str, actual: Amounts, note: str = "") -> dict[str, Any]:
         """As `Ledger.settle`: `{charged}`."""

@@ -11,6 +11,7 @@ from actors.researcher.tools.control import Budget, Finish, Wait, wait_for_news
 from actors.researcher.tools.edit import Edit
 from actors.researcher.tools.files import ListFiles, ReadFile, WriteFile
 from actors.researcher.tools.forum import ForumClaim, ForumClaims, ForumPost, ForumRead, ForumSearch
+from actors.researcher.tools.notifier import Notifier
 from actors.researcher.tools.pilot import RunPilot
 from actors.researcher.tools.scoring import Leaderboard, Submit
 from actors.researcher.tools.shell import Bash
@@ -50,6 +51,7 @@ __all__ = [
     "EvaluatorApi",
     "ForumApi",
     "LongTool",
+    "Notifier",
     "SchedulerApi",
     "Tool",
     "ToolBox",

@@ -7,9 +7,6 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-UNREAD_LIMIT = 50
-"""Posts that are asked for at once."""
-
 
 class SchedulerApi(Protocol):
     """The ledger and the queue."""
@@ -24,7 +21,7 @@ class SchedulerApi(Protocol):
         """Open an account under its parent."""
 
     async def charge(self, key: str, account: str, amounts: dict[str, int], note: str) -> dict[str, Any]:
-        """Charge at once what is left of the amounts; the balance afterwards."""
+        """Charge at once what is left of the amounts: `{charged}`."""
 
     async def balance(self, account: str) -> dict[str, Any]:
         """`spent`, `reserved`, `caps`, `left` and `exhausted` of an account."""
@@ -39,11 +36,13 @@ class ForumApi(Protocol):
     async def read(self, reader: str, post_id: str) -> dict[str, Any]:
         """One post."""
 
-    async def unread(self, reader: str, limit: int) -> list[dict[str, Any]]:
-        """Posts of others beyond the reader's cursor, oldest first."""
+    async def unread(self, reader: str, after_seq: int, limit: int) -> list[dict[str, Any]]:
+        """Posts of others with greater numbers than `after_seq`, oldest first."""
 
-    async def ack(self, reader: str, seq: int) -> Any:
-        """Move the reader's cursor forward."""
+    async def news(self, reader: str, after_seq: int, wait_s: float) -> int:
+        """The number of the latest post of others, as soon as it is another than `after_seq`; after `wait_s` seconds in
+        any case.
+        """
 
     async def search(self, query: str, limit: int) -> list[dict[str, Any]]:
         """Posts by words."""

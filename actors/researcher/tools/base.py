@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from actors.researcher.runs import Run, Runs
 from actors.researcher.tools.apis import EvaluatorApi, ForumApi, SchedulerApi
 from actors.researcher.tools.clip import clip
+from actors.researcher.tools.notifier import Notifier
 from actors.researcher.types import ToolCall, ToolResult
 from actors.researcher.workspace import Workspace
 from cluster.config import CampaignConfig
@@ -52,6 +53,7 @@ class Context:
     forum: ForumApi
     evaluator: EvaluatorApi
     runs: Runs
+    notifier: Notifier
     sandbox_uid: int = 64001
     failures: tuple[type[Exception], ...] = field(default=())
     """Errors of the transport (Ray's) that count as "the office did not answer"."""
@@ -62,12 +64,13 @@ class Context:
 class Tool(Generic[A]):
     """One tool.
 
-    `free` ones cost nothing and stay open when the budget is gone; one that is not `repeatable` is never run
-    twice.
+    `free` ones cost nothing and stay open when the budget is gone; `priced` ones spend from the account, beside wall
+    time; one that is not `repeatable` is never run twice.
     """
 
     name: ClassVar[str]
     free: ClassVar[bool] = False
+    priced: ClassVar[bool] = False
     repeatable: ClassVar[bool] = True
     arguments: type[A]
 
@@ -97,9 +100,11 @@ L = TypeVar("L", bound=LongArgs)
 
 
 class LongTool(Tool[L]):
-    """A tool that can run in the background. It first makes a plan, which holds all that it needs; carrying the plan
-    out is idempotent by its key.
+    """A tool that uses GPUs and can run in the background. It first makes a plan, which holds all that it needs;
+    carrying the plan out is idempotent by its key.
     """
+
+    priced = True
 
     async def plan(self, ctx: Context, args: L, key: str) -> dict[str, Any]:
         """The plan, as plain data: later changes of files do not change it. Raises `RefusedError`."""
@@ -137,6 +142,10 @@ class ToolBox:
     def is_free(self, name: str) -> bool:
         """Whether a call costs nothing."""
         return name in self._tools and self._tools[name].free
+
+    def is_priced(self, name: str) -> bool:
+        """Whether a call spends from the account."""
+        return name in self._tools and self._tools[name].priced
 
     def is_repeatable(self, name: str) -> bool:
         """Whether a call that was cut short may run again with its key."""

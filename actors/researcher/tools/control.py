@@ -9,12 +9,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from actors.researcher.stall import PAUSED_TITLE
-from actors.researcher.tools.apis import UNREAD_LIMIT
 from actors.researcher.tools.base import Args, Context, Tool
 from actors.researcher.types import FINISH
-
-POLL_S = 5.0
-"""How often a wait looks for new posts."""
 
 
 class BudgetArgs(Args):
@@ -63,31 +59,34 @@ class Wait(Tool[WaitArgs]):
 
 
 async def wait_for_news(ctx: Context, seconds: float, until: str) -> str:
-    """Wait as the tool `wait` does; what ended the wait."""
+    """Wait as the tool `wait` does; what ended the wait.
+
+    That somebody rests is no news, or a team that stalls would keep itself awake.
+    """
     deadline = time.monotonic() + seconds
+    looked = ctx.notifier.seen
+    events = (ctx.stopping, ctx.runs.changed, ctx.notifier.changed)
     while True:
         ctx.runs.changed.clear()
+        ctx.notifier.changed.clear()
         if ctx.stopping.is_set():
             return "stop"
         if until in ("any", "run") and ctx.runs.untold():
             return "run"
         if until == "run" and not ctx.runs.going():
             return "nothing"
-        if until in ("any", "post") and ctx.config.forum.enabled and await _post_came(ctx):
-            return "post"
+        if until in ("any", "post") and ctx.config.forum.enabled:
+            while posts := await ctx.notifier.unread(looked):
+                if any(post["title"] != PAUSED_TITLE for post in posts):
+                    return "post"
+                looked = posts[-1]["seq"]
         left = deadline - time.monotonic()
         if left <= 0:
             return "time"
-        waits = [asyncio.ensure_future(event.wait()) for event in (ctx.stopping, ctx.runs.changed)]
-        await asyncio.wait(waits, timeout=min(left, POLL_S), return_when=asyncio.FIRST_COMPLETED)
+        waits = [asyncio.ensure_future(event.wait()) for event in events]
+        await asyncio.wait(waits, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         for waiting in waits:
             waiting.cancel()
-
-
-async def _post_came(ctx: Context) -> bool:
-    """Whether there is news. That somebody rests is none, or a team that stalls would keep itself awake."""
-    unread = await ctx.forum.unread(ctx.researcher, UNREAD_LIMIT)
-    return any(post["title"] != PAUSED_TITLE for post in unread)
 
 
 class FinishArgs(Args):

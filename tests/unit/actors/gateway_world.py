@@ -59,9 +59,12 @@ class Desk:
         self.die(f"after {name}")
         return answer
 
-    async def reserve(self, key: str, account: str, amounts: dict[str, int], note: str, holder: str) -> None:
+    async def reserve(
+        self, key: str, account: str, amounts: dict[str, int], note: str, holder: str, whose: str
+    ) -> dict[str, Any]:
         amount = Amounts.from_dict(amounts)
         await self._step("reserve", lambda: self.ledger.reserve(f"hold/{key}", account, amount, note, holder))
+        return self.ledger.balance(whose)
 
     async def settle(self, key: str, actual: dict[str, int], note: str) -> dict[str, Any]:
         amount = Amounts.from_dict(actual)

@@ -29,6 +29,8 @@ class FakeModel:
     refused: list[str] = field(default_factory=list)
     usages: list[dict[str, Any]] = field(default_factory=list)
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    balance: dict[str, Any] | None = None
+    """Of the caller, as each answer tells it."""
     cache: PromptCache = field(default_factory=lambda: PromptCache(least=16))
 
     async def call(self, key: str, researcher: str, request: dict[str, Any]) -> dict[str, Any]:
@@ -42,7 +44,7 @@ class FakeModel:
                 self.refused.append(key)
                 raise reply
             self.paid.append(key)
-            self.answers[key] = {"message": self._message(request, reply), "charged": 1000}
+            self.answers[key] = {"message": self._message(request, reply), "charged": 1000, "balance": self.balance}
         self.fuse.point()
         return copy.deepcopy(self.answers[key])
 

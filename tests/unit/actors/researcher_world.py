@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from actors.researcher.account import Account
 from actors.researcher.brains.base import Brain, Making, make_brain
 from actors.researcher.loop import Profile, Researcher
 from actors.researcher.runs import Runs
-from actors.researcher.tools import Context, make_toolbox
+from actors.researcher.tools import Context, Notifier, make_toolbox
 from actors.researcher.transcript import Transcript
 from actors.researcher.workspace import Workspace
 from cluster.config import CampaignConfig, load_config
@@ -87,9 +88,10 @@ class Offices:
     answers: dict[str, Any] = field(default_factory=dict)
     effects: list[str] = field(default_factory=list)
     calls: list[tuple[str, str]] = field(default_factory=list)
+    asked: Counter[str] = field(default_factory=Counter)
+    """How often the offices were asked for what changes nothing."""
     spent: dict[str, int] = field(default_factory=lambda: dict.fromkeys(DIMENSIONS, 0))
     posts: list[dict[str, Any]] = field(default_factory=list)
-    cursors: dict[str, int] = field(default_factory=dict)
     trees: dict[str, dict[str, str]] = field(default_factory=dict)
     held: dict[str, str] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -108,6 +110,11 @@ class Offices:
         self.fuse.point()
         return self.answers[name]
 
+    @property
+    def _acts(self) -> int:
+        """Effects but charges of wall time, which may come sooner or later."""
+        return sum("/wall" not in name for name in self.effects)
+
     def _charge(self, account: str, **amounts: int) -> None:
         for dimension, amount in amounts.items():
             cap = self.caps.get(dimension)
@@ -124,6 +131,7 @@ class Offices:
 
     async def balance(self, account: str) -> dict[str, Any]:
         self.fuse.point()
+        self.asked["balance"] += 1
         caps = self.caps if account != "campaign" else dict.fromkeys(DIMENSIONS)
         left = {d: None if caps.get(d) is None else (caps[d] or 0) - self.spent[d] for d in DIMENSIONS}
         nothing = dict.fromkeys(DIMENSIONS, 0)
@@ -138,8 +146,7 @@ class Offices:
             self._charge(account, **charged)
             return charged
 
-        self._once("spend", key, act)
-        return await self.balance(account)
+        return {"charged": self._once("spend", key, act)}
 
     async def run(self, request: dict[str, Any]) -> dict[str, Any]:
         asked = LeaseRequest.from_dict(request)
@@ -159,7 +166,7 @@ class Offices:
 
     def _lease(self, asked: LeaseRequest, gpu_ms: int) -> LeaseResult:
         held = ItemSet.load(Path(asked.job.steps[1].inputs["items.arrow"]))
-        rng = np.random.default_rng(len(self.effects))
+        rng = np.random.default_rng(self._acts)
         probs = rng.random((len(held), 1)).astype(np.float32)
         out = self.folder / f"probs-{len(self.effects)}.safetensors"
         save_file({"probs": np.concatenate([1 - probs, probs], axis=1)}, out)
@@ -197,15 +204,15 @@ class Offices:
     async def read(self, reader: str, post_id: str) -> dict[str, Any]:
         return next(post for post in self.posts if post["id"] == post_id)
 
-    async def unread(self, reader: str, limit: int) -> list[dict[str, Any]]:
+    async def unread(self, reader: str, after_seq: int, limit: int) -> list[dict[str, Any]]:
         self.fuse.point()
-        after = self.cursors.get(reader, 0)
-        return [post for post in self.posts if post["author"] != reader and post["seq"] > after][:limit]
+        self.asked["unread"] += 1
+        return [post for post in self.posts if post["author"] != reader and post["seq"] > after_seq][:limit]
 
-    async def ack(self, reader: str, seq: int) -> None:
-        self.fuse.point()
-        self.cursors[reader] = max(seq, self.cursors.get(reader, 0))
-        self.fuse.point()
+    async def news(self, reader: str, after_seq: int, wait_s: float) -> int:
+        while (latest := max((p["seq"] for p in self.posts if p["author"] != reader), default=0)) == after_seq:
+            await asyncio.sleep(0.01)
+        return latest
 
     async def search(self, query: str, limit: int) -> list[dict[str, Any]]:
         return [post for post in self.posts if query in post["title"]][:limit]
@@ -244,7 +251,7 @@ class Offices:
     async def submit(self, key: str, researcher: str, snapshot: str, name: str, tier: str) -> dict[str, Any]:
         def act() -> dict[str, Any]:
             self._charge(f"campaign/researcher/{researcher}", answers=1, gpu_ms=2000, usd=2000)
-            record = f"r-{len(self.effects)}"
+            record = f"r-{self._acts}"
             pgr = 0.4 if self.pgr_of is None else float(self.pgr_of(self.trees[snapshot]["method.py"]))
             if tier == "board":
                 best = pgr > max((row["pgr"] for row in self.rows), default=-1.0)
@@ -340,7 +347,8 @@ class World:
         self.store._fuse = fuse  # the constructor's own writes are idempotent DDL
         self.offices.fuse = fuse
         home = self.tmp / self.researcher
-        self.account = Account(self.offices, self.researcher, self.config.budget.researcher.caps())
+        budget = self.config.budget
+        self.account = Account(self.offices, self.researcher, budget.researcher.caps(), budget.campaign.caps())
         self.ctx = Context(
             researcher=self.researcher,
             account=self.account.name,
@@ -353,11 +361,13 @@ class World:
             forum=self.offices,
             evaluator=self.offices,
             runs=self.runs,
+            notifier=Notifier(self.offices, self.researcher),
         )
         toolbox = make_toolbox(self.ctx)
         direction = self.config.direction_of(self.researcher).text
         notebook = self.ctx.workspace.notebook
-        made_of = Making(self.config, self.researcher, direction, self.task, toolbox.describe(), self.model, notebook)
+        model = self.account.metered(self.model)
+        made_of = Making(self.config, self.researcher, direction, self.task, toolbox.describe(), model, notebook)
         brain = self._brain or make_brain(made_of)
         profile = Profile(
             researcher=self.researcher,

@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 
 from actors.gateway import recorder
+from actors.gateway.book import Attempt
 from actors.gateway.intake import Intake
 from actors.gateway.limits import Limits
 from actors.gateway.pricing import Tokens, tariff_of
 from actors.gateway.recorder import load_request
 from actors.gateway.replayer import Replayer, as_recorded
 from actors.gateway.retry import Failure
+from actors.gateway.till import settled_balance
 from actors.researcher.patience import next_step
 from cluster.config import ConfigError, dump_config, validate
 from cluster.errors import RefusedError
@@ -76,7 +78,8 @@ def test_a_key_gives_its_first_answer_again_and_is_paid_once(tmp_path: Path, des
         return [*both, await gateway.call(KEY, WHO, request("something else"))]
 
     got = asyncio.run(ask())
-    assert got[0] == got[1] == got[2]
+    assert got[0] == got[1] == {**got[2], "balance": got[0]["balance"]}
+    assert got[2]["balance"] is None
     assert len(endpoint.sent) == 1
     assert desk.spent() == got[0]["charged"]
 
@@ -548,7 +551,7 @@ def test_a_settlement_that_the_ledger_did_not_hear_is_told_before_the_researcher
 
     asyncio.run(scene())
     with pytest.raises(RefusedError):
-        asyncio.run(desk.reserve("more", f"campaign/researcher/{WHO}", {"usd": 2 * 35_000}, "", ""))
+        asyncio.run(desk.reserve("more", f"campaign/researcher/{WHO}", {"usd": 2 * 35_000}, "", "", "campaign"))
 
 
 def test_a_new_gateway_settles_what_the_old_one_owed_before_anybody_reserves(tmp_path: Path) -> None:
@@ -623,3 +626,17 @@ def test_the_gateways_store_is_one_of_the_campaigns_journals(tmp_path: Path, des
     assert RunPaths(tmp_path).databases()["gateway"] == tmp_path / "gateway.db"
     db = open_readonly(tmp_path / "gateway.db")
     assert db.execute("SELECT COUNT(*) FROM journal WHERE kind = 'call_answered'").fetchone()[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("charge", "left", "known"),
+    [(300, 1_000, True), (500, 1_000, True), (501, 1_000, False), (500, 0, False), (499, 0, True), (300, None, True)],
+)
+def test_a_balance_after_a_call_is_told_unless_it_may_be_another(charge: int, left: int | None, known: bool) -> None:
+    attempt = Attempt("r", KEY, 0, WHO, "m", "due", 500, Tokens(), charge)
+    before = {"spent": {"usd": 7}, "reserved": {"usd": 600}, "left": {"usd": left}, "exhausted": [], "parent": "c"}
+    after = settled_balance(before, attempt)
+    more = None if left is None else left + 500 - charge
+    told = {"spent": {"usd": 7 + charge}, "reserved": {"usd": 100}, "left": {"usd": more}}
+    assert after == ({**before, **told} if known else None)
+    assert before["spent"] == {"usd": 7}

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -29,6 +30,7 @@ from actors.gateway.retry import Failure
 from actors.researcher.brains.conversation import Conversation
 from actors.researcher.brains.requests import Requests
 from cluster.errors import RefusedError
+from cluster.names import researcher_account
 from cluster.remote import UnreachableError
 from cluster.store import Store
 from tests.fake_messages.cache import segments
@@ -271,6 +273,9 @@ class GatewayMachine(RuleBasedStateMachine):
             if asked_first:
                 asyncio.run(self._round(wanted))
         asyncio.run(self.gateway.tidy())
+        if not died and len(wanted) == len(self.told) == 1:  # nobody else has spent meanwhile
+            hypothesis.event("a balance was told")
+            assert self.told[0] == self.desk.ledger.balance(self.told[0]["account"])
         for talk in self.talks:
             message = self.answers.get(f"{talk.researcher}/{talk.turn}/model/0")
             if message is not None:
@@ -278,7 +283,7 @@ class GatewayMachine(RuleBasedStateMachine):
 
     async def _round(self, wanted: list[tuple[int, str, int]]) -> bool:
         found = [(self.talks[who], self._key(self.talks[who], wish, number)) for who, wish, number in wanted]
-        self.died = asyncio.Event()
+        self.died, self.told = asyncio.Event(), list[dict[str, Any]]()
         work = asyncio.ensure_future(self._all([self._ask(talk, key) for talk, key in found if key is not None]))
         death = asyncio.ensure_future(self.died.wait())
         await asyncio.wait((work, death), return_when=asyncio.FIRST_COMPLETED)
@@ -317,6 +322,9 @@ class GatewayMachine(RuleBasedStateMachine):
             raise
         assert self.answers.setdefault(key, got["message"]) == got["message"]
         assert got["charged"] == self.gateway.book.charged(key)
+        if got["balance"] is not None:
+            assert got["balance"]["account"] == researcher_account(talk.researcher)
+            self.told.append(got["balance"])
 
     @rule(who=st.integers(0, len(TEAM) - 1), keep=st.integers(0, LONGEST_CUT))
     def a_history_is_cut(self, who: int, keep: int) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from actors.researcher.loop import CHARGE_AFTER_S
 from actors.researcher.types import Decision, Observation, Seen, ToolCall
 from cluster.errors import AarError, RefusedError
 from cluster.journal import verify_chain
@@ -127,11 +128,17 @@ def test_killed_at_every_point_and_resumed_the_outcome_is_the_same(tmp_path: Pat
         world.close()
 
 
+def is_decided(world: World) -> bool:
+    """Whether a turn after the first stands decided and unfinished."""
+    turn = None if world.store is None else world.transcript.open_turn()
+    return turn is not None and turn.decided and turn.number > 0
+
+
 def test_an_unfinished_turn_keeps_its_decision(tmp_path: Path) -> None:
     brain = Scripted(SCRIPT)
     world = World(tmp_path, brain=brain)
     points = 0
-    while world.store is None or world.transcript.open_turn() is None or len(world.transcript.history) < 1:
+    while not is_decided(world):
         points += 1
         try:
             asyncio.run(world.start(Fuse(points)).run())
@@ -166,6 +173,43 @@ def test_wall_time_is_charged_once_per_turn_and_never_above_its_cap(tmp_path: Pa
     assert world.offices.spent["wall_ms"] == 120
     charged = [name for name in world.offices.effects if name.startswith("spend:")]
     assert len(charged) == len(set(charged))
+
+
+WAITS = [[ToolCall("wait", {"seconds": 0.6, "until": "time"})]] * 5
+
+
+def test_the_researchers_own_wall_time_ends_it_as_a_budget_that_is_exhausted(tmp_path: Path) -> None:
+    settings = config(budget={**NINE.budget.model_dump(), "researcher": {"wall_hours": 1 / 3600}})
+    world = World(tmp_path, settings, Scripted(WAITS), caps={**CAPS, "wall_ms": 1000})
+    summary = world.run()
+    assert summary["ended"] == "the budget is exhausted: no wall time left"
+    assert (summary["turns"], world.offices.spent["wall_ms"]) == (3, 1000)
+
+
+def test_wall_time_that_is_shared_is_charged_before_a_turn_begins(tmp_path: Path) -> None:
+    budget = {**NINE.budget.model_dump(), "campaign": {"usd": 5, "wall_hours": 1 / 3600}, "researcher": {}}
+    world = World(tmp_path, config(budget=budget), Scripted(WAITS), caps={**CAPS, "wall_ms": 1000})
+    summary = world.run()
+    assert summary["ended"] == "the budget is exhausted: no wall time left"
+    assert (summary["turns"], world.offices.spent["wall_ms"]) == (3, 1000)
+
+
+def test_wall_time_that_could_not_be_charged_at_the_end_is_charged_when_it_is_run_again(tmp_path: Path) -> None:
+    class Deaf(Offices):
+        deaf = True
+
+        async def charge(self, key: str, account: str, amounts: dict[str, int], note: str) -> dict[str, Any]:
+            if self.deaf:
+                raise UnreachableError("actor scheduler did not answer charge")
+            return await super().charge(key, account, amounts, note)
+
+    offices = Deaf(tmp_path, dict(CAPS))
+    world = World(tmp_path, brain=Scripted([[ToolCall("wait", {"seconds": 0.05})]]), offices=offices, max_turns=2)
+    wall_ms = world.run()["wall_ms"]
+    assert (wall_ms >= 50, offices.spent["wall_ms"]) == (True, 0)
+    offices.deaf = False
+    world.run()
+    assert offices.spent["wall_ms"] == wall_ms
 
 
 def test_turns_are_limited(tmp_path: Path) -> None:
@@ -325,7 +369,41 @@ def test_posts_are_seen_once_and_stay_in_the_history(tmp_path: Path) -> None:
     world.run()
     assert [len(observation.seen.posts) for observation in brain.asked] == [3, 0, 0]
     assert [post["title"] for post in world.transcript.history[0].seen.posts] == ["t0", "t1", "t2"]
-    assert offices.cursors[world.researcher] == 3
+
+
+def test_a_quiet_forum_is_asked_for_posts_no_more_and_a_new_post_comes_with_the_next_turn(tmp_path: Path) -> None:
+    offices = Offices(tmp_path, dict(CAPS))
+
+    class Posting(Scripted):
+        async def decide(self, observation: Observation) -> Decision:
+            if observation.turn == 4:
+                offices.add_post("02-other", kind="insight", title="news", body="")
+            return await super().decide(observation)
+
+    pause = ToolCall("wait", {"seconds": 0.1, "until": "time"})
+    world = World(tmp_path, brain=(brain := Posting([[pause]] * 6)), offices=offices, max_turns=6)
+    world.run()
+    titles = [[post["title"] for post in observation.seen.posts] for observation in brain.asked]
+    assert titles == [[], [], [], [], [], ["news"], []]
+    assert offices.asked["unread"] <= 3
+
+
+def test_wall_time_is_charged_while_the_brain_thinks_and_the_last_turns_before_the_end(tmp_path: Path) -> None:
+    offices = Offices(tmp_path, dict(CAPS))
+    seen: list[list[str]] = []
+
+    class Thinking(Scripted):
+        async def decide(self, observation: Observation) -> Decision:
+            seen.append([name.split("/")[1] for name in offices.effects if name.endswith("/wall")])
+            if observation.turn == 1:
+                await asyncio.sleep(2 * CHARGE_AFTER_S)
+                seen.append([name.split("/")[1] for name in offices.effects if name.endswith("/wall")])
+            return await super().decide(observation)
+
+    world = World(tmp_path, brain=Thinking([[ToolCall("budget")], [ToolCall("finish")]]), offices=offices)
+    summary = world.run()
+    assert seen == [[], [], ["0"]]
+    assert offices.spent["wall_ms"] == summary["wall_ms"]
 
 
 def test_without_a_forum_its_tools_are_not_offered(tmp_path: Path) -> None:
@@ -352,12 +430,13 @@ def test_a_new_direction_is_told_once_and_holds_from_then_on_through_crashes(tmp
     with pytest.raises(Crash):
         asyncio.run(world.start(Fuse(30)).run())
     world.start()
-    before = world.transcript.next_turn()
+    before, asked = world.transcript.next_turn(), len(brain.asked)
     world.transcript.redirect("Look elsewhere.")
     world.transcript.redirect("The first one stays.")
     asyncio.run(world.start().run())
     notes = ["Look elsewhere." in turn.seen.note for turn in world.transcript.history]
     assert notes.count(True) == 1
     assert before <= notes.index(True) <= before + 1
-    assert {(o.turn >= before, o.direction) for o in brain.asked} == {(False, old), (True, "Look elsewhere.")}
+    assert {o.direction for o in brain.asked[:asked]} == {old}
+    assert {o.direction for o in brain.asked[asked:]} == {"Look elsewhere."}
     assert not any("The first one stays." in turn.seen.note for turn in world.transcript.history)

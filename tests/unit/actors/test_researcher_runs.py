@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from actors.researcher.stall import PAUSED_TITLE
+from actors.researcher.tools.notifier import UNREAD_LIMIT
 from actors.researcher.types import Decision, Observation, ToolCall
 from cluster.errors import RefusedError
 from tests.unit.actors.researcher_world import CAPS, Crash, Offices, World
@@ -130,3 +132,38 @@ def test_a_wait_ends_by_what_it_waits_for(tmp_path: Path, until: str, title: str
     world = World(tmp_path, brain=Posting((wait,)), offices=offices)
     world.run()
     assert world.transcript.history[0].done[0].result.content["woken_by"] == woken_by
+
+
+def test_a_post_ends_a_wait_that_is_under_way_and_any_number_of_pauses_before_it_does_not(tmp_path: Path) -> None:
+    offices = Offices(tmp_path, dict(CAPS))
+    wait = ToolCall("wait", {"seconds": 30, "until": "post"})
+    world = World(tmp_path, brain=Scripted((wait,)), offices=offices)
+
+    async def live() -> float:
+        running = asyncio.create_task(world.start().run())
+        await asyncio.sleep(0.2)
+        for number in range(2 * UNREAD_LIMIT + 1):
+            offices.add_post(f"{number}-other", kind="error", title=PAUSED_TITLE, body="")
+        await asyncio.sleep(0.2)
+        assert not running.done()
+        began = time.monotonic()
+        offices.add_post("02-other", kind="insight", title="news", body="")
+        await running
+        return time.monotonic() - began
+
+    assert asyncio.run(live()) < 5
+    assert world.transcript.history[0].done[0].result.content["woken_by"] == "post"
+
+
+def test_a_stop_ends_a_wait_that_is_under_way(tmp_path: Path) -> None:
+    world = World(tmp_path, brain=Scripted((ToolCall("wait", {"seconds": 30}),)))
+
+    async def live() -> None:
+        researcher = world.start()
+        running = asyncio.create_task(researcher.run())
+        await asyncio.sleep(0.2)
+        await researcher.stop()
+        await asyncio.wait_for(running, 5)
+
+    asyncio.run(live())
+    assert world.transcript.history[0].done[0].result.content["woken_by"] == "stop"

@@ -72,8 +72,10 @@ class Shell:
         result = await self._plain.wait(request_id, timeout_s)
         return None if result is None else result.to_dict()
 
-    async def reserve(self, key: str, account: str, amounts: dict[str, int], note: str, holder: str) -> None:
-        await self._plain.reserve(key, account, parse_amounts(amounts), note, holder)
+    async def reserve(
+        self, key: str, account: str, amounts: dict[str, int], note: str, holder: str, whose: str
+    ) -> dict[str, Any]:
+        return await self._plain.reserve(key, account, parse_amounts(amounts), note, holder, whose)
 
     async def settle(self, key: str, actual: dict[str, int], note: str) -> dict[str, Any]:
         return await self._plain.settle(key, parse_amounts(actual), note)

@@ -187,11 +187,12 @@ def test_an_injected_order_to_repost_infects_nobody_in_a_team_that_obeys(tmp_pat
 async def _spread(desk: Desk, text: str) -> None:
     draft = {"kind": "insight", "title": "read this", "body": text}
     await desk.forum.post(f"seed/{text[:9]}", "00-z", draft)
+    read: dict[str, int] = {}
     for turn in range(3):
         for number in range(1, 10):
             reader = f"{number:02d}-a"
-            for post in desk.forum.unread(reader):
+            for post in desk.forum.unread(reader, read.get(reader, 0)):
                 if post["body"] == text:
                     own = {**draft, "title": f"read this {number}"}
                     await desk.forum.post(f"obey/{turn}/{post['id']}", reader, own)
-                desk.forum.ack(reader, post["seq"])
+                read[reader] = post["seq"]
