@@ -44,6 +44,7 @@ class ModelApi(Protocol):
         it names beta features. `message` is the whole message as plain data (content, stop_reason, usage); a tool call
         whose input was no JSON object has the input `{"malformed_json": <its text>}`. `charged` is what this key cost
         in micro-dollars. `balance` is the caller's, as `Ledger.balance` gave it when the call was admitted, with the
-        charge in place of the worst case; `None` when the answer was there already. Raises `RefusedError` with a
-        `Refusal` as reason; a key that was refused may be asked again, except for `lost` and `not_recorded`.
+        charge in place of the worst case; `None` where that is not certain, as when the answer was there already.
+        Raises `RefusedError` with a `Refusal` as reason; a key that was refused may be asked again, except for `lost`
+        and `not_recorded`.
         """
