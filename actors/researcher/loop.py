@@ -132,9 +132,8 @@ class Researcher:
         if self._transcript.fact("started") is None:
             self._transcript.set_fact("started", {"direction": self._profile.direction})
         self._tools.resume()
-        self._ctx.notifier.seen = max(
-            (post["seq"] for seen in self._transcript.observed() for post in seen.posts), default=0
-        )
+        for seen in self._transcript.observed():
+            self._ctx.notifier.shown(seen.posts)
         if self._profile.forum:
             self._ctx.notifier.follow()
         try:
@@ -164,7 +163,7 @@ class Researcher:
             await self._rest(stall)
         seen = await self._observe_patiently(stall)
         turn = self._transcript.observe(self._transcript.next_turn(), seen, self._lap())
-        self._ctx.notifier.seen = max((post["seq"] for post in seen.posts), default=self._ctx.notifier.seen)
+        self._ctx.notifier.shown(seen.posts)
         return turn
 
     def _lap(self, last: bool = False) -> int:

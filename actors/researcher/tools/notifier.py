@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 from actors.researcher.tools.apis import ForumApi
@@ -47,6 +48,10 @@ class Notifier:
             self._task.cancel()
             await asyncio.wait({self._task})
 
+    def shown(self, posts: Iterable[dict[str, Any]]) -> None:
+        """The reader was shown these posts."""
+        self.seen = max([self.seen, *(post["seq"] for post in posts)])
+
     async def unread(self, after: int) -> list[dict[str, Any]]:
         """Posts of others with greater numbers than `after`, oldest first, at most `UNREAD_LIMIT`."""
         if self._latest is not None and self._latest <= after:
@@ -59,7 +64,7 @@ class Notifier:
                 after = _NOTHING if self._latest is None else self._latest
                 try:
                     latest = await self._forum.news(self._reader, after, OPEN_S)
-                except Exception as error:  # noqa: BLE001 - of any kind: a wait would sleep on otherwise
+                except Exception as error:  # noqa: BLE001  # else a wait would sleep on
                     log.warning("%s: the forum does not say what is new: %s", self._reader, error)
                     self._latest = None
                     await asyncio.sleep(REST_S)
