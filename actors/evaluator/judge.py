@@ -22,13 +22,11 @@ from actors.evaluator.cases import Cases
 from actors.evaluator.clerk import Clerk
 from actors.evaluator.counted import Payer
 from actors.evaluator.desk import Desk, Joiner, SchedulerApi
-from actors.evaluator.disguise import Disguise
-from actors.evaluator.file_domain import AnyDomain, FileDomain
+from actors.evaluator.file_domain import AnyDomain
 from actors.evaluator.finals import Finalist, Finals
-from actors.evaluator.given import GivenModels
 from actors.evaluator.jobs import Sizes
 from actors.evaluator.models import Models
-from actors.evaluator.pretrained import Pretrained
+from actors.evaluator.practice import Practice
 from actors.evaluator.records import Record, RecordBook, Signer
 from actors.evaluator.scorer import Scorer
 from actors.evaluator.scoring import DISQUALIFIED, gap_figures
@@ -40,8 +38,9 @@ from actors.evaluator.shelf import Shelf
 from actors.evaluator.source import Method, read_method
 from actors.evaluator.submissions import Submissions
 from actors.evaluator.tiers import TIERS, Tier, until_reply
-from actors.evaluator.truth import TASK_VERSION, TruthError, Vault
+from actors.evaluator.truth import TASK_VERSION, TruthError
 from actors.evaluator.workshop import Workshop
+from actors.evaluator.worlds import Scenery
 from cluster.config import CampaignConfig, Scoring
 from cluster.errors import RefusedError
 from cluster.journal import Journal
@@ -49,11 +48,10 @@ from cluster.money import usd_from_decimal
 from cluster.names import BASELINES_ACCOUNT, CAMPAIGN, RunPaths
 from cluster.objects import ObjectStore
 from cluster.store import Store
-from gpu_pool.cache import NodeCache
 from gpu_pool.weak_to_strong.methods import BASELINES, path_of
 
 DomainSource = Callable[[str], AnyDomain]
-WorkshopMaker = Callable[[Tools, Models, ObjectStore, Scoring, dict[str, Method], int], Workshop]
+WorkshopMaker = Callable[[Tools, Models, ObjectStore, Scoring, dict[str, Method], int, Practice | None], Workshop]
 
 
 class Judge:
@@ -151,20 +149,17 @@ class Judge:
             )
 
     def _workshop(self, name: str) -> Workshop:
-        domain = self._domains(name)
-        vault = Vault(self._secret, domain, alone=self._config.scoring.disguise)
-        sizes = Sizes.of(self._config)
-        disguise = None
-        if self._config.scoring.disguise and not isinstance(domain, FileDomain):
-            disguise = Disguise(domain, self._secret.generator("disguise", name))
-        tools = Tools(vault, self._secret, self._desk, self._shelf, sizes, self._paths.judge / name, disguise)
-        cache, seed = NodeCache.of(self._config.pool), self._config.task.world_seed
-        models: Models = (
-            GivenModels(domain, cache, self._shelf)
-            if isinstance(domain, FileDomain)
-            else Pretrained(domain, seed, cache.models, self._desk, self._shelf, sizes)
+        scenery = Scenery(self._config, self._secret, self._desk, self._shelf, self._paths.judge)
+        scene = scenery.scene(self._domains(name))
+        return self._make_workshop(
+            scene.tools,
+            scene.models,
+            self._objects,
+            self._config.scoring,
+            self._baselines,
+            self._price,
+            scene.practice,
         )
-        return self._make_workshop(tools, models, self._objects, self._config.scoring, self._baselines, self._price)
 
     # ---- prepare
 
@@ -179,7 +174,7 @@ class Judge:
             payer = Payer(BASELINES_ACCOUNT, "baseline")
             (dev, board), _ = await asyncio.gather(
                 asyncio.gather(first.bench("dev", payer), first.bench("board", payer)),
-                asyncio.gather(*(workshop.ready_models() for workshop in (first, *others))),
+                asyncio.gather(first.ready_practice(), *(w.ready_models() for w in (first, *others))),
             )
             first.publish(self._paths.public)
             with self._store.transaction():

@@ -1,6 +1,7 @@
-"""Pretrained models of a domain, in the node cache that all campaigns of a machine share.
+"""Pretrained models of a generated world: of the public one in the node cache that all campaigns of a machine share, of
+a campaign's secret one in a private folder of its own.
 
-A model depends on the domain, its size, the public world seed and the source that makes it; that is its folder's name,
+A public model depends on the domain, its size, the world seed and the source that makes it; that is its folder's name,
 so that changed source never finds an old model. No secret and no truth is in it. Folders appear in full or not at all.
 """
 
@@ -28,11 +29,11 @@ _FILES = ("config.json", "model.safetensors", "tokenizer.json", "prompt.json")
 
 
 class Pretrained:
-    """The strong and the weak model of one domain; `cache` is the directory that sandboxes see read-only."""
+    """The strong and the weak model of one world, each in a folder of `home`."""
 
-    def __init__(self, domain: Domain, world_seed: int, cache: Path, desk: Desk, shelf: Shelf, sizes: Sizes) -> None:
+    def __init__(self, domain: Domain, home: Path, desk: Desk, shelf: Shelf, sizes: Sizes) -> None:
         self._domain = domain
-        self._home = cache / f"{domain.name}-{domain.spec.size}-{world_seed}-{code_version(*_SOURCES)}"
+        self._home = home
         self._desk = desk
         self._shelf = shelf
         self._sizes = sizes
@@ -83,6 +84,11 @@ class Pretrained:
             if self._corpus is None:
                 self._corpus = (await asyncio.to_thread(prepare_corpus, self._domain))["tokens"]
         return await asyncio.to_thread(write_pretrain_inputs, self._domain, which, folder, self._corpus)
+
+
+def public_home(domain: Domain, world_seed: int, cache: Path) -> Path:
+    """Where the models of a public world lie; `cache` is the directory that sandboxes see read-only."""
+    return cache / f"{domain.name}-{domain.spec.size}-{world_seed}-{code_version(*_SOURCES)}"
 
 
 def _install(sources: dict[str, Path], target: Path) -> None:

@@ -44,6 +44,8 @@ class Tools:
     """Private files that live as long as the campaign: unlabelled items, features, weak labels. No truth."""
     disguise: Disguise | None = None
     """What methods and their students see instead of a generated domain's words and numbers; none: all as it is."""
+    title: str = ""
+    """What this work is called on the shelf and in draws from the secret; empty: the domain's name."""
 
     def shown(self, items: ItemSet) -> ItemSet:
         """Items as methods and their students see them."""
@@ -51,8 +53,8 @@ class Tools:
 
     @property
     def domain(self) -> str:
-        """The domain's name."""
-        return self.vault.domain.name
+        """The domain's name, or another title."""
+        return self.title or self.vault.domain.name
 
 
 @dataclass(frozen=True, slots=True)

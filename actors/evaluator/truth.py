@@ -31,7 +31,7 @@ from gpu_pool.weak_to_strong.items import ItemSet
 Labels = npt.NDArray[np.int8]
 UNLABELLED = ("pool_a", "pool_b")
 SPLITS = ("train_label", "pool_a", "pool_b", "dev", "board", "seal")
-TASK_VERSION = "weak-to-strong-2"
+TASK_VERSION = "weak-to-strong-3"
 CANARY_SHARE = 1 / 13
 """Share of DEV's items whose labels are falsified in its answers, so that whoever learns labels from them shows it."""
 _ROUNDS = 20

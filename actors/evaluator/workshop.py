@@ -19,6 +19,7 @@ from actors.evaluator.counted import CountedRuns, Payer
 from actors.evaluator.file_domain import FileDomain
 from actors.evaluator.jobs import fixed
 from actors.evaluator.models import Models
+from actors.evaluator.practice import Practice
 from actors.evaluator.scoring import Bench
 from actors.evaluator.shared import SharedWork, Tools
 from actors.evaluator.shelf import ScoredRun
@@ -35,7 +36,10 @@ _DESCRIPTION = {
 
 
 class Workshop:
-    """All scored work of one domain. `baselines` maps names to the methods that others are compared with."""
+    """All scored work of one domain. `baselines` maps names to the methods that others are compared with.
+
+    `practice` is what researchers see where that is another world; without it they see a part of the scored one.
+    """
 
     def __init__(
         self,
@@ -45,8 +49,10 @@ class Workshop:
         scoring: Scoring,
         baselines: dict[str, Method],
         usd_per_gpu_hour: int,
+        practice: Practice | None = None,
     ) -> None:
         self._t = tools
+        self._practice = practice
         self._scoring = scoring
         self._price = usd_per_gpu_hour
         self.data_version = tools.vault.data_version()
@@ -132,6 +138,11 @@ class Workshop:
             usd_per_gpu_hour=self._price,
         )
 
+    async def ready_practice(self) -> None:
+        """What `publish` shows, where that is not made for scoring anyway."""
+        if self._practice is not None:
+            await self._practice.ready()
+
     def publish(self, public: Path) -> None:
         """Write what researchers may see: pool A, the labels of teacher 0, features, prior, and a description."""
         target = public / self.domain
@@ -140,19 +151,17 @@ class Workshop:
         target.mkdir(parents=True, exist_ok=True)
         for folder in (public, target):
             folder.chmod(0o755)
-        shown = self._t.vault.split("pool_a").items
+        practice = Practice(self._t, self.shared) if self._practice is None else self._practice
+        shown = practice.items()
         shown.save(target / "items.arrow")
-        shared = {
-            "weak.safetensors": self.shared.weak_file(0),
-            "features.safetensors": self.shared.features_file,
-            "prior.safetensors": self.shared.prior_file,
-        }
+        shared = practice.files()
         for name, source in shared.items():
             save_file({k: v[: len(shown)].copy() for k, v in load_file(source).items()}, target / name)
         for path in target.iterdir():
             path.chmod(0o644)
         partial = target / ".task.partial"
-        partial.write_text(json.dumps(self._task(len(shown), sorted(shared)), indent=1), encoding="utf-8")
+        task = self._task(len(shown), sorted(shared), practice.strong)
+        partial.write_text(json.dumps(task, indent=1), encoding="utf-8")
         partial.chmod(0o644)
         partial.rename(target / "task.json")
 
@@ -161,7 +170,7 @@ class Workshop:
         own = domain.about.description.strip() if isinstance(domain, FileDomain) else ""
         return f"{own} {_DESCRIPTION[domain.kind]}".strip()
 
-    def _task(self, n_items: int, files: list[str]) -> dict[str, Any]:
+    def _task(self, n_items: int, files: list[str], strong: Path) -> dict[str, Any]:
         domain, student = self._t.vault.domain, self._t.vault.domain.spec.student
         return {
             "domain": domain.name,
@@ -171,7 +180,7 @@ class Workshop:
             "pgr": "(transfer - weak) / (ceiling - weak): accuracy of the student between that of its weak teacher "
             "and that of the strong model trained on truth, on items that no method sees",
             "files": ["items.arrow", *files],
-            "strong_model": str(self.models.folder("strong")),
+            "strong_model": str(strong),
             "disguised": self._t.disguise is not None,
             "protocol": {name: value for name, value in fixed(student).items() if name != "members"},
             "data_version": self.data_version,

@@ -396,8 +396,9 @@ class Scoring(Strict):
     seeds_per_lease: Count = 5
     disguise: bool = Field(
         True,
-        description="generated domains: counted runs see other words, a strong model that reads them, and no two works "
-        "of one problem; without it, cheats that read the text are left to the audits",
+        description="generated domains: counted runs happen in a world drawn from the campaign's secret, see other "
+        "words, a strong model that reads them, and no two works of one problem; without it, cheats that read the text "
+        "or bring the public world along are left to the audits",
     )
     reply_seconds: NotNegative = Field(60, description="answers are given at multiples of this time; 0: at once")
 

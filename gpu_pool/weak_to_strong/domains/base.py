@@ -114,6 +114,9 @@ class Domain(Protocol):
     def interchangeable(self) -> tuple[IntArray, ...]:
         """Groups of tokens, none in two, that can stand in each other's place: a text stays as many tokens."""
 
+    def sibling(self, world_seed: int, spec: DomainSpec) -> Domain:
+        """Another world of this kind, with other facts and words, to the sizes and protocols of `spec`."""
+
     def tokenizer(self) -> Tokenizer:
         """Its byte-level tokenizer, which can encode any text; ids 0 to 2 are `SPECIAL`."""
 

@@ -46,7 +46,7 @@ def _strong_quick(hidden: int, steps: int) -> PretrainSpec:
 
 _QUICK = {
     "chat": DomainSpec(
-        "chat", "pair", "quick", labelled=800, unlabelled=1000, test=2000, documents=80_000,
+        "chat", "pair", "quick", labelled=1600, unlabelled=1000, test=2000, documents=80_000,
         strong=_strong_quick(64, 1100), weak=_WEAK_PAIR, teacher=_TEACHER, student=_STUDENT_CHAT,
     ),
     "math": DomainSpec(
@@ -61,7 +61,7 @@ _QUICK = {
 
 _STANDARD = {
     "chat": DomainSpec(
-        "chat", "pair", "standard", labelled=1000, unlabelled=1500, test=2000, documents=100_000,
+        "chat", "pair", "standard", labelled=2000, unlabelled=1500, test=2000, documents=100_000,
         strong=_STRONG_STANDARD, weak=_WEAK_PAIR, teacher=_TEACHER, student=_STUDENT,
     ),
     "math": DomainSpec(
@@ -74,7 +74,10 @@ _STANDARD = {
     ),
 }  # fmt: skip
 
-_CHAT = {"quick": ChatWorld(remedies=300, corpus_bias=0.42, reacted=0.03), "standard": ChatWorld()}
+_CHAT = {
+    "quick": ChatWorld(remedies=300, corpus_bias=0.42, reacted=0.03, paired=0.3, compared=0.02),
+    "standard": ChatWorld(paired=0.3, compared=0.02),
+}
 _MATH = {
     "quick": VerifyWorld(claims=300, graded=0.02, swayed=0.4, grade_wrong=0.2),
     "standard": VerifyWorld(graded=0.02, swayed=0.4, grade_wrong=0.2),

@@ -1,19 +1,24 @@
-"""The math and code domains: is this work right?
+"""The math and code domains: is this work more right than wrong?
 
 Work is a row of claims, each one token that is valid or not: the step `7*8=54` of a worked solution, the line
-`t += 7%4  # 2` of a program with its traced value. Right work has only valid claims; it ends with the sum of the
-claimed values, so that wrong work has a wrong final answer. Validity is latent in the corpus: authors differ in skill,
-so invalid claims keep company, and a few documents carry a grade that is often wrong. Remarks on a claim agree with
-the truth only in part.
+`t += 7%4  # 2` of a program with its traced value. Work is right when more of its claims hold than not. Validity is
+latent in the corpus: authors differ in skill, so invalid claims keep company, and a few documents carry a grade that is
+often wrong. Remarks on a claim agree with the truth only in part.
 
-    Work out 4 + 7*8 + 12-5 + 9+6 + 3*7.          # count late orders
+    Work out 4 + 7*8 + 12-5 + 9+6 + 3*7 + 8*2     # count late orders
     Solution:                                     t = 4
     7*8=56                                        t += max(3,9)  # 9
     12-5=7 verified                               t += 7%4  # 2 todo
-    9+6=15                                        t += 13//3  # 4
-    3*7=21                                        t += 6^3  # 5 wip
-    Total: 103                                    print(t)  # 24
+    9+6=15                                        t += 13//3  # 5
+    3*7=27                                        t += 6^3  # 5 wip
+    8*2=16                                        t += 9&8  # 6
     Verdict: right                                Verdict: wrong
+
+Of an item each claim holds or not by a coin of its own. So its text is drawn without a look at the truth, and nothing
+that can be counted in any number of items (words, what stands together, repetitions, lengths) tells which version of a
+claim is the valid one; only remarks tell something of it, once a teacher has said which remarks are the good ones. Nor
+is a sum of the claimed values shown, by which the words of an item in disguise could be told apart. In the corpus all
+of this is otherwise: that is what a model knows from it.
 """
 
 from __future__ import annotations
@@ -21,7 +26,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from gpu_pool.weak_to_strong.domains import base
@@ -30,7 +34,7 @@ from gpu_pool.weak_to_strong.domains.subjects import SUBJECTS
 from gpu_pool.weak_to_strong.formats import PromptFormat
 from gpu_pool.weak_to_strong.items import ItemSet, Kind
 
-CANDIDATES = 5  # works of one problem: the most common total is usually right
+CANDIDATES = 5  # works of one problem
 _TOTAL_DIGITS = 4
 _CORPUS_CLAIMS = (4, 9)
 _MORE_CLAIMS = (2, 5)
@@ -42,17 +46,16 @@ class VerifyWorld:
 
     subject: str = "math"
     claims: int = 450
-    wrong_versions: int = 2
+    wrong_versions: int = 1
     skill: tuple[float, float] = (0.4, 0.97)  # a bad and a good author's share of valid claims
     good_authors: float = 0.55
-    framed: float = 0.25  # documents that show the problem and the total
+    framed: float = 0.25  # documents that show the problem, a total, and more work behind it
     graded: float = 0.012
     grade_wrong: float = 0.3
     swayed: float = 0.0  # grades that follow the remarks' tone instead of the work
     style: float = 0.25
     style_agrees: float = 0.65
-    steps: tuple[int, int] = (4, 8)
-    bad_steps: tuple[int, int] = (1, 2)
+    steps: tuple[int, ...] = (5, 7)  # claims of an item: odd, so that more hold than not, or fewer
 
 
 class VerifyDomain:
@@ -81,6 +84,10 @@ class VerifyDomain:
     def prompt_format(self) -> PromptFormat:
         """The binary format: problem, work, verdict."""
         return self._subject.prompt_format
+
+    def sibling(self, world_seed: int, spec: DomainSpec) -> VerifyDomain:
+        """The same subject in another world."""
+        return VerifyDomain(spec, self.world, world_seed)
 
     def tokenizer(self) -> Tokenizer:
         """Its byte-level tokenizer; each claim is one token."""
@@ -133,9 +140,9 @@ class VerifyDomain:
         claims = self._draw_claims(rng, n, _CORPUS_CLAIMS)
         more = base.only(self._draw_claims(rng, n, _MORE_CLAIMS), framed)
         valid, more_valid = ((rng.random(c.shape) < skill).astype(np.int64) for c in (claims, more))
-        flawless = _all_valid(claims, valid) & _all_valid(more, more_valid)
+        sound = _margin(claims, valid) + _margin(more, more_valid) > 0
         start, style = _starts(rng, n), rng.integers(2, size=n)
-        verdict = np.where(rng.random(n) < self.world.swayed, style, flawless)
+        verdict = np.where(rng.random(n) < self.world.swayed, style, sound)
         grade = np.where(rng.random(n) < self.world.grade_wrong, 1 - verdict, verdict)
         problem = self._problems(rng, start, claims)
         work, total = self._work(rng, start, claims, valid, style)
@@ -153,21 +160,19 @@ class VerifyDomain:
         return base.cut(drawn, rng.integers(*span, size=n))
 
     def sample(self, n: int, seed: Seed) -> tuple[ItemSet, Labels]:
-        """`n` works, `CANDIDATES` to a problem, of equal claims; label 1 means every claim, and the total, is right."""
+        """`n` works, `CANDIDATES` to a problem, of equal claims; label 1 means that more claims hold than not."""
         rng = base.seeded(seed, self.name, "items", str(self.world_seed))
         problems = -(-n // CANDIDATES)
-        numbers = self._draw_claims(rng, problems, self.world.steps)
+        counts = np.array(self.world.steps)[rng.integers(len(self.world.steps), size=problems)]
+        numbers = base.cut(base.draw(self._cumulative, (problems, max(self.world.steps)), rng), counts)
         starts = _starts(rng, problems)
         texts = self._lexicon.texts(self._problems(rng, starts, numbers))
         prompts = tuple(text for text in texts for _ in range(CANDIDATES))[:n]
         claims, start = np.repeat(numbers, CANDIDATES, axis=0), np.repeat(starts, CANDIDATES)
-        right = rng.integers(2, size=len(claims))
-        bad = np.where(right == 1, 0, rng.integers(*self.world.bad_steps, size=len(right)))
-        order = rng.random(claims.shape)
-        order[claims == base.NOTHING] = 2.0
-        valid = (order.argsort(axis=1).argsort(axis=1) >= bad[:, None]).astype(np.int64)
+        valid = rng.integers(2, size=claims.shape)
+        right = (_margin(claims, valid) > 0).astype(np.int64)
         style = np.where(rng.random(len(right)) < self.world.style_agrees, right, 1 - right)
-        choices = self._lexicon.texts(np.hstack(self._work(rng, start, claims, valid, style))[:n])
+        choices = self._lexicon.texts(self._work(rng, start, claims, valid, style)[0][:n])
         items = ItemSet("binary", base.item_ids(n, seed, self.name), prompts, choices, ("",) * n)
         return items, right[:n].astype(np.int8)
 
@@ -176,6 +181,6 @@ def _starts(rng: np.random.Generator, n: int) -> IntArray:
     return rng.integers(1, 10, size=n)
 
 
-def _all_valid(claims: IntArray, valid: IntArray) -> npt.NDArray[np.bool_]:
-    """Whether every claim of a row (n, w) is valid."""
-    return np.asarray(((valid == 1) | (claims == base.NOTHING)).all(axis=1))
+def _margin(claims: IntArray, valid: IntArray) -> IntArray:
+    """How many more claims of a row (n, w) hold than not, (n,)."""
+    return np.asarray(np.where(claims == base.NOTHING, 0, 2 * valid - 1).sum(axis=1))
