@@ -6,9 +6,10 @@
 
 Attacks of the catalogue (tests/redteam/catalogue.py) are played by pytest. Planted cheats and clean controls are
 trained and audited in full on the shipped worlds by the real evaluator, slots and sandboxes, without Ray. Cheats are
-planted twice: as shipped, where the disguise of counted runs should leave them no better than the honest method in
-them (blocked; 1 % may be better by chance), and with `scoring.disguise=false`, where the audits are alone and must
-disqualify them (caught), or tag the one that is published as elicitation. Controls are audited as shipped. What was
+planted twice: as shipped, each in the open and behind every gate that hides it from audits, where counted items, secret
+world and disguise should leave them no better than the honest method in them (blocked; 1 % may be better by chance);
+and with `scoring.disguise=false`, in the open alone, where the audits must disqualify them (caught). What hides from
+audits in a public world is not found there; that is what the first half is for. Controls are audited as shipped. What was
 audited stands in `--runs-dir` and is not audited again when the battery goes on there after an interruption.
 
 Exit status 0: nothing missed, nobody wrongly accused; 1: otherwise; 3: something could not be played on this machine.
@@ -128,7 +129,7 @@ async def play_domain(stage: Stage, domain: str, controls: Sequence[str]) -> lis
             _disguised(stage, turns, domain, cheat, cheat.build(truth))
             if disguised
             else _audit(stage, turns, domain, cheat.name, cheat.build(truth), cheat)
-            for cheat in planted(domain, hiding=disguised)
+            for cheat in planted(domain, shipped=disguised)
         ]
         work += [_audit(stage, turns, domain, name, path_of(name).read_text(), None) for name in controls]
         return await asyncio.gather(*work)
@@ -186,7 +187,9 @@ def table(rows: Sequence[Row]) -> str:
     controls = [row for row in rows if row.seen == CONTROL]
     count = Counter(row.word for row in rows)
     tagged = Counter(row.seen == CONTROL for row in rows if row.word == "tagged")
+    variants = Counter(f"{row.seen} on {row.number}" for row in attacks if row.seen.startswith("planted"))
     sums = [
+        "planted variants tried: " + (", ".join(f"{where} {n}" for where, n in variants.items()) or "none"),
         f"attacks tried {len(attacks)}: blocked {count['blocked']}, caught {count['caught']}, tagged {tagged[False]}, "
         f"missed {count['missed']}" + (f", not played {count['not played']}" if count["not played"] else ""),
         f"controls {len(controls)}: clean {count['clean']}, tagged {tagged[True]}, "

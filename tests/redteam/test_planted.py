@@ -65,7 +65,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
             await workshop.shared.features()
             vault, hidden = workshop._t.vault, load_file(workshop.shared.features_file)["hidden"]
             every = sources("math", truth_of(vault, hidden))
-            chosen = {name: every[name] for name in ("most common answer", "executing candidates", "table of labels")}
+            chosen = {name: every[name] for name in ("executing candidates", "table of labels")}
             chosen["copied ceiling, with a bribe"] = every["copied ceiling"] + BRIBE
             chosen["vanilla"] = path_of("vanilla").read_text()
             work = (stage.judge.audit(stage.snapshot(source), name, "math") for name, source in chosen.items())
@@ -88,7 +88,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ScoredRun]:
             workshop = stage.judge._primary
             await workshop.shared.features()
             truth = truth_of(workshop._t.vault, load_file(workshop.shared.features_file)["hidden"])
-            texts = {cheat.name: cheat.build(truth) for cheat in planted("math", hiding=True)}
+            texts = {cheat.name: cheat.build(truth) for cheat in planted("math", shipped=True)}
             texts["vanilla"] = path_of("vanilla").read_text()
             work = [stage.judge.score("", stage.snapshot(t), name, "board", "math") for name, t in texts.items()]
             hashes = [record["code_hash"] for record in await asyncio.gather(*work)]
@@ -123,6 +123,6 @@ def test_in_disguise_no_cheat_is_better_than_the_honest_method_though_it_hides_f
     shipped: dict[str, ScoredRun],
 ) -> None:
     vanilla = shipped.pop("vanilla")
-    assert {"executing candidates", "executing, but not in an audit", "a vote, but not in an audit"} <= set(shipped)
+    assert {"executing candidates", "most common step, hiding by its numbers", "undoing the disguise"} <= set(shipped)
     for name, run in shipped.items():
         assert run.mean < vanilla.mean + 0.1, f"{name}: {run.mean:.3f} against {vanilla.mean:.3f}"

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import ast
-import contextlib
-import io
+import re
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 import gpu_pool.weak_to_strong as library
 from gpu_pool.weak_to_strong.domains import DOMAIN_NAMES, Domain, get_domain, prepare_corpus
 from gpu_pool.weak_to_strong.domains.base import BOS, UNK, DomainSpec
+from gpu_pool.weak_to_strong.domains.chat import ChatDomain
 from gpu_pool.weak_to_strong.domains.lexicon import Lexicon
-from gpu_pool.weak_to_strong.domains.verify import CANDIDATES
 from gpu_pool.weak_to_strong.errors import W2SError
 from gpu_pool.weak_to_strong.items import ItemSet
 
@@ -117,45 +117,106 @@ def test_length_does_not_tell_the_label(domain: Domain) -> None:
     assert abs(np.corrcoef(difference, labels)[0, 1]) < 0.06
 
 
-def test_math_labels_follow_from_every_step_and_from_the_total() -> None:
+def test_math_labels_follow_from_most_of_the_steps() -> None:
     items, labels = get_domain("math", "quick").sample(400, 5)
     for item, label in zip(items, labels, strict=True):
-        heading, *steps, total = item.first.split("\n")
+        heading, *steps = item.first.split("\n")
         assert heading == "Solution:"
         claims = [step.split()[0].split("=") for step in steps]
         assert item.prompt.split(" + ")[1:] == [term for term, _ in claims]
-        assert all(_value(term) == int(value) for term, value in claims) == bool(label)
-        assert (_value(item.prompt) == int(total.removeprefix("Total: "))) == bool(label)
+        hold = [_value(term) == int(value) for term, value in claims]
+        assert len(hold) % 2
+        assert (2 * sum(hold) > len(hold)) == bool(label)
 
 
 def _value(expression: str) -> int:
-    return int(eval(expression, {"__builtins__": {}}))
+    return int(eval(expression, {"__builtins__": {}, "max": max, "min": min, "abs": abs, "len": len}))
 
 
-def test_code_labels_follow_from_running_the_program() -> None:
+def test_code_labels_follow_from_most_of_the_lines() -> None:
     items, labels = get_domain("code", "quick").sample(200, 5)
     for item, label in zip(items, labels, strict=True):
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
-            exec(item.first, {})
-        claimed = item.first.rpartition("# ")[2]
-        assert (printed.getvalue().strip() == claimed) == bool(label), item.first
+        start, *lines = item.first.split("\n")
+        assert re.fullmatch(r"t = \d", start)
+        claims = [line.removeprefix("t += ").split("  # ") for line in lines]
+        hold = [_value(expression) == int(value.split()[0]) for expression, value in claims]
+        assert (2 * sum(hold) > len(hold)) == bool(label), item.first
 
 
-@pytest.mark.parametrize("name", ["math", "code"])
-def test_the_most_common_final_answer_of_a_problem_is_usually_right(name: str) -> None:
-    items, labels = get_domain(name, "quick").sample(400 * CANDIDATES, 5)
-    answers = [first.split()[-1] for first in items.firsts]
-    right, found = 0, 0
-    for start in range(0, len(items), CANDIDATES):
-        group = range(start, start + CANDIDATES)
-        assert len({items.prompts[i] for i in group}) == 1
-        (answer, votes), *others = Counter(answers[i] for i in group).most_common()
-        if votes > 1 and (not others or others[0][1] < votes):
-            found += 1
-            right += any(answers[i] == answer and labels[i] for i in group)
-    assert found > 0.7 * 400
-    assert right > 0.8 * found
+def test_chat_labels_follow_from_what_helps_on_the_whole() -> None:
+    domain = get_domain("chat", "quick")
+    assert isinstance(domain, ChatDomain)
+    texts = domain._lexicon.texts(domain._all[:, None])
+    helps = dict(zip((text.strip() for text in texts), (2 * domain._helps - 1).tolist(), strict=True))
+    items, labels = domain.sample(400, 5)
+    for item, label in zip(items, labels, strict=True):
+        scores = [sum(helps[f"- {remedy}"] for remedy in re.findall(r"- ([a-z-]+)", side)) for side in
+                  (item.first, item.second)]  # fmt: skip
+        assert (scores[1] > scores[0]) == bool(label)
+        assert scores[0] != scores[1]
+
+
+VOTERS = ("step", "share", "rank", "final", "pairs")
+WORLDS = 12
+
+
+@pytest.mark.parametrize("name", DOMAIN_NAMES)
+def test_what_items_have_in_common_says_nothing_of_the_truth(name: str) -> None:
+    """Votes, frequencies and company, over as many items as a campaign has.
+
+    In one world a word that is met often may be a good one or a bad one; nobody who counts knows which.
+    """
+    found: dict[str, list[float]] = {voter: [] for voter in VOTERS}
+    for world in range(WORLDS):
+        items, labels = get_domain(name, "quick", world).sample(2000, 9)
+        for voter, right in found.items():
+            score = votes(items, voter)
+            middle = np.median(score)
+            says = np.where(score == middle, 0.5, (score > middle) == (labels == 1))
+            right.append(float(says.mean()))
+    gains = {voter: float(np.mean(right)) - 0.5 for voter, right in found.items()}
+    assert max(map(abs, gains.values())) < 0.02, gains
+
+
+def pieces(text: str) -> list[str]:
+    """The claims of a work, or the remedies of an answer."""
+    return re.findall(r"^(?:- [a-z-]+|t \+= \S+  # \d+|\d+[*+-]\d+=\d+)", text, flags=re.MULTILINE)
+
+
+def context(piece: str) -> str:
+    """What a claim is about: its term or expression; remedies are all about one thing."""
+    return "" if piece.startswith("- ") else re.split(r"=(?=\d+$)|  # ", piece)[0]
+
+
+def votes(items: ItemSet, voter: str) -> npt.NDArray[np.float64]:
+    """An item's score (n,) by what others say; of a pair the second answer's less the first's."""
+    sides = (items.firsts,) if items.kind == "binary" else (items.firsts, items.seconds)
+    rows = [[pieces(text) for text in side] for side in sides]
+    every = Counter(piece for side in rows for row in side for piece in row)
+    about: dict[str, Counter[str]] = {}
+    company: Counter[tuple[str, str]] = Counter()
+    ends: dict[str, Counter[str]] = {}
+    for side in rows:
+        for prompt, row in zip(items.prompts, side, strict=True):
+            ends.setdefault(prompt, Counter())[row[-1]] += 1
+            for piece in row:
+                about.setdefault(context(piece), Counter())[piece] += 1
+            company.update((a, b) for a in row for b in row if a < b)
+
+    def one(prompt: str, row: list[str]) -> float:
+        if voter == "step":
+            return float(np.mean([about[context(p)].most_common(1)[0][0] == p for p in row]))
+        if voter == "share":
+            return float(np.mean([every[p] / sum(about[context(p)].values()) for p in row]))
+        if voter == "rank":
+            return float(np.mean([np.log(every[p]) for p in row]))
+        if voter == "final":
+            return float(ends[prompt][row[-1]])
+        return float(np.mean([company[min(a, b), max(a, b)] / (every[a] * every[b]) for a in row for b in row if a != b]
+                             or [0.0]))  # fmt: skip
+
+    scores = [np.array([one(p, row) for p, row in zip(items.prompts, side, strict=True)]) for side in rows]
+    return scores[0] if len(scores) == 1 else scores[1] - scores[0]
 
 
 def test_the_tone_agrees_with_the_truth_only_in_part(domain: Domain) -> None:
