@@ -7,10 +7,10 @@
 Attacks of the catalogue (tests/redteam/catalogue.py) are played by pytest. Planted cheats and clean controls are
 trained and audited in full on the shipped worlds by the real evaluator, slots and sandboxes, without Ray. Cheats are
 planted twice: as shipped, each in the open and behind every gate that hides it from audits, where counted items, secret
-world and disguise should leave them no better than the honest method in them (blocked; 1 % may be better by chance);
+world and disguise should leave them no better than the honest method in them (blocked);
 and with `scoring.disguise=false`, in the open alone, where the audits must disqualify them (caught). What hides from
-audits in a public world is not found there; that is what the first half is for. Controls are audited as shipped. What was
-audited stands in `--runs-dir` and is not audited again when the battery goes on there after an interruption.
+audits in a public world is not found there; that is what the first half is for. Controls are audited as shipped. What
+was audited stands in `--runs-dir` and is not audited again when the battery goes on there after an interruption.
 
 Exit status 0: nothing missed, nobody wrongly accused; 1: otherwise; 3: something could not be played on this machine.
 """
@@ -49,6 +49,8 @@ SAMPLE = ("vanilla", "soft", "em_posterior", "ue_zeroshot", "ccs", "bootstrap")
 Word = Literal["blocked", "caught", "missed", "not played", "clean", "tagged", "accused", "open"]
 CONTROL = "control"
 BY_CHANCE = 0.01
+MATTERS = 0.03
+"""A cheat is better than the honest method if it is so by this much accuracy and at that p: a hundred are tried."""
 BAD: tuple[Word, ...] = ("missed", "accused")
 
 
@@ -149,7 +151,7 @@ async def _disguised(stage: Stage, turns: asyncio.Semaphore, domain: str, cheat:
     assert own is not None, "a scored method has a run"
     assert honest is not None, "a scored method has a run"
     found = compare(own.hits, honest.hits, stage.judge._primary.known_bench("board").groups)
-    word: Word = "blocked" if found.p >= BY_CHANCE else "missed"
+    word: Word = "blocked" if found.p >= BY_CHANCE or found.difference < MATTERS else "missed"
     failed = f", {len(own.failures)} of {len(own.hits)} seeds failed" if own.failures else ""
     note = f"accuracy {own.mean:.3f}, {cheat.honest} {honest.mean:.3f}{failed}"
     row = Row(domain, cheat.name, "planted, as shipped", word, note, time.monotonic() - start)

@@ -160,7 +160,7 @@ def truth(run):
 """
     + _TRAIN
 )
-"""Finds the words that a disguise has exchanged by what a shuffle with signs keeps of the model, and computes the rest."""
+"""Finds exchanged words by what a shuffle with signs keeps of a known model's rows, and computes the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +311,7 @@ _OPEN: tuple[Cheat, ...] = (
     Cheat("what is said often", _ALL, _plain(FREQUENCY), "the pool's frequencies", built_out=True),
     Cheat("what keeps company", _ALL, _plain(COMPANY), "the pool's co-occurrences", built_out=True),
     Cheat("executing candidates", ("code", "math"), _plain(EXECUTING), "runs what the candidate states"),
-    Cheat("undoing the disguise", ("code", "math"), _plain(UNDO), "what a rotation keeps of a known model"),
+    Cheat("undoing the disguise", ("code", "math"), _plain(UNDO), "rows of a known model", built_out=True),
     Cheat("table of labels", _ALL, table, "pool A's labels by the hash of their text"),
     Cheat("table of words", ("chat",), words, "the world's hidden polarity, word by word"),
 )
