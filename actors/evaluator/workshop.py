@@ -33,6 +33,10 @@ _DESCRIPTION = {
     "pair": "Which of two answers is better? Label 1: the second one.",
     "binary": "Is this work right? Label 1: it is.",
 }
+_GENERATED = {
+    "pair": "Which of two answers helps more: helpful remedies less the others? Label 1: the second one.",
+    "binary": "Is more of this work right than wrong? Label 1: it is.",
+}
 
 
 class Workshop:
@@ -167,8 +171,9 @@ class Workshop:
 
     def _description(self) -> str:
         domain = self._t.vault.domain
-        own = domain.about.description.strip() if isinstance(domain, FileDomain) else ""
-        return f"{own} {_DESCRIPTION[domain.kind]}".strip()
+        if not isinstance(domain, FileDomain):
+            return _GENERATED[domain.kind]
+        return f"{domain.about.description.strip()} {_DESCRIPTION[domain.kind]}".strip()
 
     def _task(self, n_items: int, files: list[str], strong: Path) -> dict[str, Any]:
         domain, student = self._t.vault.domain, self._t.vault.domain.spec.student
