@@ -27,7 +27,7 @@ from actors.gateway.keys import check_brain, hand_over, handed_path, key_of, tak
 from actors.gateway.replayer import as_recorded
 from actors.researcher.brains.prompt import check_prompt
 from cluster.authentication import set_authentication
-from cluster.config import CampaignConfig, ConfigError, dump_config, load_config
+from cluster.config import CampaignConfig, ConfigError, dump_config, load_config, load_stored
 from cluster.errors import AarError
 from cluster.names import RunPaths
 from cluster.sandbox import available, confinable
@@ -70,7 +70,7 @@ def configuration(args: argparse.Namespace) -> CampaignConfig:
                 ", ".join(sorted(path.parent.name for path in args.runs_dir.glob("*/config.yaml"))) or "none is there"
             )
             raise ConfigError(f"name: no campaign {args.name!r} in {args.runs_dir} to resume; expected one of: {known}")
-        return load_config(file=stored)
+        return load_stored(stored)
     overrides = list(args.set)
     if args.logical_gpus is not None:
         overrides.append(f"pool.logical_gpus={args.logical_gpus}")
@@ -95,7 +95,7 @@ def directory(args: argparse.Namespace, config: CampaignConfig) -> Path:
     if target.exists():
         raise ConfigError(f"name: {name!r} is taken in {args.runs_dir}; expected a new name, or --resume --name {name}")
     target.mkdir(parents=True, mode=0o755)
-    RunPaths(target).config.write_text(dump_config(config))
+    RunPaths(target).config.write_text(dump_config(config), encoding="utf-8")
     return target
 
 
