@@ -21,6 +21,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from cluster.start import prepare
+
+prepare()  # before torch and Ray are imported, which ask for a home and a user
+
 from actors.evaluator.records import verify
 from actors.evaluator.secret import write_private
 from actors.evaluator.seeds import read_secret

@@ -129,7 +129,8 @@ def _parts(kept: _Kept, labels: Labels, secret: Secret, name: str) -> dict[str, 
     rng = secret.generator("carve", name)
     places, known = shape.laid(rng.permutation(len(shape.sizes))), shape.known_to_fit()
     if known is None:
-        places = np.zeros_like(places)  # also where this secret's order would do: `_check` says what is missing
+        if shape.fits(places):  # luck of this secret alone: refused for it as for any other
+            places = np.zeros_like(places)
     elif not shape.fits(places):
         places = _drawn_again(shape, rng, known)
     found = {}
