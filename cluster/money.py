@@ -18,12 +18,18 @@ DIMENSIONS = ("usd", "gpu_ms", "wall_ms", "answers")
 
 @dataclass(frozen=True, slots=True)
 class Amounts:
-    """What is reserved, spent or released, in every dimension of the ledger."""
+    """What is reserved, spent or released, in every dimension of the ledger. Raises `TypeError` for what is no integer;
+    a difference may be below zero, and the ledger refuses it.
+    """
 
     usd: int = 0
     gpu_ms: int = 0
     wall_ms: int = 0
     answers: int = 0
+
+    def __post_init__(self) -> None:
+        for d in DIMENSIONS:
+            _check_whole(d, getattr(self, d))
 
     def __add__(self, other: Amounts) -> Amounts:
         return Amounts(*(getattr(self, d) + getattr(other, d) for d in DIMENSIONS))
@@ -46,17 +52,27 @@ class Amounts:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Amounts:
         """The inverse of `to_dict`; missing dimensions are zero."""
-        return cls(**{f.name: int(data.get(f.name, 0)) for f in fields(cls)})
+        return cls(**{f.name: data.get(f.name, 0) for f in fields(cls)})
 
 
 @dataclass(frozen=True, slots=True)
 class Caps:
-    """Upper limits of an account; `None` leaves a dimension uncapped."""
+    """Upper limits of an account; `None` leaves a dimension uncapped. Raises `TypeError` for what is no integer, and
+    `ValueError` for less than nothing.
+    """
 
     usd: int | None = None
     gpu_ms: int | None = None
     wall_ms: int | None = None
     answers: int | None = None
+
+    def __post_init__(self) -> None:
+        for d in DIMENSIONS:
+            cap = getattr(self, d)
+            if cap is not None:
+                _check_whole(d, cap)
+                if cap < 0:
+                    raise ValueError(f"{d}: {cap} is below zero")
 
     def exceeded_by(self, amounts: Amounts) -> str | None:
         """The first dimension in which `amounts` is above the cap, or `None`."""
@@ -73,7 +89,12 @@ class Caps:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Caps:
         """The inverse of `to_dict`."""
-        return cls(**{d: None if data.get(d) is None else int(data[d]) for d in DIMENSIONS})
+        return cls(**{d: data.get(d) for d in DIMENSIONS})
+
+
+def _check_whole(dimension: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{dimension}: {value!r} is no integer; dollars are micro-dollars, times milliseconds")
 
 
 def usd_from_decimal(value: str | float | Decimal) -> int:

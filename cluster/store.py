@@ -4,7 +4,7 @@ Promises:
 - What `transaction` committed survives `kill -9` and power loss (WAL with `synchronous=FULL`); with `lazy=True` it
   survives `kill -9`, and power loss once a later transaction that is not lazy has written something.
 - `once(key, fn)` runs `fn` at most once per key, in one transaction with its answer: a retried call gets the first
-  answer, and a call that was cut short left nothing behind.
+  answer, and a call that was cut short left nothing behind; the same key with another request is refused.
 - A second `Store` on the same file is refused while the first lives (an exclusive lock that the kernel drops when its
   holder dies), so that a restarted actor never writes beside its predecessor.
 - A transaction inside another one is undone alone when it fails, so that a caller who goes on after a refusal
@@ -15,6 +15,8 @@ Thread-safe: transactions of several threads run one after another. In asyncio, 
 from __future__ import annotations
 
 import fcntl
+import hashlib
+import json
 import sqlite3
 import threading
 import time
@@ -24,11 +26,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cluster.clock import now_us
-from cluster.errors import AarError
+from cluster.errors import AarError, RefusedError
 from cluster.wire import pack, unpack
 
 T = TypeVar("T")
 _ANSWER_LIMIT = 16 << 20
+_ASKED = "#asked"
+"""Ends the key under which the digest of a request stands."""
 _DDL = "CREATE TABLE IF NOT EXISTS once (key TEXT PRIMARY KEY, answer BLOB NOT NULL, at_us INTEGER NOT NULL)"
 
 
@@ -111,9 +115,15 @@ class Store:
         else:
             self._db.execute("ROLLBACK")
 
-    def once(self, key: str, fn: Callable[[sqlite3.Connection], T]) -> T:
-        """The answer of `fn` for `key`, computed at most once. The answer must be plain msgpack-able data."""
+    def once(self, key: str, fn: Callable[[sqlite3.Connection], T], *, asked: Any = None) -> T:
+        """The answer of `fn` for `key`, computed at most once. The answer must be plain msgpack-able data.
+
+        `asked` is the request behind the key, as JSON would have it: the key again with another request raises
+        `RefusedError` "key_reused", because the first answer would not be an answer to it.
+        """
         with self.transaction() as db:
+            if asked is not None:
+                self._check_same_request(key, asked)
             row = db.execute("SELECT answer FROM once WHERE key = ?", (key,)).fetchone()
             if row is not None:
                 answer: T = unpack(row["answer"], _ANSWER_LIMIT)
@@ -123,6 +133,20 @@ class Store:
             db.execute("INSERT INTO once (key, answer, at_us) VALUES (?, ?, ?)", (key, packed, now_us()))
             stored: T = unpack(packed, _ANSWER_LIMIT)
             return stored
+
+    def has_answered(self, key: str, asked: Any) -> bool:
+        """Whether `once` has an answer under `key`. Raises `RefusedError` "key_reused": it is to another request."""
+        with self.transaction() as db:
+            known = db.execute("SELECT 1 FROM once WHERE key = ?", (key,)).fetchone() is not None
+            if known:
+                self._check_same_request(key, asked)
+            return known
+
+    def _check_same_request(self, key: str, asked: Any) -> None:
+        digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).digest()
+        # A key of a store from before requests were kept has an answer and no request: it takes the first one.
+        if self.once(f"{key}{_ASKED}", lambda _: digest) != digest:
+            raise RefusedError("key_reused", f"key {key!r} already stands for another request", {"key": key})
 
     def query(self, sql: str, params: tuple[Any, ...] = ()) -> list[sqlite3.Row]:
         """All rows of a read."""

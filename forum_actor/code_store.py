@@ -57,10 +57,12 @@ class CodeStore:
     def push(self, key: str, author: str, files: dict[str, str], parent: str | None, note: str) -> str:
         """Keep `files` (relative path to text) and return the snapshot's sha256.
 
-        Raises `RefusedError`: bad_snapshot (paths, bytes that are no text, nothing in it), too_large, unknown_snapshot.
+        Raises `RefusedError`: bad_snapshot (paths, bytes that are no text, nothing in it), too_large, unknown_snapshot,
+        key_reused (the key stands for another push).
         """
         once_key = f"push/{author}/{key}"
-        if self._store.query("SELECT 1 FROM once WHERE key = ?", (once_key,)):
+        asked = {"files": files, "parent": parent, "note": note}
+        if self._store.has_answered(once_key, asked):
             return self._store.once(once_key, lambda db: "")
         blobs = _checked(files)
         if parent is not None:
@@ -69,7 +71,9 @@ class CodeStore:
         resembles = None if self.has(snapshot) else self._resembled(author, blobs)
         clean = sanitise_line(str(note)[: 4 * MAX_NOTE])[:MAX_NOTE]
         size = sum(map(len, blobs.values()))
-        return self._store.once(once_key, lambda db: self._record(db, snapshot, author, parent, resembles, clean, size))
+        return self._store.once(
+            once_key, lambda db: self._record(db, snapshot, author, parent, resembles, clean, size), asked=asked
+        )
 
     def _record(
         self,

@@ -80,18 +80,19 @@ class Forum:
         """Publish `draft` as `author` (set by the caller, never by the draft) and return the post.
 
         `held` in it are the reasons for which nobody else gets to see it. Raises `RefusedError`: forum_disabled,
-        bad_author, bad_draft, too_long, unknown_record, unknown_post, unknown_snapshot, post_limit, too_fast, claimed.
+        bad_author, bad_draft, too_long, unknown_record, unknown_post, unknown_snapshot, post_limit, too_fast, claimed,
+        key_reused (the key stands for another post).
         """
         if not self._config.enabled:
             raise RefusedError("forum_disabled", "this campaign runs without a forum")
         if not _AUTHOR.fullmatch(author):
             raise RefusedError("bad_author", f"{author[:80]!r} is no name of an author")
         once_key = f"post/{author}/{key}"
-        if self._store.query("SELECT 1 FROM once WHERE key = ?", (once_key,)):
-            return self._store.once(once_key, lambda db: {})
         clean = make_draft(draft)
+        if self._store.has_answered(once_key, draft):
+            return self._store.once(once_key, lambda db: {})
         records = await self._records(clean.record_ids)
-        post = self._store.once(once_key, lambda db: self._publish(db, author, clean, records))
+        post = self._store.once(once_key, lambda db: self._publish(db, author, clean, records), asked=draft)
         posted, self._posted = self._posted, asyncio.Event()
         posted.set()
         return post

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
 import ray
 
 from cluster.config import CampaignConfig, Pool, validate
 from cluster.sandbox import Limits, SandboxError, available, confinable, confine, grade, spawn
+from cluster.start import UMASK
 from gpu_pool.cache import NodeCache
 from gpu_pool.hardware import cpu_name, gpu_name
 from gpu_pool.lane import OUT_BYTES_SLACK, Lane, Shelter
@@ -24,6 +26,7 @@ class SlotActor:
     """One slot. `info` is answered once the sandbox has been graded and the library lane is warm."""
 
     def __init__(self, name: str, index: int, config: dict[str, Any]) -> None:
+        os.umask(UMASK)  # sandboxes read what is made here as another user
         self._name, self._index = name, index
         campaign = validate(config)
         self._config: CampaignConfig = campaign

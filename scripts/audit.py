@@ -18,6 +18,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from cluster.start import prepare
+
+prepare()  # before torch and Ray are imported, which ask for a home and a user
+
 from cluster.errors import AarError
 from scripts.score_method import add_task_options, with_evaluator
 

@@ -17,6 +17,10 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from cluster.start import prepare
+
+prepare()  # before torch and Ray are imported, which ask for a home and a user
+
 import numpy as np
 import torch
 

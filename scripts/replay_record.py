@@ -21,11 +21,15 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from cluster.start import prepare
+
+prepare()  # before torch and Ray are imported, which ask for a home and a user
+
 from actors.evaluator.records import verify
 from actors.evaluator.secret import write_private
 from actors.evaluator.seeds import read_secret
 from actors.observer.run_data import RunData, load_run
-from cluster.config import dump_config, load_config
+from cluster.config import dump_config, load_stored
 from cluster.errors import AarError
 from cluster.names import RunPaths
 from scripts.run_campaign import check_machine
@@ -66,9 +70,9 @@ def prepare(run: RunData, target: Path, patience: float = 1.0) -> None:
     """
     paths = RunPaths(target)
     target.mkdir(parents=True)
-    seconds = patience * load_config(file=run.paths.config).runs.seed_seconds
+    seconds = patience * load_stored(run.paths.config).runs.seed_seconds
     paths.config.write_text(
-        dump_config(load_config(file=run.paths.config, overrides=(f"runs.seed_seconds={seconds}",)))
+        dump_config(load_stored(run.paths.config, (f"runs.seed_seconds={seconds}",))), encoding="utf-8"
     )
     shutil.copytree(run.paths.objects, paths.objects)
     write_private(paths.judge / "secret.bin", bytes.fromhex(read_secret(run.paths).revealed()))
@@ -77,7 +81,7 @@ def prepare(run: RunData, target: Path, patience: float = 1.0) -> None:
 def replay(run: RunData, record: dict[str, Any], target: Path, patience: float) -> dict[str, Any]:
     """The figures of a record, made anew in `target`."""
     prepare(run, target, patience)
-    config = load_config(file=RunPaths(target).config)
+    config = load_stored(RunPaths(target).config)
     check_machine(config, target.parent)
     asked = (record["snapshot"], record["method"], record["tier"], record["domain"])
     found: dict[str, Any] = in_run(target, config, lambda evaluator: evaluator.replay(*asked))

@@ -11,15 +11,20 @@ from __future__ import annotations
 import argparse
 import fcntl
 import os
+import shlex
 import shutil
-import signal
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from cluster.start import StopSignal, prepare, stop_on_signals
+
+prepare()  # before torch and Ray are imported, which ask for a home and a user
 
 from actors.director.estimate import estimate
 from actors.evaluator.estimate import check_budget, sealing
@@ -27,10 +32,11 @@ from actors.gateway.keys import check_brain, hand_over, handed_path, key_of, tak
 from actors.gateway.replayer import as_recorded
 from actors.researcher.brains.prompt import check_prompt
 from cluster.authentication import set_authentication
-from cluster.config import CampaignConfig, ConfigError, dump_config, load_config
+from cluster.config import CampaignConfig, ConfigError, dump_config, load_config, load_stored
 from cluster.errors import AarError
 from cluster.names import RunPaths
 from cluster.sandbox import available, confinable
+from cluster.store import open_readonly
 from gpu_pool.weak_to_strong.methods import BASELINES
 
 LIVE_EVERY_S = 2.0
@@ -70,7 +76,7 @@ def configuration(args: argparse.Namespace) -> CampaignConfig:
                 ", ".join(sorted(path.parent.name for path in args.runs_dir.glob("*/config.yaml"))) or "none is there"
             )
             raise ConfigError(f"name: no campaign {args.name!r} in {args.runs_dir} to resume; expected one of: {known}")
-        return load_config(file=stored)
+        return load_stored(stored)
     overrides = list(args.set)
     if args.logical_gpus is not None:
         overrides.append(f"pool.logical_gpus={args.logical_gpus}")
@@ -81,22 +87,64 @@ def configuration(args: argparse.Namespace) -> CampaignConfig:
 
 def directory(args: argparse.Namespace, config: CampaignConfig) -> Path:
     """The campaign's directory, made with its configuration unless it is resumed."""
-    runs: Path = args.runs_dir.absolute()
+    runs = runs_folder(args.runs_dir)
     if args.resume:
         return runs / str(args.name)
     name = args.name or config.preset
-    if not all(c.isalnum() or c in "-_." for c in name) or name.startswith("."):
+    if not all(c.isalnum() or c in "-_." for c in name) or name.startswith(".") or len(name.encode()) > 100:
         raise ConfigError(f"name: {name!r} is not valid; expected letters, digits, '-', '_' and '.'")
     number = 2
     target = runs / name
-    while args.name is None and target.exists():
-        target = runs / f"{name}-{number}"
-        number += 1
-    if target.exists():
-        raise ConfigError(f"name: {name!r} is taken in {args.runs_dir}; expected a new name, or --resume --name {name}")
-    target.mkdir(parents=True, mode=0o755)
-    RunPaths(target).config.write_text(dump_config(config))
+    try:
+        while args.name is None and target.exists():
+            target = runs / f"{name}-{number}"
+            number += 1
+        if target.exists():
+            raise ConfigError(
+                f"name: {name!r} is taken in {args.runs_dir}; expected a new name, or --resume --name {name}"
+            )
+        target.mkdir(parents=True, mode=0o755)
+        RunPaths(target).config.write_text(dump_config(config), encoding="utf-8")
+    except OSError as error:
+        take_away(target)
+        raise ConfigError(
+            f"runs-dir: {str(runs)!r} cannot be written to ({error.strerror}); expected a folder of yours, or the name "
+            "of a new one"
+        ) from error
     return target
+
+
+def runs_folder(given: Path) -> Path:
+    """The folder of campaigns, absolute; `..` and links before it are followed, as a shell does.
+
+    Raises `ConfigError` for a path that logs and databases could not name.
+    """
+    try:
+        str(given).encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"runs-dir: {str(given)!r} cannot be read in this locale; expected LANG=C.UTF-8, or a name in ASCII"
+        ) from None
+    if any(ord(char) < 32 or ord(char) == 127 for char in str(given)):
+        raise ConfigError(f"runs-dir: {str(given)!r} is not valid; expected a path without line breaks")
+    return given.resolve() if ".." in given.parts else given.absolute()
+
+
+def has_begun(run_dir: Path) -> bool:
+    """Whether anything was done in a campaign that would be lost with its directory."""
+    try:
+        db = open_readonly(RunPaths(run_dir).scheduler_db)
+        with closing(db):
+            return db.execute("SELECT 1 FROM leases LIMIT 1").fetchone() is not None
+    except (FileNotFoundError, sqlite3.Error):
+        return False
+
+
+def take_away(run_dir: Path) -> None:
+    """Remove what a start made that failed, so that its name is free."""
+    shutil.rmtree(run_dir, ignore_errors=True)
+    with suppress(OSError):  # kept when others have something there
+        run_dir.parent.rmdir()
 
 
 @contextmanager
@@ -129,9 +177,11 @@ def check_key_is_out_of_reach(config: CampaignConfig, key: str | None, run_dir: 
 
 def check_machine(config: CampaignConfig, runs_dir: Path) -> None:
     """Refuse to start where the campaign could not end well."""
-    place = runs_dir.absolute()
+    place = runs_folder(runs_dir)
     while not place.exists():
         place = place.parent
+    if not place.is_dir():
+        raise ConfigError(f"runs-dir: {str(place)!r} is a file; expected a folder, or the name of a new one")
     free = shutil.disk_usage(place).free / (1 << 30)
     if free < config.pool.min_free_disk_gb:
         raise ConfigError(
@@ -185,20 +235,21 @@ def campaign(run_dir: Path, config: CampaignConfig, watch: Callable[[Any, Path],
     from actors.director.bring_up import bring_up
     from cluster.connection import connect
 
-    connection = connect()
-    # After ray.init, which installs a handler of its own: `ray job stop` sends SIGTERM, and state is on disk already.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    if connection.dashboard:
-        print(f"Ray dashboard: http://{connection.dashboard}", flush=True)
-    handles = bring_up(run_dir, config, connection)
+    handles = None
     try:
+        connection = connect()
+        stop_on_signals()  # again: ray.init installs a handler of its own
+        if connection.dashboard:
+            print(f"Ray dashboard: http://{connection.dashboard}", flush=True)
+        handles = bring_up(run_dir, config, connection)
         watch(handles.director, run_dir)
     except RayTaskError as error:
         raise AarError(str(error.cause)) from None
     except RayError as error:
         raise AarError(f"Ray failed: {error}") from None
     finally:
-        handles.take_down()
+        if handles is not None:
+            handles.take_down()
         ray.shutdown()
 
 
@@ -230,6 +281,8 @@ def main(argv: list[str], watch: Callable[[Any, Path], None] = follow) -> int:
     args = parse(argv)
     key = take_from_environment()
     run_dir: Path | None = None
+    status, kept = 1, True
+    stop_on_signals()
     try:
         config = configuration(args)
         check_prompt(config)
@@ -251,15 +304,26 @@ def main(argv: list[str], watch: Callable[[Any, Path], None] = follow) -> int:
         return 2
     except AarError as error:
         print(f"run_campaign: {error}", file=sys.stderr)
+        kept = args.resume or (run_dir is not None and has_begun(run_dir))
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"run_campaign: {place}{error.strerror or error}; see that it is yours and has room", file=sys.stderr)
+        kept = args.resume or (run_dir is not None and has_begun(run_dir))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-    if run_dir is not None:
+    except StopSignal as stop:
+        print(f"stopped by signal {int(str(stop.code)) - 128}", file=sys.stderr)
+        status = int(str(stop.code))
+    if run_dir is not None and not kept:
+        take_away(run_dir)
+    elif run_dir is not None:
+        again = ["--resume", "--name", run_dir.name, "--runs-dir", str(run_dir.parent)]
         print(
             f"Nothing that was acknowledged is lost. Continue with:\n"
-            f"  python scripts/run_campaign.py --resume --name {run_dir.name} --runs-dir {run_dir.parent}",
+            f"  python scripts/run_campaign.py {shlex.join(again)}",
             file=sys.stderr,
         )
-    return 1
+    return status
 
 
 if __name__ == "__main__":

@@ -20,6 +20,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from cluster.start import prepare
+
+prepare()  # before torch and Ray are imported, which ask for a home and a user
+
 from actors.observer.narrate import markdown
 from actors.researcher.transcript import read_turns
 from cluster.money import format_usd

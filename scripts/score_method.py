@@ -23,8 +23,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from cluster.start import prepare
+
+prepare()  # before torch and Ray are imported, which ask for a home and a user
+
 from cluster.authentication import set_authentication
-from cluster.config import CampaignConfig, ConfigError, dump_config, load_config
+from cluster.config import CampaignConfig, ConfigError, dump_config, load_config, load_stored
 from cluster.errors import AarError
 from cluster.money import Caps, format_usd
 from cluster.names import CAMPAIGN, RunPaths, actor_name
@@ -72,8 +76,8 @@ def directory(runs: Path, config: CampaignConfig) -> Path:
     run.mkdir(parents=True, exist_ok=True)
     stored = RunPaths(run).config
     if not stored.exists():
-        stored.write_text(dump_config(config))
-    before = load_config(file=stored)
+        stored.write_text(dump_config(config), encoding="utf-8")
+    before = load_stored(stored)
     changed = [name for name in type(config).model_fields if getattr(before, name) != getattr(config, name)]
     if changed:
         raise ConfigError(

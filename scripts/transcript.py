@@ -12,6 +12,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from cluster.start import prepare
+
+prepare()  # before torch and Ray are imported, which ask for a home and a user
+
 from actors.observer.narrate import json_line, markdown
 from actors.researcher.transcript import read_turns
 from cluster.names import RunPaths

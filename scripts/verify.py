@@ -13,6 +13,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from cluster.start import prepare
+
+prepare()  # before torch and Ray are imported, which ask for a home and a user
+
 from actors.observer import verify_run
 
 

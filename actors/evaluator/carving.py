@@ -5,7 +5,8 @@
 
 Promises: items that speak about the same question (equal prompts apart from white space, or equal groups) are in one
 pool alone, whatever links them; no item is there twice, also not with its answers exchanged; order and ids come from
-the secret, so that neither tells anything. A group is never part of an item that leaves: its name may be an answer key.
+the secret, so that neither tells anything; whether a task can be carved at all does not depend on the secret. A group
+is never part of an item that leaves: its name may be an answer key.
 
 The sizes are those of research on adaptive scoring for the published chat task (6,826 unlabelled items).
 """
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from actors.evaluator.carving_shape import Places, Shape
 from actors.evaluator.secret import Secret
 from actors.evaluator.statistics.variance import Groups
 from gpu_pool.weak_to_strong.errors import TaskError
@@ -29,6 +31,9 @@ TIER_SHARE = 0.2
 TIER_MOST = 1300
 LEAST = 20
 """Items without which a pool is none."""
+DRAWS = 300
+"""Secret orders that are tried: of classes so rare that one order in fifty fits, one campaign in 400 needs more."""
+_CARVED = ("dev", "board", "pool_a", "pool_b")
 _RANKS = ("test", "train_label", "train_unlabel")
 """Who keeps a question that several splits ask: the test stays what it is, the small labelled split comes next."""
 _ID_BYTES = 8
@@ -60,7 +65,8 @@ def carve(task: Task, secret: Secret, name: str) -> dict[str, Pool]:
         )
     kept = _kept(task)
     parts = {"train_label": ("train_label", kept["train_label"]), "seal": ("test", kept["test"])}
-    parts |= {pool: ("train_unlabel", part) for pool, part in _parts(kept["train_unlabel"], secret, name).items()}
+    carved = _parts(kept["train_unlabel"], task.train_unlabel.labels, secret, name)
+    parts |= {pool: ("train_unlabel", part) for pool, part in carved.items()}
     order = ("train_label", "pool_a", "pool_b", "dev", "board", "seal")
     pools = {pool: _pool(task, *parts[pool], secret, name, pool) for pool in order}
     for pool, made in pools.items():
@@ -113,19 +119,43 @@ def _contents(items: ItemSet) -> list[tuple[str, ...]]:
     return [(p, *(sorted((a, b)) if items.kind == "pair" else (a, b))) for p, a, b in plain]
 
 
-def _parts(kept: _Kept, secret: Secret, name: str) -> dict[str, _Kept]:
-    """train_unlabel in four, question by question in secret order."""
-    questions = secret.generator("carve", name).permutation(np.unique(kept.questions))
-    sizes = np.bincount(kept.questions, minlength=int(questions.max(initial=0)) + 1)[questions]
-    before = np.cumsum(sizes) - sizes
-    tier = min(TIER_MOST, int(TIER_SHARE * len(kept.rows)))
-    half = 2 * tier + (len(kept.rows) - 2 * tier) // 2
-    pools = {"dev": (0, tier), "board": (tier, 2 * tier), "pool_a": (2 * tier, half), "pool_b": (half, len(kept.rows))}
+def _parts(kept: _Kept, labels: Labels, secret: Secret, name: str) -> dict[str, _Kept]:
+    """train_unlabel in four, question by question in secret order.
+
+    An order that leaves a pool too small or with one class is drawn again. Whether there is any other is decided
+    without the secret, so that the same files are fit for every secret or for none.
+    """
+    shape = _shape(kept, labels)
+    rng = secret.generator("carve", name)
+    places, known = shape.laid(rng.permutation(len(shape.sizes))), shape.known_to_fit()
+    if known is None:
+        if shape.fits(places):  # luck of this secret alone: refused for it as for any other
+            places = np.zeros_like(places)
+    elif not shape.fits(places):
+        places = _drawn_again(shape, rng, known)
     found = {}
-    for pool, (start, stop) in pools.items():
-        chosen = np.isin(kept.questions, questions[(before >= start) & (before < stop)])
+    for number, pool in enumerate(_CARVED):
+        chosen = np.isin(kept.questions, shape.questions[places == number])
         found[pool] = _Kept(kept.rows[chosen], kept.questions[chosen])
     return found
+
+
+def _shape(kept: _Kept, labels: Labels) -> Shape:
+    questions, numbers = np.unique(kept.questions, return_inverse=True)
+    positives = np.bincount(numbers, weights=labels[kept.rows] > 0, minlength=len(questions)).astype(np.int64)
+    tier = min(TIER_MOST, int(TIER_SHARE * len(kept.rows)))
+    half = 2 * tier + (len(kept.rows) - 2 * tier) // 2
+    ends = np.array([tier, 2 * tier, half])
+    return Shape(questions, np.bincount(numbers, minlength=len(questions)), positives, ends, LEAST)
+
+
+def _drawn_again(shape: Shape, rng: np.random.Generator, known: Places) -> Places:
+    """An assignment that fits, of secret orders the first, else the known one with equal questions exchanged."""
+    for _ in range(DRAWS):
+        places = shape.laid(rng.permutation(len(shape.sizes)))
+        if shape.fits(places):
+            return places
+    return shape.shuffled(known, rng)
 
 
 def _pool(task: Task, split: str, part: _Kept, secret: Secret, name: str, pool: str) -> Pool:

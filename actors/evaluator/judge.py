@@ -210,12 +210,15 @@ class Judge:
 
         Answers are of one size and given at fixed times, so that neither tells how a run went.
 
-        Raises `RefusedError`: bad_tier, unknown_snapshot, too_large, bad_method, closed (SEAL has begun),
+        Raises `RefusedError`: bad_tier, key_reused (the key stands for another submission), unknown_snapshot,
+        too_large, bad_method, closed (SEAL has begun),
         tier_exhausted, over_budget, and whatever else the scheduler refuses with. One answer is charged for what is no
         method (too_large, bad_method), and from the moment that the scheduler takes a run, whatever becomes of it.
         """
         if tier not in ("dev", "board"):
             raise RefusedError("bad_tier", f"tier {tier!r} takes no submissions; expected dev or board")
+        asked = {"researcher": researcher, "snapshot": snapshot, "name": name, "tier": tier}
+        self._store.once(f"submit/{key}", lambda _: True, asked=asked)
         earlier = self._submissions.by_key(key)
         if earlier is not None and earlier.state == "refused":
             raise earlier.refusal()

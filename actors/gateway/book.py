@@ -180,6 +180,12 @@ class Book:
         with self.store.transaction() as db:
             return recorder.load_message(db, key)
 
+    def asker(self, key: str) -> str | None:
+        """Who asked under a key first, or `None`."""
+        query = "SELECT researcher FROM attempts WHERE key = ? UNION SELECT researcher FROM exchanges WHERE key = ?"
+        rows = self.store.query(query, (key, key))
+        return str(rows[0]["researcher"]) if rows else None
+
     def counted_bound(self, parts: Parts) -> int | None:
         """As `recorder.counted_bound`."""
         with self.store.transaction() as db:

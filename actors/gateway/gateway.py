@@ -74,7 +74,7 @@ class Gateway:
         self._turnstile = Turnstile(Limits(config.gateway, clock()), clock, sleep)
         self._breaker = Breaker()
         self._meters = Meters(sink)
-        self._calls: dict[str, asyncio.Task[dict[str, Any]]] = {}
+        self._calls: dict[str, tuple[str, asyncio.Task[dict[str, Any]]]] = {}  # with who asked
         self._mine: set[str] = set()
         self._settling: dict[str, set[asyncio.Task[None]]] = {}  # by researcher
         self._untidy = True
@@ -87,10 +87,12 @@ class Gateway:
             raise RefusedError("bad_request", f"key: expected 1 to {MOST_KEY} characters", {"field": "key"})
         if self._untidy or self._tidying.locked():
             await self.tidy()
-        task = self._calls.get(key)
+        asker, task = self._calls.get(key, (self.book.asker(key) or researcher, None))
+        if asker != researcher:
+            raise RefusedError("bad_request", f"key: {key!r} is another caller's", {"field": "key"})
         if task is None:
             task = asyncio.create_task(self._call(key, researcher, request))
-            self._calls[key] = task
+            self._calls[key] = (researcher, task)
             task.add_done_callback(lambda _: self._calls.pop(key, None))
         return await asyncio.shield(task)
 
@@ -110,7 +112,7 @@ class Gateway:
     async def close(self) -> None:
         """Take no more calls, break off those under way and bring their attempts to an end."""
         self._closed = True
-        tasks = list(self._calls.values())
+        tasks = [task for _, task in self._calls.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

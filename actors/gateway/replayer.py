@@ -19,7 +19,7 @@ from actors.gateway.recorder import Parts, RecordError
 from actors.gateway.request import Body
 from actors.gateway.retry import AttemptFailedError, Failure
 from actors.gateway.transport import Begun
-from cluster.config import CampaignConfig, ConfigError, load_config
+from cluster.config import CampaignConfig, ConfigError, load_stored
 from cluster.config.prices import FREE, Price
 from cluster.names import RunPaths
 from cluster.store import open_readonly
@@ -67,7 +67,7 @@ def as_recorded(config: CampaignConfig) -> CampaignConfig:
         return config
     path = RunPaths(Path(config.brain.replay_of)).config
     try:
-        recorded = load_config(file=path)
+        recorded = load_stored(path)
     except ConfigError as error:
         raise ConfigError(f"brain.replay_of: the configuration of the recorded campaign: {error}") from error
     kind = recorded.brain.recorded_kind or recorded.brain.kind

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.config import CampaignConfig, ConfigError, load_config
+from cluster.config import CampaignConfig, ConfigError, load_stored
 from cluster.errors import AarError
 from cluster.journal import BrokenEvent, Event, read_events, verify_chain
 from cluster.names import RunPaths
@@ -120,7 +120,7 @@ def _events(db: sqlite3.Connection, last: int | None) -> tuple[Event, ...]:
 
 def _config(path: Path, warnings: list[str]) -> CampaignConfig | None:
     try:
-        return load_config(file=path)
+        return load_stored(path)
     except ConfigError as error:
         warnings.append(f"the configuration cannot be read: {error}")
         return None

@@ -30,7 +30,7 @@ from actors.researcher.stall import PAUSED_TITLE, Stall, assess
 from actors.researcher.tools import ToolBox, wait_for_news
 from actors.researcher.transcript import OpenTurn, Transcript
 from actors.researcher.types import FINISH, Decision, Observation, Seen, ToolCall, ToolResult
-from cluster.errors import AarError
+from cluster.errors import AarError, RefusedError
 from forum_actor.posts import MAX_BODY, fitting
 
 log = logging.getLogger(__name__)
@@ -193,7 +193,9 @@ class Researcher:
             try:
                 await self._ctx.forum.post(key, self._profile.researcher, draft)
             except self._failures as error:
-                log.warning("%s: the forum did not take the news of a pause: %s", self._profile.researcher, error)
+                # A turn that pauses once more, for another reason, has told the forum already.
+                if not (isinstance(error, RefusedError) and error.reason == "key_reused"):
+                    log.warning("%s: the forum did not take the news of a pause: %s", self._profile.researcher, error)
         await wait_for_news(self._ctx, stall.seconds, "any")
         self._paused = False
 

@@ -12,7 +12,7 @@ from typing import Any, get_args
 from actors.scheduler.policy import WHOLE
 from cluster.errors import RefusedError
 from cluster.money import DIMENSIONS, Amounts, Caps, gpu_cost
-from cluster.wire import MAX_FRAME, WireError, pack
+from cluster.wire import MAX_FRAME, WireError, pack, unpack
 from gpu_pool.leases import LeaseKind, LeaseRequest
 
 MIN_THOUSANDTHS = 50
@@ -41,6 +41,18 @@ def parse_request(data: dict[str, Any]) -> LeaseRequest:
         raise RefusedError("malformed", f"lease request: {text}", {"error": str(error)}) from error
 
 
+def same_request(one: bytes, other: bytes) -> bool:
+    """Whether two packed requests ask for the same, wherever files of their inputs lie (a campaign may have moved)."""
+    return _asked(one) == _asked(other)
+
+
+def _asked(packed: bytes) -> dict[str, Any]:
+    data: dict[str, Any] = unpack(packed, MAX_FRAME)
+    for step in data["job"]["steps"]:
+        step["inputs"] = {name: place if place.startswith("@") else "" for name, place in step["inputs"].items()}
+    return data
+
+
 def parse_amounts(data: dict[str, Any]) -> Amounts:
     """Amounts from plain data; an unknown dimension or a value that is no integer is refused as "malformed"."""
     _check_dimensions(data)
@@ -54,8 +66,8 @@ def parse_caps(data: dict[str, Any]) -> Caps:
     """Caps from plain data, `None` for no cap; as strict as `parse_amounts`."""
     _check_dimensions(data)
     for dimension, value in data.items():
-        if isinstance(value, bool) or not isinstance(value, int | None):
-            raise _malformed(dimension, value, "an integer or nothing")
+        if isinstance(value, bool) or not isinstance(value, int | None) or (value is not None and value < 0):
+            raise _malformed(dimension, value, "an integer of at least 0, or nothing")
     return Caps.from_dict(data)
 
 

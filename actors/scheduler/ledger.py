@@ -4,7 +4,8 @@ Promises:
 - `spent + reserved <= cap` for every account and dimension, always: each change is one transaction on the account and
   all its ancestors, and the database itself refuses a row that breaks the rule.
 - A reservation ends exactly once: settled (the actual is charged, never more than was reserved) or released.
-- Every call is idempotent by its key: a repeated one changes nothing and gives the first answer.
+- Every call is idempotent by its key: a repeated one changes nothing and gives the first answer, and one that asks for
+  something else under a known key is refused.
 - Each change stands in the journal, in the same transaction.
 
 Balances of an account include those of its descendants. Amounts are the integers of `cluster.money`.
@@ -158,13 +159,16 @@ class Ledger:
         """Charge the actual, free the rest; what was charged.
 
         In a dimension where the actual is above the reserved, the reserved is charged and an "overrun" is journaled.
-        Raises `RefusedError`: "unknown_reservation", "malformed", "not_held" (released before).
+        Raises `RefusedError`: "unknown_reservation", "malformed", "not_held" (released before), "key_reused" (settled
+        before, with another charge).
         """
         _check_amounts(actual)
         _check_text(note=note)
         with self._store.transaction() as db:
             known = self._known(key)
             if known.state == "settled":
+                if known.charged != actual.capped_by(known.amounts):
+                    raise _reused(known)
                 return known.charged
             if known.state == "released":
                 raise RefusedError("not_held", f"reservation {key} was released", {"key": key, "state": known.state})
@@ -195,14 +199,11 @@ class Ledger:
         return known.amounts
 
     def spend(self, key: str, account: str, amounts: Amounts, note: str = "") -> Amounts:
-        """Reserve and settle at once; what was charged. A known key gives the first charge, whatever the amounts.
-
-        Raises as `reserve`, and "key_reused" when the key belongs to another account.
-        """
+        """Reserve and settle at once; what was charged. A known key gives the first charge. Raises as `reserve`."""
         with self._store.transaction():
             known = self.reservation(key)
             if known is not None:
-                if known.account != account or known.state != "settled":
+                if (known.account, known.amounts, known.state) != (account, amounts, "settled"):
                     raise _reused(known)
                 return known.charged
             self.reserve(key, account, amounts, note)
@@ -210,12 +211,24 @@ class Ledger:
 
     def spend_up_to(self, key: str, account: str, amounts: Amounts, note: str = "") -> Amounts:
         """As `spend`, but of each dimension at most what is left; what was charged. Never "over_budget"."""
-        with self._store.transaction():
-            known = self.reservation(key)
-            left = self.balance(account)["left"] if known is None else {}
-            room = {d: most for d, most in left.items() if most is not None}
-            caps = Amounts(**{d: max(0, room.get(d, value)) for d, value in amounts.to_dict().items()})
-            return self.spend(key, account, amounts.capped_by(caps), note)
+        _check_amounts(amounts)
+        _check_text(key=key, note=note)
+        asked = {"account": account, "amounts": amounts.to_dict()}
+        charged = self._store.once(
+            f"up to/{key}", lambda _: self._spend_what_is_left(key, account, amounts, note).to_dict(), asked=asked
+        )
+        return Amounts.from_dict(charged)
+
+    def _spend_what_is_left(self, key: str, account: str, amounts: Amounts, note: str) -> Amounts:
+        known = self.reservation(key)
+        if known is not None:
+            # Of a store that did not keep what was asked: what was reserved then was a part of it.
+            if known.amounts != known.amounts.capped_by(amounts):
+                raise _reused(known)
+            return self.spend(key, account, known.amounts, note)
+        room = {d: most for d, most in self.balance(account)["left"].items() if most is not None}
+        caps = Amounts(**{d: max(0, room.get(d, value)) for d, value in amounts.to_dict().items()})
+        return self.spend(key, account, amounts.capped_by(caps), note)
 
     def release_holder(self, holder: str, note: str = "its holder died") -> list[str]:
         """Release everything that a dead holder still holds; the keys. A second call finds nothing."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from actors.scheduler.admission import check_request, cost_of, holder_of
+from actors.scheduler.admission import check_request, cost_of, holder_of, same_request
 from actors.scheduler.book import Book, Entry, unused_result
 from actors.scheduler.ledger import Ledger
 from actors.scheduler.policy import WHOLE, PolicyConfig, SlotState, choose
@@ -31,6 +31,7 @@ from cluster.errors import RefusedError
 from cluster.journal import Journal
 from cluster.money import Amounts, Caps
 from cluster.store import Store
+from cluster.wire import pack
 from gpu_pool.leases import Lease, LeaseRequest, LeaseResult, SlotInfo
 
 log = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ class Scheduler:
         """Queue a request and reserve its worst case; its id. The same key again gives the same id.
 
         Raises `RefusedError` at once: "malformed", "larger_than_any_slot", "over_budget", "unknown_account",
-        "queue_full", "key_reused" (the key belongs to a request of another account).
+        "queue_full", "key_reused" (the key belongs to another request).
         """
         known = self._known_request(request)
         if known is None:
@@ -107,9 +108,12 @@ class Scheduler:
 
     def _known_request(self, request: LeaseRequest) -> Entry | None:
         known = self.book.by_key(request.key) if isinstance(request.key, str) else None
-        if known is not None and known.account != request.account:
+        if known is None:
+            return None
+        demand = check_request(request, self._config.usd_per_gpu_hour, self._config.most_memory)
+        if not same_request(pack(self.book.request(known.request_id).to_dict()), demand.packed):
             detail = {"key": request.key, "account": known.account}
-            raise RefusedError("key_reused", f"key {request.key!r} belongs to a request of another account", detail)
+            raise RefusedError("key_reused", f"key {request.key!r} belongs to another request", detail)
         return known
 
     def _admit(self, request: LeaseRequest) -> Entry:
@@ -290,8 +294,9 @@ class Scheduler:
     async def open_account(self, key: str, account: str, parent: str | None, caps: Caps) -> dict[str, Any]:
         """Open an account; its balance. The key again gives the balance of the account that it opened."""
         with self.store.transaction():
-            opened = self.store.once(f"open/{key}", lambda _: self._open(account, parent, caps))
-            if opened != account:
+            asked = {"account": account, "parent": parent, "caps": caps.to_dict()}
+            opened = self.store.once(f"open/{key}", lambda _: self._open(account, parent, caps), asked=asked)
+            if opened != account:  # of a store that did not keep what was asked
                 raise RefusedError("key_reused", f"key {key!r} opened account {opened}", {"account": opened})
         return self.ledger.balance(account)
 

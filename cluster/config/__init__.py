@@ -1,6 +1,7 @@
 """The configuration of a campaign: schema, presets, validation. Imports neither ray nor torch."""
 
-from cluster.config.load import ConfigError, dump_config, load_config, preset_names, validate
+from cluster.config.document import ConfigError
+from cluster.config.load import dump_config, load_config, load_stored, preset_names, validate
 from cluster.config.prices import Price
 from cluster.config.schema import (
     Brain,
@@ -44,6 +45,7 @@ __all__ = [
     "Training",
     "dump_config",
     "load_config",
+    "load_stored",
     "preset_names",
     "validate",
 ]

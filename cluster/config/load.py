@@ -5,17 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
+from cluster.config.document import MOST_BYTES, ConfigError, read_document, write_document
 from cluster.config.schema import CampaignConfig
-from cluster.errors import AarError
+from cluster.config.tree import NONE, dotted, may_be_none, suggestion, with_none, with_words
 
 PRESET_DIR = Path(__file__).resolve().parent.parent / "presets"
-
-
-class ConfigError(AarError):
-    """A configuration that cannot be used; the text lists each field, its value and what was expected."""
 
 
 def preset_names() -> list[str]:
@@ -26,14 +22,26 @@ def preset_names() -> list[str]:
 def load_config(preset: str | None = None, file: Path | None = None, overrides: tuple[str, ...] = ()) -> CampaignConfig:
     """The validated configuration of a preset or a file, with `key.path=value` overrides applied in order.
 
-    A file may name a preset to start from with `base: NAME`. Raises `ConfigError`.
+    A file may name a preset to start from with `base: NAME`. The word `none` is no value; a limit that is left empty is
+    refused. Raises `ConfigError`.
     """
     if (preset is None) == (file is None):
         raise ConfigError("give either a preset or a configuration file")
     data = _read_preset(preset) if preset is not None else _read_file(file or Path())
     for override in overrides:
-        _apply(data, override)
-    return validate(data)
+        data = _merge(data, _read_override(data, override))
+    return validate(with_none(data))
+
+
+def load_stored(file: Path, overrides: tuple[str, ...] = ()) -> CampaignConfig:
+    """The configuration that a campaign wrote into its own directory; earlier versions wrote `null` for no limit.
+
+    Raises `ConfigError`.
+    """
+    data = _read_file(file)
+    for override in overrides:
+        data = _merge(data, _read_override(data, override))
+    return validate(with_none(data, limits_may_be_null=True))
 
 
 def validate(data: dict[str, Any]) -> CampaignConfig:
@@ -46,18 +54,22 @@ def validate(data: dict[str, Any]) -> CampaignConfig:
 
 
 def dump_config(config: CampaignConfig) -> str:
-    """The configuration as YAML that `load_config` reads back."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    """The configuration as YAML that `load_config` reads back as it is; ASCII, whatever the locale."""
+    return write_document(with_words(config.model_dump(mode="json")))
 
 
 def _describe(problem: Any) -> str:
-    field = ".".join(str(part) for part in problem["loc"]) or "(top level)"
+    field = dotted(problem["loc"]) or "(top level)"
     message = str(problem["msg"]).removeprefix("Value error, ")
+    shown = repr(problem["input"])
+    shown = shown if len(shown) <= 200 else f"{shown[:200]}..."
     if problem["type"] == "extra_forbidden":
-        return f"  {field}: unknown field (value {problem['input']!r}); expected one of the documented fields"
+        near = suggestion(problem["loc"])
+        return f"  {field}: unknown field (value {shown}); expected one of the documented fields{near}"
     if problem["type"] == "missing":
         return f"  {field}: missing; expected a value"
-    return f"  {field}: {problem['input']!r} is not valid; expected: {message[0].lower()}{message[1:]}"
+    none = f", or the word {NONE}" if may_be_none(problem["loc"]) else ""
+    return f"  {field}: {shown} is not valid; expected: {message[0].lower()}{message[1:]}{none}"
 
 
 def _read_preset(name: str) -> dict[str, Any]:
@@ -78,11 +90,16 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 
 def _with_base(data: dict[str, Any]) -> dict[str, Any]:
-    base = data.pop("base", None)
-    return data if base is None else _merge(_read_preset(str(base)), data)
+    if "base" not in data:
+        return data
+    base = data.pop("base")
+    if not isinstance(base, str):
+        raise ConfigError(f"base: {base!r} is not valid; expected one of {', '.join(preset_names())}")
+    return _merge(_read_preset(base), data)
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`, section by section, so that a section that names one field keeps the others."""
     merged = dict(base)
     for key, value in over.items():
         if isinstance(value, dict) and isinstance(merged.get(key), dict):
@@ -94,32 +111,40 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"{path}:{mark.line + 1}" if mark is not None else str(path)
-        raise ConfigError(f"{where}: not YAML: {error.problem}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        with path.open("rb") as file:
+            text = file.read(MOST_BYTES + 1).decode("utf-8")
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not YAML: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"config: {str(path)!r} cannot be read: {error.strerror}") from error
+    data = read_document(text, str(path))
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}: expected a mapping at the top, found {type(data).__name__}")
+        raise ConfigError(f"{path}: expected a mapping at the top, found {_kind(data)}")
     return data
 
 
-def _apply(data: dict[str, Any], override: str) -> None:
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else type(value).__name__
+
+
+def _read_override(data: dict[str, Any], override: str) -> dict[str, Any]:
+    """`key.path=value` as a tree of one branch. Raises `ConfigError` when it is malformed or has no value."""
     path, equals, text = override.partition("=")
     keys = path.split(".")
     if not equals or not all(keys):
         raise ConfigError(f"--set {override!r}: expected key.path=value")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override!r}: the value is not YAML") from error
-    node = data
+        value = read_document(text, f"--set {override!r}")
+    except ConfigError as error:
+        raise ConfigError(f"--set {override!r}: the value is not YAML: {error}") from error
+    if value is None and not text.strip():
+        raise ConfigError(f"--set {override!r}: no value; expected one, or the word {NONE} for an optional field")
+    node: Any = data
     for key in keys[:-1]:
-        child = node.setdefault(key, {})
-        if not isinstance(child, dict):
+        node = node.get(key, {})
+        if not isinstance(node, dict):
             raise ConfigError(f"--set {override!r}: {key!r} is not a section")
-        node[key] = child
-        node = child
-    node[keys[-1]] = value
+    for key in reversed(keys):
+        value = {key: value}
+    branch: dict[str, Any] = value
+    return branch

@@ -6,19 +6,28 @@ compares them with the vendor's page and overrides `gateway.prices` where they d
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-Dollars = Annotated[Decimal, Field(ge=0, le=100_000, decimal_places=6)]
+
+def _exact(value: Any) -> Any:
+    """A written number as the decimal that was written; `dump_config` writes prices as text, to lose no digit."""
+    if isinstance(value, str) and re.fullmatch(r"\d{1,6}(\.\d{1,6})?", value, re.ASCII):
+        return Decimal(value)
+    return Decimal(str(value)) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+Dollars = Annotated[Decimal, BeforeValidator(_exact), Field(ge=0, le=100_000, decimal_places=6)]
 """Dollars per million tokens; six decimals, so that a price of one token is a whole number of 10^-12 dollars."""
 
 
 class Price(BaseModel):
     """Prices of one model, dollars per million tokens."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
     input: Dollars = Field(description="input that is neither written to nor read from the cache")
     output: Dollars = Field(description="output, thinking included")

@@ -7,6 +7,7 @@ are in the unit that the field's name says; money is in dollars here and becomes
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,13 +22,14 @@ from pydantic import (
 )
 
 from cluster.config.prices import SHIPPED_PRICES, Price
-from cluster.money import MS_PER_HOUR, Caps, usd_from_decimal
+from cluster.money import MICRO, MS_PER_HOUR, Caps
 
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, le=1e9)]
+NotNegative = Annotated[float, Field(ge=0, le=1e9)]
 Cap = Annotated[float, Field(ge=0, le=1e9)]
 """At most a thousand million dollars or hours, so that every sum fits the ledger's 64 bits."""
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**12)]
+Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 GIB = 1 << 30
 
@@ -52,28 +54,45 @@ PlaceOrHub = Annotated[str, Field(min_length=1), AfterValidator(_found_here)]
 DOMAINS = ("chat", "math", "code")
 
 
-class Strict(BaseModel):
-    """Base of all sections: unknown fields are refused, values cannot change after validation."""
+class Limit:
+    """Marks an optional field without which nothing is limited: who wants that writes `none`; no value is a mistake."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+LIMIT = Limit()
+Some = Field(strict=False)
+"""For tuples, which a file writes as lists; what is in them stays strict."""
+
+
+class Strict(BaseModel):
+    """Base of all sections: unknown fields and values of another type (`true` for a number, text for a number, 1.5 for
+    a count) are refused, values cannot change after validation.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+
+def _whole(value: float | None, unit: int) -> int | None:
+    return None if value is None else int(Decimal(str(value)) * unit)
 
 
 class Budget(Strict):
-    """Caps of one account. A dimension left out is not capped."""
+    """Caps of one account. A dimension that is left out, or `none`, is not capped."""
 
-    usd: Cap | None = Field(None, description="dollars")
-    gpu_hours: Cap | None = Field(None, description="GPU-hours (on a CPU machine: hours of a logical GPU)")
-    wall_hours: Cap | None = Field(None, description="hours of the researcher's own lifetime")
-    answers: Annotated[int, Field(ge=0, le=10**9)] | None = Field(
+    usd: Annotated[Cap | None, LIMIT] = Field(None, description="dollars")
+    gpu_hours: Annotated[Cap | None, LIMIT] = Field(
+        None, description="GPU-hours (on a CPU machine: hours of a logical GPU)"
+    )
+    wall_hours: Annotated[Cap | None, LIMIT] = Field(None, description="hours of the researcher's own lifetime")
+    answers: Annotated[Annotated[int, Field(ge=0, le=10**9)] | None, LIMIT] = Field(
         None, description="answers of the evaluator (DEV and BOARD)"
     )
 
     def caps(self) -> Caps:
-        """The caps in the ledger's integers."""
+        """The caps in the ledger's integers, rounded down."""
         return Caps(
-            usd=None if self.usd is None else usd_from_decimal(self.usd),
-            gpu_ms=None if self.gpu_hours is None else int(self.gpu_hours * MS_PER_HOUR),
-            wall_ms=None if self.wall_hours is None else int(self.wall_hours * MS_PER_HOUR),
+            usd=_whole(self.usd, MICRO),
+            gpu_ms=_whole(self.gpu_hours, MS_PER_HOUR),
+            wall_ms=_whole(self.wall_hours, MS_PER_HOUR),
             answers=self.answers,
         )
 
@@ -92,7 +111,7 @@ class Training(Strict):
     lr: Positive = Field(1e-4, description="highest learning rate of AdamW")
     batch: Count = Field(32, description="items of a step")
     trainable: str = Field("lora:32", description="`full`, `head`, `top:k` (upper layers) or `lora:r` (rank)")
-    betas: tuple[Share, Share] = Field((0.9, 0.95), description="of AdamW")
+    betas: Annotated[tuple[Share, Share], Some] = Field((0.9, 0.95), description="of AdamW")
     members: Annotated[int, Field(ge=1, le=16)] = Field(1, description="teachers that are averaged")
 
     @field_validator("trainable")
@@ -138,9 +157,9 @@ class Task(Strict):
     files: dict[str, TaskFiles] = Field(
         default_factory=dict, description="tasks from files by name; a name hides the generated domain of that name"
     )
-    domains: tuple[Annotated[str, AfterValidator(_domain)], ...] = Field(("chat",), min_length=1)
+    domains: Annotated[tuple[Annotated[str, AfterValidator(_domain)], ...], Some] = Field(("chat",), min_length=1)
     size: Literal["quick", "standard"] = Field("quick", description="size of models and pools of generated domains")
-    world_seed: int = Field(0, ge=0, description="seed of the generated world (what words mean), public")
+    world_seed: Seed = Field(0, description="seed of the generated world (what words mean), public")
 
     @field_validator("files")
     @classmethod
@@ -202,14 +221,14 @@ class Brain(Strict):
         None, description="replay: kind of the campaign whose answers are given again; told by its configuration"
     )
     max_tokens: Count = Field(16_000, description="most output tokens of one call, thinking included")
-    thinking_tokens: Annotated[int, Field(ge=1024)] | Literal["adaptive"] | None = Field(
+    thinking_tokens: Annotated[int, Field(ge=1024, le=10**12)] | Literal["adaptive"] | None = Field(
         "adaptive", description="most tokens of thinking in one call; `adaptive`: the model decides; none: no thinking"
     )
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = Field(
         None, description="how much effort the model puts into an answer; none: the endpoint's default"
     )
     cache: bool = Field(True, description="prompt caching")
-    compact_at: Annotated[int, Field(ge=1000)] = Field(
+    compact_at: Annotated[int, Field(ge=1000, le=10**12)] = Field(
         120_000, description="input tokens at which older history is compacted"
     )
     prompt_file: Place | None = Field(None, description="template of the system prompt; none: the shipped one")
@@ -275,7 +294,7 @@ class Serve(Strict):
 
     model: Place | None = Field(None, description="folder of the model's weights, tokenizer; none: nothing is served")
     python: Place | None = Field(None, description="interpreter of an environment with vLLM; none: the project's own")
-    arguments: tuple[str, ...] = Field(
+    arguments: Annotated[tuple[str, ...], Some] = Field(
         ("--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
         description="further arguments of vLLM's server; the parser must suit the model's way to write tool calls",
     )
@@ -299,7 +318,7 @@ class Serve(Strict):
 class Researchers(Strict):
     """The team."""
 
-    directions: tuple[Direction, ...] = Field(min_length=1)
+    directions: Annotated[tuple[Direction, ...], Some] = Field(min_length=1)
     identical: bool = Field(
         False, description="control: every researcher works from the first direction and seed stream"
     )
@@ -321,7 +340,7 @@ class Diversity(Strict):
         description="when ideas collapse, researchers of the largest family, but its first, get a new direction that "
         "nobody has had, once each",
     )
-    spare: tuple[Direction, ...] = Field((), description="directions that nobody starts from")
+    spare: Annotated[tuple[Direction, ...], Some] = Field((), description="directions that nobody starts from")
     model: str | None = Field(
         None,
         min_length=1,
@@ -387,7 +406,7 @@ class Scoring(Strict):
 
     dev_seeds: Count = 3
     board_seeds: Count = 5
-    seal_seeds: Annotated[int, Field(ge=2)] = 10
+    seal_seeds: Annotated[int, Field(ge=2, le=10**12)] = 10
     dev_noise: NotNegative = Field(0.02, description="standard deviation added to a DEV answer, accuracy")
     dev_round: Positive = Field(0.02, description="step to which a DEV answer is rounded, accuracy")
     dev_limit: Count = Field(300, description="DEV answers in a whole campaign")
@@ -407,7 +426,9 @@ class Research(Strict):
     """When the research phase ends."""
 
     minutes: Positive = Field(description="longest duration of the research phase")
-    plateau_minutes: Positive | None = Field(None, description="end earlier when the board has not moved for this long")
+    plateau_minutes: Annotated[Positive | None, LIMIT] = Field(
+        None, description="end earlier when the board has not moved for this long; none: never"
+    )
 
 
 class Forum(Strict):
@@ -423,7 +444,7 @@ class CampaignConfig(Strict):
     """Everything that a campaign is."""
 
     preset: str = Field(description="where this configuration came from")
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     task: Task
     brain: Brain = Brain()
     researchers: Researchers

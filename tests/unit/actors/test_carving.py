@@ -7,7 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from actors.evaluator.carving import carve
+from actors.evaluator.carving_shape import Shape
 from actors.evaluator.file_domain import FileDomain, read_domain
 from actors.evaluator.secret import Secret
 from actors.evaluator.truth import SPLITS, Vault
@@ -165,3 +169,83 @@ def test_a_name_of_files_hides_the_generated_domain_and_others_stay_generated(tm
     assert isinstance(read_domain(both, "math"), FileDomain)
     assert read_domain(both, "math").kind == "pair"
     assert not isinstance(read_domain(both, "chat"), FileDomain)
+
+
+def secrets(count: int) -> list[Secret]:
+    return [Secret(number.to_bytes(32, "big")) for number in range(count)]
+
+
+def binary(count: int, name: str, positive: int) -> list[dict[str, Any]]:
+    """Rows of which the first `positive` are of the second class."""
+    return [{"question": f"{name} {i}", "choice": "x", "label": i < positive} for i in range(count)]
+
+
+def grouped(sizes: list[int], labels: Any = lambda i: bool(i % 2)) -> list[dict[str, Any]]:
+    """Rows of groups of these sizes."""
+    groups = [f"g{number}" for number, size in enumerate(sizes) for _ in range(size)]
+    return [
+        {"question": f"free {i}", "choice": "x", "label": labels(i), "group": group} for i, group in enumerate(groups)
+    ]
+
+
+TASKS = {
+    "3 % of one class": binary(400, "free", 12),
+    "four items of one class": binary(400, "free", 4),
+    "all but four of one class": binary(400, "free", 396),
+    "groups of 18": grouped([18] * 11 + [2]),
+    "groups of 4, just enough": grouped([4] * 27 + [2]),
+    "four groups": grouped([25] * 4),
+    "unequal groups": grouped([60, 30, 20, *[1] * 24]),
+    "groups of one class each": grouped([10] * 12, lambda i: (i // 10) % 3 == 0),
+    "as small as can be": binary(80, "free", 4),
+}
+
+
+@pytest.mark.parametrize("about", TASKS)
+def test_what_one_secret_can_carve_every_secret_can(about: str, tmp_path: Path) -> None:
+    other = {"train_label": binary(50, "taught", 25), "test": binary(60, "asked", 30)}
+    domain = read_domain(section(write_rows(tmp_path, {**other, "train_unlabel": TASKS[about]})), "lab")
+    assert isinstance(domain, FileDomain)
+    seen = set()
+    for secret in secrets(24):
+        pools = carve(domain.task, secret, "lab")
+        carved = [pools[name] for name in ("dev", "board", "pool_a", "pool_b")]
+        assert all(len(pool.items) >= 20 and set(pool.labels.tolist()) == {0, 1} for pool in carved)
+        assert sum(len(pool.items) for pool in carved) == len(TASKS[about])
+        seen.add(frozenset(pools["dev"].items.prompts))
+    assert len(seen) > (3 if about == "four groups" else 8), "the secret still decides who is where"
+
+
+@pytest.mark.parametrize(
+    "some", [binary(400, "free", 3), binary(79, "free", 30), grouped([100, 100, 100]), grouped([50, 40, 10, 10, 9])]
+)
+def test_what_cannot_be_carved_is_refused_for_every_secret(some: list[dict[str, Any]], tmp_path: Path) -> None:
+    other = {"train_label": binary(50, "taught", 25), "test": binary(60, "asked", 30)}
+    domain = read_domain(section(write_rows(tmp_path, {**other, "train_unlabel": some})), "lab")
+    assert isinstance(domain, FileDomain)
+    for secret in secrets(6):
+        with pytest.raises(TaskError, match="carved out of train_unlabel"):
+            carve(domain.task, secret, "lab")
+
+
+@given(
+    st.lists(st.integers(1, 30), min_size=4, max_size=40),
+    st.lists(st.integers(0, 1), min_size=4, max_size=40),
+    st.integers(0, 2**32),
+)
+@settings(deadline=None, max_examples=40)
+def test_an_order_that_fits_is_never_found_where_the_files_alone_say_there_is_none(
+    sizes: list[int], pure: list[int], seed: int
+) -> None:
+    numbers = np.array(sizes)
+    positives = np.array([size * flag for size, flag in zip(sizes, (pure * 10)[: len(sizes)], strict=True)])
+    total = int(numbers.sum())
+    ends = np.array([int(0.2 * total), 2 * int(0.2 * total), int(0.7 * total)])
+    shape = Shape(np.arange(len(sizes)), numbers, positives, ends, 20)
+    known = shape.known_to_fit()
+    assert known is None or shape.fits(known)
+    if known is not None:
+        assert shape.fits(shape.shuffled(known, np.random.default_rng(seed)))
+    rng = np.random.default_rng(seed)
+    lucky = any(shape.fits(shape.laid(rng.permutation(len(sizes)))) for _ in range(20))
+    assert known is not None or not lucky

@@ -23,7 +23,7 @@ from actors.gateway.till import settled_balance
 from actors.researcher.patience import next_step
 from cluster.config import ConfigError, dump_config, validate
 from cluster.errors import RefusedError
-from cluster.names import RunPaths
+from cluster.names import CAMPAIGN, RunPaths
 from cluster.remote import UnreachableError
 from cluster.store import open_readonly
 from scripts import run_campaign
@@ -80,6 +80,13 @@ def test_a_key_gives_its_first_answer_again_and_is_paid_once(tmp_path: Path, des
     got = asyncio.run(ask())
     assert got[0] == got[1] == {**got[2], "balance": got[0]["balance"]}
     assert got[2]["balance"] is None
+
+    async def ask_as_another() -> None:
+        for who in ("02-other", CAMPAIGN):
+            with pytest.raises(RefusedError, match="another caller's"):
+                await gateway.call(KEY, who, request())
+
+    asyncio.run(ask_as_another())
     assert len(endpoint.sent) == 1
     assert desk.spent() == got[0]["charged"]
 

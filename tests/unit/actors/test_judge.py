@@ -118,6 +118,10 @@ def test_a_dev_answer_is_noised_charged_once_and_the_same_for_the_same_code(worl
     same = world.objects.put_tree({"method.py": b"# re-roll?\nSKILL = 0.85\n\n\ndef train(run):\n    return None\n"})
     for who, again in ((A, snapshot), (B, snapshot), (B, same)):
         assert submit(world, again, who=who, key=f"other/{who}/{again[:8]}") == answer
+    for who, other in ((B, snapshot), (A, same)):
+        with pytest.raises(RefusedError) as caught:
+            submit(world, other, who=who, key=f"other/{A}/{snapshot[:8]}")
+        assert caught.value.reason == "key_reused"
     assert [account for account, _ in world.scheduler.spent.values()] == [f"campaign/researcher/{A}/evaluations"]
     assert len([key for key in world.scheduler.requests if "evaluator/dev/chat/a method" in key]) == 1
 

@@ -88,7 +88,9 @@ def test_what_is_left_is_charged_at_most_and_once(bench: Bench) -> None:
     bench.ledger.reserve("held", "c/b", Amounts(usd=30, gpu_ms=50))
     assert bench.ledger.spend_up_to("a", "c/a", Amounts(usd=40, wall_ms=9)) == Amounts(usd=40, wall_ms=9)
     assert bench.ledger.spend_up_to("b", "c/a", Amounts(usd=40, gpu_ms=1)) == Amounts(usd=20)
-    assert bench.ledger.spend_up_to("b", "c/a", Amounts(usd=1)) == Amounts(usd=20)
+    assert bench.ledger.spend_up_to("b", "c/a", Amounts(usd=40, gpu_ms=1)) == Amounts(usd=20)
+    assert refusal(bench, "b", "c/a", Amounts(usd=1), call="spend_up_to").reason == "key_reused"
+    assert refusal(bench, "b", "c/a", Amounts(usd=40), call="spend_up_to").reason == "key_reused"
     assert bench.ledger.spend_up_to("d", "c/a", Amounts(usd=1)) == Amounts()
     assert bench.ledger.spend_up_to("e", "c/b", Amounts(usd=11)) == Amounts(usd=10)
     assert bench.ledger.balance("c")["spent"]["usd"] == 70
@@ -110,10 +112,9 @@ def test_exhausted_is_what_is_spent_for_good_here_or_above(bench: Bench) -> None
 def test_every_call_is_idempotent_by_key(bench: Bench) -> None:
     for _ in range(3):
         bench.ledger.reserve("k", "c/a", ONE)
-    for actual in (1, 0, 1):
-        assert bench.ledger.settle("k", Amounts(usd=actual)) == ONE
-    for amount in (5, 6):
-        assert bench.ledger.spend("s", "c/a", Amounts(usd=amount)) == Amounts(usd=5)
+    for _ in range(3):
+        assert bench.ledger.settle("k", Amounts(usd=1)) == ONE
+        assert bench.ledger.spend("s", "c/a", Amounts(usd=5)) == Amounts(usd=5)
     bench.ledger.reserve("r", "c/a", ONE)
     assert bench.ledger.release("r") == bench.ledger.release("r") == ONE
     assert bench.ledger.reserve("r", "c/a", ONE).state == "released"
@@ -130,7 +131,14 @@ def test_a_key_stands_for_one_thing_only(bench: Bench) -> None:
     assert refusal(bench, "k", "c/a", ONE, call="spend").reason == "key_reused"
     assert refusal(bench, "c/a", "c", Caps(usd=61), call="open").reason == "account_differs"
     bench.ledger.settle("k", ONE)
+    assert refusal(bench, "k", Amounts(), call="settle").reason == "key_reused"
     assert refusal(bench, "k", call="release").reason == "not_held"
+    bench.ledger.spend("s", "c/a", Amounts(usd=5))
+    assert bench.ledger.spend("s", "c/a", Amounts(usd=5)) == Amounts(usd=5)
+    for other in (Amounts(usd=4), Amounts(usd=6), Amounts(usd=5, answers=1), Amounts()):
+        assert refusal(bench, "s", "c/a", other, call="spend").reason == "key_reused"
+    assert refusal(bench, "s", "c/b", Amounts(usd=5), call="spend").reason == "key_reused"
+    assert refusal(bench, "s", "c/a", Amounts(usd=4), call="spend_up_to").reason == "key_reused"
     bench.ledger.reserve("r", "c/a", ONE)
     bench.ledger.release("r")
     assert refusal(bench, "r", ONE, call="settle").reason == "not_held"
@@ -154,7 +162,6 @@ def test_what_a_dead_holder_held_is_released_exactly_once(bench: Bench) -> None:
         ("reserve", ("k", "c/none", ONE), "unknown_account"),
         ("reserve", ("k", "c/a", Amounts(usd=-1)), "malformed"),
         ("reserve", ("k", "c/a", Amounts(usd=MAX_AMOUNT + 1)), "malformed"),
-        ("reserve", ("k", "c/a", Amounts(usd=1.5)), "malformed"),  # type: ignore[arg-type]
         ("reserve", ("", "c/a", ONE), "malformed"),
         ("reserve", ("k", "c/a", ONE, "x" * 401), "malformed"),
         ("settle", ("none", ONE), "unknown_reservation"),
@@ -162,7 +169,7 @@ def test_what_a_dead_holder_held_is_released_exactly_once(bench: Bench) -> None:
         ("open", ("d/x", "d", Caps()), "unknown_account"),
         ("open", ("c/../x", "c", Caps()), "malformed"),
         ("open", ("", None, Caps()), "malformed"),
-        ("open", ("d", None, Caps(usd=-1)), "malformed"),
+        ("open", ("d", None, Caps(usd=10**18 + 1)), "malformed"),
         ("balance", ("none",), "unknown_account"),
     ],
 )
@@ -279,6 +286,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.parents: dict[str, str | None] = {}
         self.caps: dict[str, Caps] = {}
         self.holds: dict[str, tuple[str, Amounts, str, Amounts]] = {}
+        self.asked: dict[str, Amounts] = {}  # by spend_up_to
 
     def teardown(self) -> None:
         assert audit(open_readonly(self.bench.store.path)) == []
@@ -342,7 +350,10 @@ class LedgerMachine(RuleBasedStateMachine):
             reason = refusal(self.bench, key, actual, call="settle").reason
             assert reason == ("unknown_reservation" if known is None else "not_held")
             return
-        charged = actual.capped_by(known[1]) if known[2] == "held" else known[3]
+        charged = actual.capped_by(known[1])
+        if known[2] == "settled" and charged != known[3]:
+            assert refusal(self.bench, key, actual, call="settle").reason == "key_reused"
+            return
         assert self.bench.ledger.settle(key, actual) == charged
         self.holds[key] = (*known[:2], "settled", charged)
 
@@ -352,6 +363,12 @@ class LedgerMachine(RuleBasedStateMachine):
         if known is not None and (known[0] != account or known[2] != "settled"):
             assert refusal(self.bench, key, account, amounts, call="spend_up_to").reason == "key_reused"
             return
+        asked = self.asked.get(key)
+        same = amounts == asked if asked is not None else known is None or known[1].capped_by(amounts) == known[1]
+        if not same:
+            assert refusal(self.bench, key, account, amounts, call="spend_up_to").reason == "key_reused"
+            return
+        self.asked[key] = amounts
         left = {d: value for d, value in self.bench.ledger.balance(account)["left"].items() if value is not None}
         most = Amounts(**{d: min(value, left.get(d, value)) for d, value in amounts.to_dict().items()})
         charged = most if known is None else known[3]

@@ -17,7 +17,7 @@ from actors.scheduler.scheduler import Scheduler, SchedulerConfig
 from cluster.errors import RefusedError
 from cluster.money import Amounts, Caps
 from cluster.store import open_readonly
-from gpu_pool.leases import Lease, LeaseResult
+from gpu_pool.leases import Job, Lease, LeaseResult
 from tests.unit.actors.scheduler_fakes import (
     CONFIG,
     FakeSlot,
@@ -106,8 +106,17 @@ def test_twenty_equal_submits_are_one_lease_with_one_charge() -> None:
         assert slots["s"].started == ["r000001-1"]
         assert await scheduler.run(a_request("k", A)) == results[0]
         assert spent(scheduler)[2] == 50
-        with pytest.raises(RefusedError, match="another account"):
-            await scheduler.submit(a_request("k", B))
+        others = [a_request("k", B), a_request("k", A, gpus=0.25), a_request("k", A, seconds=7.5)]
+        others += [
+            replace(a_request("k", A), **change) for change in ({"kind": "full"}, {"label": "x"}, {"memory_bytes": 9})
+        ]
+        step = replace(a_request("k", A).job.steps[0], params={"seed": 99})
+        others += [replace(a_request("k", A), job=Job((step,)))]
+        for other in others:
+            with pytest.raises(RefusedError, match="another request"):
+                await scheduler.submit(other)
+        moved = replace(a_request("k", A).job.steps[0], inputs={k: f"/elsewhere{v}" for k, v in step.inputs.items()})
+        assert await scheduler.run(replace(a_request("k", A), job=Job((moved,)))) == results[0]
 
     play(scene)
 
@@ -308,11 +317,16 @@ def test_answers_and_wall_time_are_spent_once_per_key() -> None:
 
 def test_opening_an_account_is_idempotent_by_key() -> None:
     async def scene(scheduler: Scheduler, slots: dict[str, FakeSlot]) -> None:
-        for cap in (7, 8):
-            opened = await scheduler.open_account("new", f"{A}/gpu", A, Caps(usd=cap))
+        for _ in range(2):
+            opened = await scheduler.open_account("new", f"{A}/gpu", A, Caps(usd=7))
             assert opened["caps"]["usd"] == 7
-        with pytest.raises(RefusedError, match="opened account"):
-            await scheduler.open_account("new", f"{A}/other", A, Caps())
+        for name, parent, caps in (
+            (f"{A}/gpu", A, Caps(usd=8)),
+            (f"{A}/gpu", A, Caps()),
+            (f"{A}/other", A, Caps(usd=7)),
+        ):
+            with pytest.raises(RefusedError, match="another request"):
+                await scheduler.open_account("new", name, parent, caps)
 
     play(scene)
 

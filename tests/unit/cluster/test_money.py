@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -51,6 +52,18 @@ def test_plain_mappings_come_back(amounts: Amounts, caps: Caps) -> None:
     assert Amounts.from_dict(amounts.to_dict()) == amounts
     assert Caps.from_dict(caps.to_dict()) == caps
     assert Amounts.from_dict({}) == Amounts()
+
+
+@pytest.mark.parametrize("dimension", DIMENSIONS)
+@pytest.mark.parametrize("value", [5.5, 5.0, True, "5", Decimal(5), float("nan")])
+def test_nothing_but_an_integer_is_an_amount_or_a_cap(dimension: str, value: Any) -> None:
+    for kind in (Amounts, Caps):
+        with pytest.raises(TypeError, match="no integer"):
+            kind(**{dimension: value})
+        with pytest.raises(TypeError, match="no integer"):
+            kind.from_dict({dimension: value})
+    with pytest.raises(ValueError, match="below zero"):
+        Caps(**{dimension: -1})
 
 
 @given(COUNT, PRICE)

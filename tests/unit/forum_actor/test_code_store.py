@@ -20,7 +20,11 @@ def test_a_snapshot_is_named_by_its_content(desk: Desk) -> None:
 
 def test_a_retried_push_is_written_once(desk: Desk) -> None:
     sha = push(desk, "1", "x = 1\n")
-    assert push(desk, "1", "x = 2\n") == sha
+    assert push(desk, "1", "x = 1\n") == sha
+    for text, parent in (("x = 2\n", None), ("x = 1\n", sha)):
+        with pytest.raises(RefusedError) as caught:
+            push(desk, "1", text, parent)
+        assert caught.value.reason == "key_reused"
     assert len(desk.journal.events(kind="push")) == 1
 
 

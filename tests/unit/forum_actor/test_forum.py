@@ -27,7 +27,8 @@ def refused(desk: Desk, reason: str, key: str = "k", author: str = "01-a", **dra
 
 def test_a_retried_post_returns_the_first_answer_and_is_written_once(desk: Desk) -> None:
     first = desk.post("k", kind="result", record_ids=["rec-1"])
-    assert desk.post("k", kind="result", title="other", record_ids=["rec-1"]) == first
+    assert desk.post("k", kind="result", record_ids=["rec-1"]) == first
+    refused(desk, "key_reused", kind="result", title="other", record_ids=["rec-1"])
     assert len(desk.forum.posts()) == 1
     assert desk.lookups == 1
     assert [event.kind for event in desk.journal.events()] == ["post"]
