@@ -23,13 +23,22 @@ from cluster.errors import RefusedError
 from cluster.journal import Journal
 from cluster.store import Store
 from cluster.wire import pack, unpack
-from forum_actor.posts import MAX_BODY, MEASURED, UNVERIFIED, Draft, Post, idea_key, make_draft, sanitise_line
+from forum_actor.posts import (
+    MAX_BODY,
+    MEASURED,
+    MINUTE_US,
+    UNVERIFIED,
+    Draft,
+    Post,
+    idea_key,
+    make_draft,
+    sanitise_line,
+)
 from forum_actor.quarantine import Quarantine
 from forum_actor.render import figures
 
 RecordLookup = Callable[[list[str]], Awaitable[list[dict[str, Any]]]]
 MAX_PAGE = 100
-MINUTE_US = 60_000_000
 COMPARED = 400
 """Latest posts that a new one is compared with."""
 _MARK_BYTES = 6
