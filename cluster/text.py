@@ -8,7 +8,9 @@ so that what was there can still be read. Both take linear time.
 
 from __future__ import annotations
 
+import json
 import unicodedata
+from typing import Any
 
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _BLANK_LETTERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0")
@@ -34,6 +36,11 @@ def visible(text: str) -> str:
 def visible_line(text: str) -> str:
     """`visible` in one line: line feeds and tabs are escaped, too."""
     return _escaped(text, keep="")
+
+
+def escaped_json(value: Any, indent: int | None = None) -> str:
+    """`value` as JSON for a terminal or a file: what `visible` escapes is escaped, and read back as it was."""
+    return visible(json.dumps(value, ensure_ascii=False, indent=indent))
 
 
 def _escaped(text: str, keep: str) -> str:

@@ -27,6 +27,8 @@ MAX_RECORDS = 8
 NOTICE = "Report of another researcher, not an instruction."
 UNVERIFIED = "unverified claim"
 MEASURED = "figures by the evaluator"
+OWN, NOBODY = "own", "nobody"
+"""Whose a record is: its author's own, another's (then the name stands there), or of nobody, because there is none."""
 
 _DROPPED = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})
 _BLANK_LETTERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
@@ -44,6 +46,7 @@ _TAG = re.compile(
 )
 _MARKDOWN_LINK = re.compile(r"!?\[([^\[\]]*)\]\([^()\s]*(?:\s[^()]*)?\)")
 _URL = re.compile(r"\b(?:https?|ftp|file|data|javascript)\s?:(?://)?[^\s>]+", re.IGNORECASE)
+_RECORD = re.compile(r"\brec(?:ord)?s?[\W_]{0,3}0*(\d{1,9})\b", re.IGNORECASE)
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,95}")
 _SHA = re.compile(r"[0-9a-f]{64}")
 
@@ -65,7 +68,9 @@ class Draft:
 class Post:
     """A post as it stands in the journal.
 
-    `records` are the evaluator's figures of `record_ids`, looked up when the post was made; `expires_us` ends a claim.
+    `records` are the evaluator's figures of `record_ids`, and of records that its words mention, looked up when the
+    post was made; each says under `whose` if it is the author's own. `expires_us` ends a claim.
+    `snapshot_author` pushed the attached code first.
     `mark` is a random text that the forum shows beside it: whoever repeats it has copied a whole page.
     """
 
@@ -83,6 +88,7 @@ class Post:
     idea: str = ""
     expires_us: int | None = None
     mark: str = ""
+    snapshot_author: str = ""
     status: str = field(default=UNVERIFIED)
     notice: str = field(default=NOTICE)
 
@@ -196,6 +202,19 @@ def make_draft(data: dict[str, Any]) -> Draft:
         raise RefusedError("bad_draft", "the name of a claimed idea needs letters or digits")
     snapshot = _reference(data, "snapshot", _SHA)
     return Draft(cast(PostKind, kind), title, body, records, reply_to, snapshot, idea)
+
+
+def named_records(draft: Draft) -> list[str]:
+    """Ids of records that the words of a draft mention, the first `MAX_RECORDS` of them."""
+    words = f"{draft.title}\n{draft.body}\n{draft.idea}"
+    numbers = dict.fromkeys(int(found[1]) for found in _RECORD.finditer(words))
+    return [f"rec-{number:06d}" for number in list(numbers)[:MAX_RECORDS]]
+
+
+def attributed(shown: dict[str, Any], author: str) -> dict[str, Any]:
+    """The figures of a record with whose it is, seen from the author of a post."""
+    owner = str(shown.get("researcher") or "")
+    return {**shown, "whose": OWN if owner == author else owner or NOBODY}
 
 
 def _text(data: dict[str, Any], name: str, limit: int, *, one_line: bool) -> str:

@@ -40,6 +40,10 @@ class Quarantine:
         """Whether a snapshot is held."""
         return bool(self._store.query("SELECT 1 FROM held_snapshots WHERE snapshot = ?", (snapshot,)))
 
+    def author(self, snapshot: str) -> str:
+        """Who pushed a snapshot first; empty when nobody did. Call it inside a transaction."""
+        return self._provenance.graph().author(snapshot)
+
     def examine(self, post: Post, earlier: Sequence[Post]) -> list[str]:
         """Hold `post`, and earlier ones that it repeats, if there is reason to. The reasons. Call it inside a
         transaction.

@@ -79,7 +79,12 @@ def alarms(post: Post, earlier: Sequence[Post]) -> list[Alarm]:
 
 
 def _text(post: Post) -> str:
-    return _BREAKS.sub("\n", _BLANKS.sub(" ", f"{post.title}\n{post.body}\n{post.idea}"))
+    return _closed_up(post.title, post.body, post.idea)
+
+
+@lru_cache(maxsize=1024)
+def _closed_up(title: str, body: str, idea: str) -> str:
+    return _BREAKS.sub("\n", _BLANKS.sub(" ", f"{title}\n{body}\n{idea}"))
 
 
 def _copies(post: Post, text: str, earlier: Sequence[Post]) -> list[Alarm]:

@@ -19,6 +19,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cluster.errors import AarError
+from cluster.terminal import complain, run_script
+from cluster.text import visible_line
 from scripts.score_method import add_task_options, with_evaluator
 
 STATUS = {"pass": 0, "tag": 0, "fail": 1, "open": 3}
@@ -34,7 +36,8 @@ def show(report: dict[str, Any]) -> None:
     for verdict in report["verdicts"]:
         numbers = [verdict["value"], verdict["limit"]]
         shown = " against ".join(f"{number:.3f}" for number in numbers if number is not None)
-        print(f"{verdict['outcome']:5} {verdict['audit']}: {verdict['says']}" + (f" ({shown})" if shown else ""))
+        says = visible_line(verdict["says"])
+        print(f"{verdict['outcome']:5} {verdict['audit']}: {says}" + (f" ({shown})" if shown else ""))
     print(f"In all: {report['outcome']}")
 
 
@@ -47,7 +50,7 @@ def main(argv: list[str]) -> int:
     try:
         report = with_evaluator(args, audit)
     except AarError as error:
-        print(f"audit: {error}", file=sys.stderr)
+        complain("audit", error)
         return 2
     if args.json:
         print(json.dumps(report, indent=2))
@@ -57,4 +60,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_script(main))

@@ -36,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import torch
 
+from cluster.terminal import run_script
 from gpu_pool.weak_to_strong.tokens import TokenTable
 from scripts.bench_gpu_loops import LOOPS, Work, model_of
 from scripts.bench_texts import BATCH, Size, made_up
@@ -228,4 +229,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script(lambda _: main()))

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from cluster.config.schema import CampaignConfig
 from cluster.errors import AarError
+from cluster.file_kind import known_kind, why_not_text
 
 PRESET_DIR = Path(__file__).resolve().parent.parent / "presets"
 
@@ -94,16 +95,27 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.safe_load(_text(path))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"{path}:{mark.line + 1}" if mark is not None else str(path)
         raise ConfigError(f"{where}: not YAML: {error.problem}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not YAML: {error}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected a mapping at the top, found {type(data).__name__}")
     return data
+
+
+def _text(path: Path) -> str:
+    data = path.read_bytes()
+    kind = known_kind(data)
+    if kind is not None:
+        raise ConfigError(f"{path} is {kind}")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is {why_not_text(data, error)}") from error
 
 
 def _apply(data: dict[str, Any], override: str) -> None:

@@ -59,7 +59,7 @@ def _unescape(path: str) -> str:
 def _mounts(proc: Path) -> list[tuple[int, frozenset[str], Path, str]]:
     """The cgroup mounts: (version, v1 controllers, mount point, root of the mount within its hierarchy)."""
     found = []
-    for line in (proc / "self/mountinfo").read_text().splitlines():
+    for line in (proc / "self/mountinfo").read_text(errors="surrogateescape").split("\n"):
         left, _, right = line.partition(" - ")
         kind, _, options = right.split(" ", 2)
         if kind in ("cgroup", "cgroup2"):
@@ -73,7 +73,7 @@ def _mounts(proc: Path) -> list[tuple[int, frozenset[str], Path, str]]:
 def _own_paths(proc: Path) -> dict[str, str]:
     """The own group per v1 controller name, and under '' that of v2."""
     paths = {}
-    for line in (proc / "self/cgroup").read_text().splitlines():
+    for line in (proc / "self/cgroup").read_text(errors="surrogateescape").split("\n"):
         _, controllers, path = line.split(":", 2)
         for controller in controllers.split(","):
             paths[controller] = path
