@@ -29,7 +29,7 @@ from actors.researcher.brains.prompt import check_prompt
 from cluster.authentication import set_authentication
 from cluster.config import CampaignConfig, ConfigError, dump_config, load_config
 from cluster.errors import AarError
-from cluster.names import RunPaths
+from cluster.names import RunPaths, campaign_name_fault
 from cluster.observing import Guard
 from cluster.sandbox import available, confinable
 from cluster.terminal import complain, run_script
@@ -87,8 +87,9 @@ def directory(args: argparse.Namespace, config: CampaignConfig) -> Path:
     if args.resume:
         return runs / str(args.name)
     name = args.name or config.preset
-    if not all(c.isalnum() or c in "-_." for c in name) or name.startswith("."):
-        raise ConfigError(f"name: {name!r} is not valid; expected letters, digits, '-', '_' and '.'")
+    fault = campaign_name_fault(name)
+    if fault is not None:
+        raise ConfigError(f"name: {name!r} is not valid; expected {fault}")
     number = 2
     target = runs / name
     while args.name is None and target.exists():

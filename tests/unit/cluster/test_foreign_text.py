@@ -26,6 +26,7 @@ from cluster.terminal import cell, show
 from cluster.text import escaped_json, lines, lines_with_ends, visible, visible_line
 
 SEPARATORS = "\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
+HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 ROOT = Path(__file__).parents[3]
 ANY = st.text(st.characters(), max_size=60) | st.text(f"ab\n{SEPARATORS}", max_size=60)
 
