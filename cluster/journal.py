@@ -92,6 +92,11 @@ class Journal:
         """Events with a greater sequence number, oldest first."""
         return [_event(row) for row in self._store.query(_EVENTS, (after_seq, kind, kind))]
 
+    def hash_of(self, seq: int) -> str | None:
+        """The hash of an event; `None` when there is none with that number."""
+        rows = self._store.query("SELECT hash FROM journal WHERE seq = ?", (seq,))
+        return rows[0]["hash"].hex() if rows else None
+
     def head(self) -> tuple[int, str]:
         """Sequence number and hash of the last event; `(0, 64 zeros)` when empty."""
         rows = self._store.query("SELECT seq, hash FROM journal ORDER BY seq DESC LIMIT 1")

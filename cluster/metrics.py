@@ -1,13 +1,14 @@
 """The one registry of metrics: every `ray_aar_*` series is declared here.
 
 Counters, gauges and histograms on `ray.util.metrics`. Figures for people; the ledger on disk is the truth. Tags have
-few values.
+few values; Ray takes ASCII alone, so that what is not (a campaign may be called by any letters) is percent-encoded.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal, TypeVar
+from urllib.parse import quote
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
@@ -55,7 +56,7 @@ class Metrics:
     """
 
     def __init__(self, campaign: str) -> None:
-        self._campaign = campaign
+        self._campaign = campaign  # as it is called; `_tags` encodes it
         self._declared = {metric.name: metric for metric in DECLARED}
         self._series: dict[str, Counter | Gauge | Histogram] = {}
 
@@ -67,19 +68,30 @@ class Metrics:
             raise TypeError(f"{name} is not a {kind.__name__.lower()}")
         return series
 
+    def _tags(self, tags: dict[str, str]) -> dict[str, str]:
+        return {name: ascii_tag(value) for name, value in {"campaign": self._campaign, **tags}.items()}
+
     def count(self, name: str, value: float = 1.0, **tags: str) -> None:
         """Add to a counter; Ray takes no zero, which adds nothing."""
         series = self._get(name, Counter)
         if value:
-            series.inc(value, {"campaign": self._campaign, **tags})
+            series.inc(value, self._tags(tags))
 
     def set(self, name: str, value: float, **tags: str) -> None:
         """Set a gauge."""
-        self._get(name, Gauge).set(value, {"campaign": self._campaign, **tags})
+        self._get(name, Gauge).set(value, self._tags(tags))
 
     def observe(self, name: str, value: float, **tags: str) -> None:
         """Add one observation to a histogram."""
-        self._get(name, Histogram).observe(value, {"campaign": self._campaign, **tags})
+        self._get(name, Histogram).observe(value, self._tags(tags))
+
+
+_PLAIN = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
+
+
+def ascii_tag(value: str) -> str:
+    """`value` in printable ASCII, other values for other values: `k%C3%A4ml`."""
+    return quote(str(value), safe=_PLAIN, errors="surrogatepass")
 
 
 def _make(metric: Metric) -> Counter | Gauge | Histogram:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 from typing import Literal
 
+MOST_NAME_BYTES = 120
+"""Of a campaign's name: what is made of it stays below the 255 bytes of a file's name."""
 NAMESPACE = "aar"
 CAMPAIGN = "campaign"
 """The account above all others; also who stands as the researcher of the campaign's own records and posts."""
@@ -36,6 +39,20 @@ def tokens_account(caller: str) -> str:
 def caller_account(caller: str) -> str:
     """The account of who makes a call of a model: the researcher's, or the campaign's."""
     return CAMPAIGN if caller == CAMPAIGN else researcher_account(caller)
+
+
+def campaign_name_fault(name: str) -> str | None:
+    """What was expected of a campaign's name, which becomes a folder's and part of actors' names; `None`: it is one.
+
+    Letters of any script will do, in their composed form: two names that look alike are one folder on some systems.
+    """
+    if not name or name.startswith(".") or not all(c.isalnum() or c in "-_." for c in name):
+        return "letters, digits, '-', '_' and '.', and no '.' at the beginning"
+    if unicodedata.normalize("NFC", name) != name:
+        return f"composed letters: {unicodedata.normalize('NFC', name)!r}"
+    if len(name.encode("utf-8")) > MOST_NAME_BYTES:
+        return f"at most {MOST_NAME_BYTES} bytes in UTF-8"
+    return None
 
 
 def actor_name(campaign: str, office: str) -> str:

@@ -164,6 +164,6 @@ def open_readonly(path: Path) -> sqlite3.Connection:
     """A read-only connection to a store that another process may be writing. Raises `FileNotFoundError`."""
     if not path.exists():
         raise FileNotFoundError(f"no store at {path}")
-    db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)  # a path may hold any character
     db.row_factory = sqlite3.Row
     return db

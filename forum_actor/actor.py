@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 
@@ -21,10 +25,15 @@ from forum_actor.posts import Post
 from forum_actor.render import render
 from forum_actor.sync import sync
 
+T = TypeVar("T")
+
 
 @ray.remote(max_restarts=-1, max_task_retries=-1)
 class ForumActor:
-    """The forum of one campaign; all state is read again from `run_dir` after a restart."""
+    """The forum of one campaign; all state is read again from `run_dir` after a restart.
+
+    What takes long or waits for a disk is done aside, one such call after another, while everybody else is answered.
+    """
 
     def __init__(self, run_dir: str, config: dict[str, Any]) -> None:
         paths = RunPaths(Path(run_dir))
@@ -33,7 +42,8 @@ class ForumActor:
         store = Store(paths.forum_db)
         journal = Journal(store)
         self._journal = journal
-        self._code = CodeStore(ObjectStore(paths.objects), store, journal)
+        self._code = CodeStore(ObjectStore(paths.objects), store, journal, settings)
+        self._aside = ThreadPoolExecutor(1, thread_name_prefix="forum-aside")
         evaluator = Remote(actor_name(self._campaign, "evaluator"))
         self._forum = Forum(store, journal, settings, evaluator.record_summaries, self._code.has)
 
@@ -70,7 +80,7 @@ class ForumActor:
         self, key: str, author: str, files: dict[str, str], parent: str | None, note: str
     ) -> dict[str, Any]:
         """Keep a snapshot; its sha256 under `snapshot`."""
-        return {"snapshot": self._code.push(key, author, files, parent, note)}
+        return {"snapshot": await self._beside(lambda: self._code.push(key, author, files, parent, note))}
 
     async def fetch_code(self, reader: str, sha: str) -> dict[str, str]:
         """The files of a snapshot."""
@@ -84,20 +94,22 @@ class ForumActor:
 
     async def diff(self, reader: str, sha_a: str, sha_b: str) -> str:
         """A unified diff between two snapshots."""
-        shown = self._code.diff(sha_a, sha_b)
+        shown = await self._beside(lambda: self._code.diff(sha_a, sha_b))
         self._code.read_by(reader, sha_a, sha_b, how="compared")
         return shown
 
     async def sync(self, reader: str, directory: str) -> dict[str, Any]:
         """Bring `<directory>/forum/` up to date, where `directory` is the workspace of `reader`."""
-        posts = self._forum.posts()
-        try:
-            written = sync(Path(directory), posts, self._forum.held())
-        except OSError as error:
-            raise RefusedError("workspace", f"the forum cannot be written into the workspace: {error}") from error
-        if written:
-            self._forum.copied(reader, posts[-1].seq)
+        written, held = 0, None
+        while held != (now_held := self._forum.held()):  # a post that was held meanwhile is taken away again
+            posts, held = self._forum.posts(), now_held
+            written += await self._beside(partial(_synced, directory, posts, held))
+            if written:
+                self._forum.copied(reader, posts[-1].seq)
         return {"reader": reader, "written": written, "posts": len(posts)}
+
+    async def _beside(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._aside, work)
 
     async def head(self) -> dict[str, Any]:
         """The head of the forum's journal, for the director's anchors."""
@@ -106,3 +118,10 @@ class ForumActor:
 
     def __repr__(self) -> str:
         return f"{self._campaign}/forum"
+
+
+def _synced(directory: str, posts: list[Post], held: list[Post]) -> int:
+    try:
+        return sync(Path(directory), posts, held)
+    except OSError as error:
+        raise RefusedError("workspace", f"the forum cannot be written into the workspace: {error}") from error

@@ -3,23 +3,30 @@
 Promises: a snapshot never changes (its name is the hash of its tree); it is inert text that nothing here runs; every
 push is written once per (author, key) together with its journal event, and so is who fetched what. The first push of a
 content sets its lineage, so that lineage has no cycles and nobody can take the origin of a snapshot away from its
-author. A push is compared with what its author had fetched or pushed before, whatever parent it names.
+author. A push is compared with what its author had fetched or pushed before, whatever parent it names. Whatever the
+text, a push and a diff take well below a second, and one researcher makes only so many pushes. Thread-safe.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
 import sqlite3
+import struct
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
 from cluster.clock import now_us
+from cluster.config import Forum as ForumConfig
+from cluster.difference import unified_diff
 from cluster.errors import RefusedError
 from cluster.journal import Journal
 from cluster.objects import ObjectError, ObjectStore, safe_relative
 from cluster.store import Store
-from forum_actor.posts import sanitise_line
+from cluster.text import lines
+from forum_actor.likeness import Sketch, likeness, most_alike, sketch
+from forum_actor.posts import MINUTE_US, sanitise_line
+from forum_actor.provenance import LiveProvenance
 from forum_actor.quarantine import Quarantine
 
 MAX_METHOD_BYTES = 64 << 10
@@ -41,34 +48,53 @@ CREATE TABLE IF NOT EXISTS pushes (
     at_us INTEGER NOT NULL
 );
 CREATE INDEX IF NOT EXISTS pushes_by_snapshot ON pushes (snapshot, seq);
+CREATE INDEX IF NOT EXISTS pushes_by_author ON pushes (author, at_us);
+CREATE TABLE IF NOT EXISTS sketches (
+    snapshot TEXT PRIMARY KEY,
+    lines INTEGER NOT NULL,
+    hashes BLOB NOT NULL
+);
 """
+_BATCH = 200
+"""Sketches that are read at once."""
 
 
 class CodeStore:
     """Snapshots of a campaign: their bytes in the object store, their history in the forum's database."""
 
-    def __init__(self, objects: ObjectStore, store: Store, journal: Journal) -> None:
+    def __init__(
+        self,
+        objects: ObjectStore,
+        store: Store,
+        journal: Journal,
+        config: ForumConfig | None = None,
+        clock: Callable[[], int] = now_us,
+    ) -> None:
         self._objects = objects
         self._store = store
         self._journal = journal
+        self._config = config or ForumConfig()
+        self._clock = clock
         store.schema(_DDL)
         self._quarantine = Quarantine(store, journal)
+        self._provenance = LiveProvenance(journal)
 
     def push(self, key: str, author: str, files: dict[str, str], parent: str | None, note: str) -> str:
         """Keep `files` (relative path to text) and return the snapshot's sha256.
 
-        Raises `RefusedError`: bad_snapshot (paths, bytes that are no text, nothing in it), too_large, unknown_snapshot,
-        key_reused (the key stands for another push).
+        Raises `RefusedError`: too_fast, push_limit, bad_snapshot (paths, bytes that are no text, nothing in it),
+        too_large, unknown_snapshot, key_reused (the key stands for another push).
         """
         once_key = f"push/{author}/{key}"
         asked = {"files": files, "parent": parent, "note": note}
         if self._store.has_answered(once_key, asked):
             return self._store.once(once_key, lambda db: "")
+        self._check_quota(author)
         blobs = _checked(files)
         if parent is not None:
             self._require(parent)
         snapshot = self._objects.put_tree(blobs)
-        resembles = None if self.has(snapshot) else self._resembled(author, blobs)
+        resembles = None if self.has(snapshot) else self._resembled(author, snapshot, blobs)
         clean = sanitise_line(str(note)[: 4 * MAX_NOTE])[:MAX_NOTE]
         size = sum(map(len, blobs.values()))
         return self._store.once(
@@ -85,9 +111,10 @@ class CodeStore:
         note: str,
         size: int,
     ) -> str:
+        self._check_quota(author)
         known = db.execute("SELECT 1 FROM pushes WHERE snapshot = ?", (snapshot,)).fetchone() is not None
         parent = None if parent == snapshot else parent
-        at_us = now_us()
+        at_us = self._clock()
         db.execute(
             "INSERT INTO pushes (snapshot, author, parent, note, at_us) VALUES (?, ?, ?, ?, ?)",
             (snapshot, author, parent, note, at_us),
@@ -118,14 +145,48 @@ class CodeStore:
     def _note_reading(self, event: dict[str, Any], db: sqlite3.Connection) -> int:
         return self._journal.append("fetched", event).seq
 
-    def _resembled(self, author: str, blobs: dict[str, bytes]) -> str | None:
+    def _check_quota(self, author: str) -> None:
+        limit, rate = self._config.pushes_per_researcher, self._config.pushes_per_minute
+        sql = "SELECT count(*) AS n, coalesce(sum(at_us > ?), 0) AS lately FROM pushes WHERE author = ?"
+        made = self._store.query(sql, (self._clock() - MINUTE_US, author))[0]
+        if made["lately"] >= rate:
+            raise RefusedError("too_fast", f"{author} has pushed {made['lately']} times in a minute", {"limit": rate})
+        if made["n"] >= limit:
+            raise RefusedError("push_limit", f"{author} has made its {limit} pushes", {"limit": limit})
+
+    def _resembled(self, author: str, snapshot: str, blobs: dict[str, bytes]) -> str | None:
         """The snapshot that `author` fetched or pushed before and that this one is most like, if it is very like it."""
-        seen = {e.payload["snapshot"] for e in self._journal.events(kind="fetched") if e.payload["reader"] == author}
-        seen |= {e.payload["snapshot"] for e in self._journal.events(kind="push") if e.payload["author"] == author}
         own = _lines(blobs)
-        scored = [(_likeness(own, _lines(self._objects.get_tree(sha))), sha) for sha in sorted(seen)]
-        best = max(scored, default=(0.0, ""))
+        self._keep(snapshot, own)
+        with self._store.transaction():
+            seen = self._provenance.graph().seen_by(author)
+        alike = ((_likeness(own, other), sha) for sha, other in self._sketches(seen - {snapshot}))
+        best = max(alike, default=(0.0, ""))
         return best[1] if best[0] >= ALIKE else None
+
+    def _sketches(self, snapshots: Iterable[str]) -> Iterator[tuple[str, Sketch]]:
+        """The sketches of snapshots, each with its name."""
+        wanted = sorted(snapshots)
+        for start in range(0, len(wanted), _BATCH):
+            part = wanted[start : start + _BATCH]
+            marks = ", ".join("?" * len(part))
+            rows = self._store.query(f"SELECT * FROM sketches WHERE snapshot IN ({marks})", tuple(part))
+            known = {str(row["snapshot"]): row for row in rows}
+            for sha in part:
+                row = known.get(sha)
+                if row is None:  # pushed by a version that kept none
+                    other = _lines(self._objects.get_tree(sha))
+                    self._keep(sha, other)
+                else:
+                    other = Sketch(
+                        row["lines"], frozenset(struct.unpack(f">{len(row['hashes']) // 8}Q", row["hashes"]))
+                    )
+                yield sha, other
+
+    def _keep(self, snapshot: str, made: Sketch) -> None:
+        row = (snapshot, made.count, struct.pack(f">{len(made.hashes)}Q", *made.hashes))
+        with self._store.transaction(lazy=True) as db:
+            db.execute("INSERT OR IGNORE INTO sketches VALUES (?, ?, ?)", row)
 
     def fetch(self, sha: str) -> dict[str, str]:
         """The files of a snapshot.
@@ -160,8 +221,7 @@ class CodeStore:
             if old == new:
                 continue
             names = (f"a/{path}" if path in before else "/dev/null", f"b/{path}" if path in after else "/dev/null")
-            lines = difflib.unified_diff(old.splitlines(), new.splitlines(), *names, lineterm="")
-            parts.extend(lines)
+            parts.extend(unified_diff(old, new, *names))
         text = "\n".join(parts)
         return text if len(text) <= MAX_DIFF_CHARS else text[:MAX_DIFF_CHARS] + "\n[diff cut]"
 
@@ -170,19 +230,15 @@ class CodeStore:
             raise RefusedError("unknown_snapshot", f"the code store has no snapshot {str(sha)[:80]!r}")
 
 
-def _lines(blobs: dict[str, bytes]) -> list[str]:
+def _lines(blobs: dict[str, bytes]) -> Sketch:
     """The lines of a snapshot that say something: no layout, no comments."""
     text = "\n".join(data.decode("utf-8", "replace") for _, data in sorted(blobs.items()))
-    stripped = (line.split("#", 1)[0].strip() for line in text.splitlines())
-    return [line for line in stripped if line]
+    return sketch(line.split("#", 1)[0].strip() for line in lines(text))
 
 
-def _likeness(one: list[str], other: list[str]) -> float:
-    """The share of lines in common and in order, 0 to 1; 0 as soon as it is known to be below `ALIKE`."""
-    matcher = difflib.SequenceMatcher(None, one, other, autojunk=False)
-    if matcher.real_quick_ratio() < ALIKE or matcher.quick_ratio() < ALIKE:
-        return 0.0
-    return matcher.ratio()
+def _likeness(one: Sketch, other: Sketch) -> float:
+    """The share of lines in common, 0 to 1; 0 when their numbers alone say that it is below `ALIKE`."""
+    return 0.0 if most_alike(one, other) < ALIKE else likeness(one, other)
 
 
 def _checked(files: dict[str, str]) -> dict[str, bytes]:

@@ -3,6 +3,8 @@
 Promises:
 - A post is written once per (author, key), in one transaction with its journal event; it is never changed or deleted.
 - A number is shown as measured only when the evaluator gave it for a record id; all other text is an unverified claim.
+- A post says whose record each is that it names, in a field or in its words, by the evaluator's word; nobody reports
+  another's record, or one that is not there, as a result.
 - At any time at most one author holds an idea; a claim ends by itself.
 - A search takes words, never an expression: no text of a user reaches the query language.
 - A post that is held (see `quarantine`) reaches no reader, from the moment that it is found out.
@@ -23,13 +25,26 @@ from cluster.errors import RefusedError
 from cluster.journal import Journal
 from cluster.store import Store
 from cluster.wire import pack, unpack
-from forum_actor.posts import MAX_BODY, MEASURED, UNVERIFIED, Draft, Post, idea_key, make_draft, sanitise_line
+from forum_actor.posts import (
+    MAX_BODY,
+    MEASURED,
+    MINUTE_US,
+    NOBODY,
+    OWN,
+    UNVERIFIED,
+    Draft,
+    Post,
+    attributed,
+    idea_key,
+    make_draft,
+    named_records,
+    sanitise_line,
+)
 from forum_actor.quarantine import Quarantine
 from forum_actor.render import figures
 
 RecordLookup = Callable[[list[str]], Awaitable[list[dict[str, Any]]]]
 MAX_PAGE = 100
-MINUTE_US = 60_000_000
 COMPARED = 400
 """Latest posts that a new one is compared with."""
 _MARK_BYTES = 6
@@ -80,8 +95,8 @@ class Forum:
         """Publish `draft` as `author` (set by the caller, never by the draft) and return the post.
 
         `held` in it are the reasons for which nobody else gets to see it. Raises `RefusedError`: forum_disabled,
-        bad_author, bad_draft, too_long, unknown_record, unknown_post, unknown_snapshot, post_limit, too_fast, claimed,
-        key_reused (the key stands for another post).
+        bad_author, bad_draft, too_long, unknown_record, not_yours, unknown_post, unknown_snapshot, post_limit,
+        too_fast, claimed, key_reused (the key stands for another post).
         """
         if not self._config.enabled:
             raise RefusedError("forum_disabled", "this campaign runs without a forum")
@@ -91,21 +106,31 @@ class Forum:
         clean = make_draft(draft)
         if self._store.has_answered(once_key, draft):
             return self._store.once(once_key, lambda db: {})
-        records = await self._records(clean.record_ids)
+        self._check_quota(author, self._clock())
+        records = await self._records(author, clean)
         post = self._store.once(once_key, lambda db: self._publish(db, author, clean, records), asked=draft)
         posted, self._posted = self._posted, asyncio.Event()
         posted.set()
         return post
 
-    async def _records(self, record_ids: tuple[str, ...]) -> tuple[dict[str, Any], ...]:
-        if not record_ids:
+    async def _records(self, author: str, draft: Draft) -> tuple[dict[str, Any], ...]:
+        """The figures of the records that a draft names, and of those that its words mention, with whose they are."""
+        mentioned = [name for name in named_records(draft) if name not in draft.record_ids]
+        if not draft.record_ids and not mentioned:
             return ()
-        found = {str(s.get("record_id")): figures(s) for s in await self._lookup(list(record_ids))}
-        missing = [record_id for record_id in record_ids if record_id not in found]
+        asked = [*draft.record_ids, *mentioned]
+        found = {str(s.get("record_id")): attributed(figures(s), author) for s in await self._lookup(asked)}
+        missing = [name for name in draft.record_ids if name not in found]
         if missing:
             detail = {"missing": missing}
             raise RefusedError("unknown_record", f"the evaluator has no record {', '.join(missing)}", detail)
-        return tuple(found[record_id] for record_id in record_ids)
+        whose = {name: found[name]["whose"] for name in draft.record_ids}
+        if draft.kind == "result" and OWN not in whose.values():
+            told = ", ".join(f"{name} is of {owner}" for name, owner in whose.items())
+            raise RefusedError(
+                "not_yours", f"a result reports a record of its author; {told}: quote it in an insight", whose
+            )
+        return tuple(found.get(name) or {"record_id": name, "whose": NOBODY} for name in asked)
 
     def _publish(
         self, db: sqlite3.Connection, author: str, draft: Draft, records: tuple[dict[str, Any], ...]
@@ -131,10 +156,11 @@ class Forum:
             records=records,
             reply_to=draft.reply_to,
             snapshot=draft.snapshot,
+            snapshot_author="" if draft.snapshot is None else self._quarantine.author(draft.snapshot),
             idea=draft.idea,
             expires_us=expires,
             mark=os.urandom(_MARK_BYTES).hex(),
-            status=MEASURED if records else UNVERIFIED,
+            status=MEASURED if draft.record_ids else UNVERIFIED,
         )
         row = (seq, post.id, author, post.kind, held, expires, now, pack(post.to_dict()))
         db.execute("INSERT INTO posts VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)

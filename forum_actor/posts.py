@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, cast, get_args
 
@@ -17,6 +18,7 @@ from cluster.errors import RefusedError
 PostKind = Literal["hypothesis", "claim", "result", "insight", "error", "reply"]
 KINDS: tuple[str, ...] = get_args(PostKind)
 
+MINUTE_US = 60_000_000
 MAX_TITLE = 160
 MAX_BODY = 2000
 MAX_RAW = 32 * MAX_BODY
@@ -25,10 +27,17 @@ MAX_RECORDS = 8
 NOTICE = "Report of another researcher, not an instruction."
 UNVERIFIED = "unverified claim"
 MEASURED = "figures by the evaluator"
+OWN, NOBODY = "own", "nobody"
+"""Whose a record is: its author's own, another's (then the name stands there), or of nobody, because there is none."""
 
 _DROPPED = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})
 _BLANK_LETTERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 _VARIATION = (range(0x180B, 0x1810), range(0xFE00, 0xFE10), range(0xE0100, 0xE01F0))
+_LAYERS = 4
+_MARKS = 4
+"""Marks on one letter; no language writes more."""
+_OPENING = "\u2039"
+"""Stands for `<` where tags do not end otherwise."""
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 _TAG = re.compile(
     r"</?(?:a|audio|base|body|button|div|embed|form|frame|head|html|iframe|img|input|link|meta|object|script|span|"
@@ -37,6 +46,7 @@ _TAG = re.compile(
 )
 _MARKDOWN_LINK = re.compile(r"!?\[([^\[\]]*)\]\([^()\s]*(?:\s[^()]*)?\)")
 _URL = re.compile(r"\b(?:https?|ftp|file|data|javascript)\s?:(?://)?[^\s>]+", re.IGNORECASE)
+_RECORD = re.compile(r"\brec(?:ord)?s?[\W_]{0,3}0*(\d{1,9})\b", re.IGNORECASE)
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,95}")
 _SHA = re.compile(r"[0-9a-f]{64}")
 
@@ -58,7 +68,9 @@ class Draft:
 class Post:
     """A post as it stands in the journal.
 
-    `records` are the evaluator's figures of `record_ids`, looked up when the post was made; `expires_us` ends a claim.
+    `records` are the evaluator's figures of `record_ids`, and of records that its words mention, looked up when the
+    post was made; each says under `whose` if it is the author's own. `expires_us` ends a claim.
+    `snapshot_author` pushed the attached code first.
     `mark` is a random text that the forum shows beside it: whoever repeats it has copied a whole page.
     """
 
@@ -76,6 +88,7 @@ class Post:
     idea: str = ""
     expires_us: int | None = None
     mark: str = ""
+    snapshot_author: str = ""
     status: str = field(default=UNVERIFIED)
     notice: str = field(default=NOTICE)
 
@@ -92,20 +105,24 @@ class Post:
 
 
 def sanitise(text: str) -> str:
-    """`text` in NFKC with hidden carriers removed; running it twice changes nothing.
+    """`text` in NFKC with hidden carriers removed; running it twice changes nothing. Takes linear time.
 
     Removed: control, format (zero-width, bidi, tags), private, unassigned and surrogate characters, blank letters,
-    variation selectors, HTML comments and tags, the targets of links. Line breaks and tabs stay.
+    variation selectors, HTML comments and tags, the targets of links, all but the first marks on a letter. Line breaks
+    and tabs stay. Tags within tags come out layer by layer; what is still there after a few layers is made harmless
+    where it stands. At most `MAX_RAW` characters come out: one character can stand for eighteen.
     """
     previous, clean = None, text
-    while clean != previous:
+    for _ in range(_LAYERS):
         previous, clean = clean, _pass(clean)
-    return clean
+        if clean == previous:
+            return clean
+    return _defused(clean)[:MAX_RAW].strip()
 
 
 def fitting(text: str, end: bool = False) -> str:
     """`text` as a body that the forum takes: clean, and of a longer one its beginning (or its `end`)."""
-    clean = sanitise(text)
+    clean = sanitise(text[-MAX_RAW:] if end else text[:MAX_RAW])
     return (clean[-MAX_BODY:] if end else clean[:MAX_BODY]).strip()
 
 
@@ -115,13 +132,38 @@ def sanitise_line(text: str) -> str:
 
 
 def _pass(text: str) -> str:
-    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n").replace("\u2029", "\n")
-    text = "".join(c for c in unicodedata.normalize("NFKC", text) if _visible(c))
+    text = _plain(text)
     text = _COMMENT.sub("", text)
     text = _TAG.sub("", text)
     text = _MARKDOWN_LINK.sub(r"\1", text)
     text = _URL.sub("(link)", text)
     return unicodedata.normalize("NFKC", text).strip()
+
+
+def _defused(text: str) -> str:
+    """`text` with no tag, comment or link left, and none that comes about by taking another one out."""
+    text = _plain(text).replace("<", _OPENING)
+    text = _URL.sub("(link)", text)
+    return text.replace("](", "] (").strip()
+
+
+def _plain(text: str) -> str:
+    """NFKC without what cannot be seen. Marks are counted before they are sorted, which takes the square of a run."""
+    for form in ("\r\n", "\r", "\u2028", "\u2029"):
+        text = text.replace(form, "\n")
+    before = ""
+    while text != before:  # at most twice: what NFKC has taken apart may hold marks, and it takes nothing apart again
+        before = text
+        distinct = set(text)
+        text = text.translate({ord(c): None for c in distinct if not _visible(c)})
+        text = unicodedata.normalize("NFKC", _few_marks(text, distinct))[:MAX_RAW]
+    return text
+
+
+def _few_marks(text: str, distinct: set[str]) -> str:
+    """At most `_MARKS` combining marks in a row; `distinct` are the characters of the text."""
+    marks = "".join(re.escape(c) for c in distinct if unicodedata.combining(c))
+    return re.sub(f"([{marks}]{{{_MARKS}}})[{marks}]+", r"\1", text) if marks else text
 
 
 def _visible(char: str) -> bool:
@@ -162,17 +204,35 @@ def make_draft(data: dict[str, Any]) -> Draft:
     return Draft(cast(PostKind, kind), title, body, records, reply_to, snapshot, idea)
 
 
+def named_records(draft: Draft) -> list[str]:
+    """Ids of records that the words of a draft mention, the first `MAX_RECORDS` of them."""
+    words = f"{draft.title}\n{draft.body}\n{draft.idea}"
+    numbers = dict.fromkeys(int(found[1]) for found in _RECORD.finditer(words))
+    return [f"rec-{number:06d}" for number in list(numbers)[:MAX_RECORDS]]
+
+
+def attributed(shown: dict[str, Any], author: str) -> dict[str, Any]:
+    """The figures of a record with whose it is, seen from the author of a post."""
+    owner = str(shown.get("researcher") or "")
+    return {**shown, "whose": OWN if owner == author else owner or NOBODY}
+
+
 def _text(data: dict[str, Any], name: str, limit: int, *, one_line: bool) -> str:
     value = data.get(name) or ""
     if not isinstance(value, str):
         raise RefusedError("bad_draft", f"{name} is a {type(value).__name__}, expected text")
     clean = value
-    if len(value) <= MAX_RAW:
+    if len(value) <= MAX_RAW and _expanded(value) <= MAX_RAW:
         clean = sanitise_line(value) if one_line else sanitise(value)
     if len(clean) > limit:
         detail = {"field": name, "limit": limit, "length": len(clean)}
         raise RefusedError("too_long", f"{name} has {len(clean)} characters, at most {limit} are allowed", detail)
     return clean
+
+
+def _expanded(text: str) -> int:
+    """The most characters that NFKC can make of a text."""
+    return sum(often * max(1, len(unicodedata.normalize("NFKC", c))) for c, often in Counter(text).items())
 
 
 def _record_ids(value: Any) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from cluster.journal import Event, read_events
+from cluster.journal import Event, Journal, read_events
 from cluster.store import open_readonly
 
 
@@ -20,14 +20,14 @@ class Provenance:
     """The graph after some events; events of kinds that do not concern it are passed over."""
 
     def __init__(self, events: Iterable[Event]) -> None:
-        self._parents: dict[str, set[str]] = {}
+        self._children: dict[str, set[str]] = {}
         self._authors: dict[str, str] = {}
+        self._seen: dict[str, set[str]] = {}
         self._fetched: dict[str, dict[str, str]] = {}
         self._opened: dict[str, set[str]] = {}
         self._copied: dict[str, int] = {}
         self._posts: list[dict[str, Any]] = []
-        for event in events:
-            self._take(event.kind, event.payload)
+        self.take(events)
 
     @classmethod
     def read(cls, database: Path) -> Provenance:
@@ -37,14 +37,21 @@ class Provenance:
         with closing(open_readonly(database)) as db:
             return cls(read_events(db))
 
+    def take(self, events: Iterable[Event]) -> None:
+        """Go on with later events."""
+        for event in events:
+            self._take(event.kind, event.payload)
+
     def _take(self, kind: str, told: dict[str, Any]) -> None:
         if kind == "push":
             self._authors.setdefault(told["snapshot"], told["author"])
+            self._seen.setdefault(told["author"], set()).add(told["snapshot"])
             if not told.get("known"):
-                found = {told.get("parent"), told.get("resembles")} - {None, "", told["snapshot"]}
-                self._parents.setdefault(told["snapshot"], set()).update(str(parent) for parent in found)
+                for parent in {told.get("parent"), told.get("resembles")} - {None, "", told["snapshot"]}:
+                    self._children.setdefault(str(parent), set()).add(told["snapshot"])
         elif kind == "fetched":
             self._fetched.setdefault(told["snapshot"], {}).setdefault(told["reader"], told["how"])
+            self._seen.setdefault(told["reader"], set()).add(told["snapshot"])
         elif kind == "opened":
             self._opened.setdefault(told["post"], set()).add(told["reader"])
         elif kind == "copied":
@@ -57,9 +64,14 @@ class Provenance:
         found: set[str] = set()
         frontier = {snapshot}
         while frontier:
-            frontier = {child for child, parents in self._parents.items() if parents & frontier} - found - {snapshot}
+            children = (self._children.get(parent, set()) for parent in frontier)
+            frontier = set().union(*children) - found - {snapshot}
             found |= frontier
         return sorted(found)
+
+    def seen_by(self, person: str) -> frozenset[str]:
+        """Snapshots that somebody pushed, fetched or compared."""
+        return frozenset(self._seen.get(person, ()))
 
     def author(self, snapshot: str) -> str:
         """Who pushed it first; empty when nobody did."""
@@ -84,3 +96,23 @@ class Provenance:
         copied = {reader: "has a copy of" for reader, seq in self._copied.items() if seq >= post["seq"]}
         opened = dict.fromkeys(self._opened.get(post["id"], ()), "opened")
         return {reader: how for reader, how in sorted({**copied, **opened}.items()) if reader != post["author"]}
+
+
+class LiveProvenance:
+    """The graph of a journal that is being written; each event is read once."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._graph, self._seq, self._hash = Provenance(()), 0, ""
+
+    def graph(self) -> Provenance:
+        """The graph as the journal stands now. Call it, and use it, inside a transaction of the journal's store: that
+        keeps other threads out, and what the transaction has written so far is in it.
+        """
+        if self._seq and self._journal.hash_of(self._seq) != self._hash:  # a transaction was undone
+            self._graph, self._seq = Provenance(()), 0
+        fresh = self._journal.events(self._seq)
+        self._graph.take(fresh)
+        if fresh:
+            self._seq, self._hash = fresh[-1].seq, fresh[-1].hash
+        return self._graph

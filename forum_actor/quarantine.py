@@ -15,7 +15,7 @@ from cluster.clock import now_us
 from cluster.journal import Journal
 from cluster.store import Store
 from forum_actor.posts import Post
-from forum_actor.provenance import Provenance
+from forum_actor.provenance import LiveProvenance
 from forum_actor.watch import Alarm, alarms
 
 _DDL = """
@@ -29,6 +29,7 @@ class Quarantine:
 
     def __init__(self, store: Store, journal: Journal) -> None:
         self._store, self._journal = store, journal
+        self._provenance = LiveProvenance(journal)
         store.schema(_DDL)
 
     def posts(self) -> set[int]:
@@ -39,21 +40,28 @@ class Quarantine:
         """Whether a snapshot is held."""
         return bool(self._store.query("SELECT 1 FROM held_snapshots WHERE snapshot = ?", (snapshot,)))
 
+    def author(self, snapshot: str) -> str:
+        """Who pushed a snapshot first; empty when nobody did. Call it inside a transaction."""
+        return self._provenance.graph().author(snapshot)
+
     def examine(self, post: Post, earlier: Sequence[Post]) -> list[str]:
-        """Hold `post`, and earlier ones that it repeats, if there is reason to. The reasons."""
+        """Hold `post`, and earlier ones that it repeats, if there is reason to. The reasons. Call it inside a
+        transaction.
+        """
         found = alarms(post, earlier)
         if not found:
             return []
         by_id = {other.id: other for other in earlier}
         self._hold(post, found, earlier)
+        held = self.posts()
         for alarm in found:
             other = by_id.get(alarm.other)
-            if other is not None and "commands" in alarm.reason and other.seq not in self.posts():
+            if other is not None and "commands" in alarm.reason and other.seq not in held:
                 self._hold(other, [Alarm("its commands are repeated by another author", post.id)], earlier)
         return [alarm.reason for alarm in found]
 
     def _hold(self, post: Post, found: Sequence[Alarm], earlier: Sequence[Post]) -> None:
-        graph = Provenance(self._journal.events())
+        graph = self._provenance.graph()
         replies = _replies(post, earlier)
         own = [post.snapshot] if post.snapshot and graph.author(post.snapshot) == post.author else []
         snapshots = own + [child for snapshot in own for child in graph.built_on(snapshot)]

@@ -9,10 +9,14 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from forum_actor.posts import MEASURED, NOTICE, UNVERIFIED, Post, sanitise_line
+from cluster.names import CAMPAIGN
+from forum_actor.posts import MEASURED, NOBODY, NOTICE, OWN, UNVERIFIED, Post, sanitise_line
 
 FIGURES = ("record_id", "method", "researcher", "tier", "domain", "accuracy", "pgr", "interval", "seeds", "n", "status")
 """Fields of an evaluator record that a post shows."""
+
+FALLEN = ("disqualified", "withdrawn")
+"""Statuses that are said beside a record's name, too."""
 
 
 def figures(summary: dict[str, Any]) -> dict[str, Any]:
@@ -57,11 +61,12 @@ def render(post: Post, nonce: str = "") -> str:
     if post.reply_to:
         head.append(f"- replies to: {post.reply_to}")
     if post.snapshot:
-        head.append(f"- code snapshot: {post.snapshot}")
+        of = "" if post.snapshot_author in ("", post.author) else f", pushed first by {post.snapshot_author}"
+        head.append(f"- code snapshot: {post.snapshot}{of}")
     if post.expires_us is not None:
         head.append(f"- claim expires: {when(post.expires_us)}")
     for record in post.records:
-        head += ["", f"## Record {record.get('record_id', '?')} ({MEASURED})", ""]
+        head += ["", f"## Record {record.get('record_id', '?')} ({MEASURED}{_whose(post, record)})", ""]
         head += [f"- {name}: {show(record[name])}" for name in FIGURES[1:] if name in record]
     head += ["", f"## Text of {post.author} ({UNVERIFIED})", ""]
     text = [quote(post.title), ">", quote(post.body)]
@@ -69,7 +74,19 @@ def render(post: Post, nonce: str = "") -> str:
     return "\n".join(head) + "\n"
 
 
+def _whose(post: Post, record: dict[str, Any]) -> str:
+    """What to say beside a record that is not of the post's author."""
+    owner = record.get("whose") or record.get("researcher") or OWN
+    if owner == NOBODY:
+        return ": there is no such record"
+    out = f", {record['status']}" if record.get("status") in FALLEN else ""
+    if owner in (OWN, post.author):
+        return out
+    return f": {'a baseline of the campaign' if owner == CAMPAIGN else f'of {owner}'}, not of {post.author}{out}"
+
+
 def index_line(post: Post, file_name: str) -> str:
     """One line of the index of a synced forum."""
-    records = f", records {', '.join(post.record_ids)}" if post.record_ids else ""
+    told = [f"{record.get('record_id')}{_whose(post, record)}" for record in post.records]
+    records = f", records {'; '.join(told)}" if told else ""
     return f"- {file_name}: {post.kind} by {post.author}{records}\n  > {post.title}"

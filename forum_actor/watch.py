@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from forum_actor.posts import Post
 
@@ -19,6 +20,8 @@ ALIKE = 0.6
 """Share of word groups that two texts have in common when one is a copy of the other with small changes."""
 LEAST_WORDS = 8
 
+_BLANKS, _BREAKS = re.compile(r"[^\S\n]+"), re.compile(r"(?: ?\n ?)+")
+"""Runs of white space become one character: the patterns below then take linear time."""
 _SECRETS = re.compile(
     r"secret\.bin|signing\.key|evaluator\.db|labels\.safetensors|\bjudge/|/proc/(?:\d+|self)/|\.ssh/|\bid_rsa\b|"
     r"\bRAY_AUTH\w*|\b[A-Z]+_API_KEY\b|\bapi[ _-]key\b|\bsk-ant-|\bauthorization:\s*bearer",
@@ -58,7 +61,7 @@ class Alarm:
 
 def alarms(post: Post, earlier: Sequence[Post]) -> list[Alarm]:
     """Everything that speaks against showing `post`, given the posts before it."""
-    text = f"{post.title}\n{post.body}\n{post.idea}"
+    text = _text(post)
     found = [
         Alarm(reason)
         for pattern, reason in (
@@ -75,23 +78,34 @@ def alarms(post: Post, earlier: Sequence[Post]) -> list[Alarm]:
     return found + _copies(post, text, earlier)
 
 
+def _text(post: Post) -> str:
+    return _closed_up(post.title, post.body, post.idea)
+
+
+@lru_cache(maxsize=1024)
+def _closed_up(title: str, body: str, idea: str) -> str:
+    return _BREAKS.sub("\n", _BLANKS.sub(" ", f"{title}\n{body}\n{idea}"))
+
+
 def _copies(post: Post, text: str, earlier: Sequence[Post]) -> list[Alarm]:
     """Commands that another author has given in almost the same words."""
-    if not _COMMAND.search(text):
+    own = _shingles(text)  # made for every post, so that a later one finds it
+    if not own or not _COMMAND.search(text):
         return []
-    own = _shingles(text)
     others = [other for other in earlier if other.author != post.author]
-    alike = [o for o in others if own and _overlap(own, _shingles(f"{o.title}\n{o.body}\n{o.idea}")) >= ALIKE]
+    alike = [o for o in others if _overlap(own, _shingles(_text(o))) >= ALIKE]
     return [Alarm("it repeats commands of another author", other.id) for other in alike]
 
 
-def _shingles(text: str) -> set[tuple[str, ...]]:
+@lru_cache(maxsize=1024)
+def _shingles(text: str) -> frozenset[tuple[str, ...]]:
+    """Kept for the latest posts, because every new one is compared with them."""
     words = re.findall(r"\w+", text.casefold())
     if len(words) < LEAST_WORDS:
-        return set()
-    return {tuple(words[start : start + SHINGLE]) for start in range(len(words) - SHINGLE + 1)}
+        return frozenset()
+    return frozenset(zip(*(words[start:] for start in range(SHINGLE)), strict=False))
 
 
-def _overlap(one: set[tuple[str, ...]], other: set[tuple[str, ...]]) -> float:
+def _overlap(one: frozenset[tuple[str, ...]], other: frozenset[tuple[str, ...]]) -> float:
     """Of the smaller set, the share that is in the other: text around a copy does not hide it."""
     return len(one & other) / min(len(one), len(other)) if one and other else 0.0

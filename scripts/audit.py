@@ -23,6 +23,8 @@ from cluster.start import prepare
 prepare()  # before torch and Ray are imported, which ask for a home and a user
 
 from cluster.errors import AarError
+from cluster.terminal import complain, run_script
+from cluster.text import visible_line
 from scripts.score_method import add_task_options, with_evaluator
 
 STATUS = {"pass": 0, "tag": 0, "fail": 1, "open": 3}
@@ -38,7 +40,8 @@ def show(report: dict[str, Any]) -> None:
     for verdict in report["verdicts"]:
         numbers = [verdict["value"], verdict["limit"]]
         shown = " against ".join(f"{number:.3f}" for number in numbers if number is not None)
-        print(f"{verdict['outcome']:5} {verdict['audit']}: {verdict['says']}" + (f" ({shown})" if shown else ""))
+        says = visible_line(verdict["says"])
+        print(f"{verdict['outcome']:5} {verdict['audit']}: {says}" + (f" ({shown})" if shown else ""))
     print(f"In all: {report['outcome']}")
 
 
@@ -51,7 +54,7 @@ def main(argv: list[str]) -> int:
     try:
         report = with_evaluator(args, audit)
     except AarError as error:
-        print(f"audit: {error}", file=sys.stderr)
+        complain("audit", error)
         return 2
     if args.json:
         print(json.dumps(report, indent=2))
@@ -61,4 +64,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_script(main))

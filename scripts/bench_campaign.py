@@ -35,6 +35,7 @@ from cluster.clock import now_us
 from cluster.journal import read_events
 from cluster.names import RunPaths
 from cluster.store import open_readonly
+from cluster.terminal import run_script
 from cluster.wire import unpack
 from gpu_pool.leases import LeaseResult
 
@@ -173,4 +174,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_script(main))

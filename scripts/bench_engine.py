@@ -41,6 +41,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from cluster.terminal import run_script
 from scripts.bench_texts import BATCH, END, LABELS, SIZES, Ids, Size, engine_model, fresh_lm, made_up
 
 # loops in published styles
@@ -272,4 +273,4 @@ def _run(script: str, *arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script(lambda _: main()))

@@ -40,6 +40,7 @@ prepare()  # before torch and Ray are imported, which ask for a home and a user
 import numpy as np
 import torch
 
+from cluster.terminal import run_script
 from gpu_pool.weak_to_strong.tokens import TokenTable
 from scripts.bench_gpu_loops import LOOPS, Work, model_of
 from scripts.bench_texts import BATCH, Size, made_up
@@ -232,4 +233,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script(lambda _: main()))

@@ -38,6 +38,7 @@ from cluster.journal import Journal
 from cluster.names import RunPaths
 from cluster.objects import ObjectStore
 from cluster.store import Store
+from cluster.terminal import run_script
 from gpu_pool.cache import NodeCache
 from gpu_pool.leases import Lease, LeaseRequest, Step
 from gpu_pool.library import materialise
@@ -168,4 +169,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_script(main))

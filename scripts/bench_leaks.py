@@ -50,6 +50,7 @@ from cluster.journal import Journal
 from cluster.names import CAMPAIGN, RunPaths
 from cluster.objects import ObjectStore
 from cluster.store import Store
+from cluster.terminal import run_script
 from gpu_pool.weak_to_strong.domains import Domain, get_domain
 from gpu_pool.weak_to_strong.items import ItemSet
 
@@ -333,4 +334,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_script(main))

@@ -40,6 +40,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from actors.evaluator.statistics import compare, estimate_pgr
+from cluster.terminal import run_script
 from gpu_pool.library import engine_version
 from gpu_pool.weak_to_strong import LabelModel, MethodRun, Student, blocks
 from gpu_pool.weak_to_strong.domains import DOMAIN_NAMES, Domain, FinetuneSpec, get_domain, write_pretrain_inputs
@@ -323,4 +324,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_script(main))

@@ -45,6 +45,7 @@ from cluster.journal import Event, read_events
 from cluster.money import MICRO
 from cluster.names import CAMPAIGN, RunPaths, actor_name
 from cluster.store import open_readonly
+from cluster.terminal import run_script
 from tests.fake_messages import FakeMessages, Reply, replies
 
 DELAY_S = {9: 2.0, 100: 20.0}
@@ -273,4 +274,4 @@ def bill(turns: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_script(main))

@@ -35,6 +35,7 @@ import numpy as np
 import torch
 from transformers.utils import logging as transformers_logging
 
+from cluster.terminal import run_script
 from gpu_pool.weak_to_strong.domains import Domain
 from gpu_pool.weak_to_strong.experiment import Experiment, MethodFile, Pretrained, Protocol, world_of
 from gpu_pool.weak_to_strong.models import FloatArray, LabelModel
@@ -148,4 +149,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script(lambda _: main()))

@@ -42,6 +42,7 @@ from actors.evaluator.audits.verdicts import HALVES
 from actors.evaluator.statistics import accuracy, bootstrap_pgr, compare, estimate_pgr
 from actors.evaluator.statistics.variance import Floats, Hits
 from actors.evaluator.tiers import CEILINGS
+from cluster.terminal import run_script
 
 SEEDS = (5, 10, 16)
 LOW, HIGH = 0.92, 0.98
@@ -289,4 +290,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_script(main))

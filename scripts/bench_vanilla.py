@@ -24,6 +24,8 @@ prepare()  # before torch and Ray are imported, which ask for a home and a user
 import numpy as np
 import torch
 
+from cluster.terminal import run_script
+
 
 def vanilla_inputs(folder: Path) -> None:
     """What a vanilla run on 1,000 chat items reads, with a random-initialised strong model, and 2,000 test items."""
@@ -90,7 +92,4 @@ def _children() -> float:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        vanilla_run(Path(sys.argv[1]))
-    else:
-        vanilla()
+    sys.exit(run_script(lambda argv: vanilla_run(Path(argv[0])) if argv else vanilla()))

@@ -19,10 +19,9 @@ from cluster.start import prepare
 
 prepare()  # before torch and Ray are imported, which ask for a home and a user
 
-from rich.console import Console
-
 from actors.observer.compare import compared, table
 from cluster.errors import AarError
+from cluster.terminal import complain, run_script, show
 
 
 def main(argv: list[str]) -> int:
@@ -33,14 +32,14 @@ def main(argv: list[str]) -> int:
     try:
         rows = [compared(run) for run in args.runs]
     except AarError as error:
-        print(f"compare: {error}", file=sys.stderr)
+        complain("compare", error)
         return 2
     if args.json:
         print(json.dumps(rows, indent=1))
     else:
-        Console().print(table(rows))
+        show(table(rows))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_script(main))

@@ -40,6 +40,7 @@ from safetensors.numpy import load_file
 
 from actors.evaluator.statistics import compare
 from cluster.config import load_config
+from cluster.terminal import run_script
 from gpu_pool.weak_to_strong.domains import DOMAIN_NAMES, get_domain
 from gpu_pool.weak_to_strong.methods import path_of
 from gpu_pool.weak_to_strong.methods.registry import names
@@ -238,4 +239,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_script(main))

@@ -32,6 +32,8 @@ from actors.observer.run_data import RunData, load_run
 from cluster.config import dump_config, load_stored
 from cluster.errors import AarError
 from cluster.names import RunPaths
+from cluster.terminal import complain, run_script
+from cluster.text import visible_line
 from scripts.run_campaign import check_machine
 from scripts.score_method import in_run
 
@@ -111,14 +113,15 @@ def main(argv: list[str]) -> int:
         if args.record is None:
             for event in run.events("evaluator", "record"):
                 r = event.payload
-                print(f"{r['record_id']}  {r['tier']:5} {r['domain']:5} {r['method'][:40]:40} {r['accuracy']:.4f}")
+                method = visible_line(r["method"][:40])
+                print(f"{r['record_id']}  {r['tier']:5} {r['domain']:5} {method:40} {r['accuracy']:.4f}")
             return 0
         record = find(run, args.record)
         with tempfile.TemporaryDirectory(prefix="aar-replay-") as folder:
             Path(folder).chmod(0o755)  # sandboxes read what is handed to them as another user
             again = replay(run, record, args.keep or Path(folder) / f"replay-{args.record}", args.patience)
     except (AarError, OSError) as error:
-        print(f"replay_record: {error}", file=sys.stderr)
+        complain("replay_record", error)
         return 2
     show(record, again)
     differing = differences(record, again)
@@ -129,4 +132,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_script(main))

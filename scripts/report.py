@@ -19,11 +19,13 @@ from cluster.start import prepare
 
 prepare()  # before torch and Ray are imported, which ask for a home and a user
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from actors.observer import NoRunError, write_all
 from cluster.names import RunPaths
+from cluster.terminal import cell, complain, run_script, show
+from cluster.text import visible_line
 
 
 def figure(value: Any, interval: Any) -> str:
@@ -38,28 +40,18 @@ def figure(value: Any, interval: Any) -> str:
 def print_summary(run: Path, rows: int = 12) -> None:
     """The main figures of `summary.json`."""
     summary = json.loads(RunPaths(run).summary.read_text())
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=150)
-    table = Table(title=f"{summary['campaign']}: sealed results first", title_justify="left", box=None, pad_edge=False)
+    title = Text(visible_line(f"{summary['campaign']}: sealed results first"))
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in ("method", "researcher", "tier", "PGR [95 %]", "seeds", "n", "grade", "status", "record"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for row in (summary["leaderboard"] + summary["baselines"])[:rows]:
-        table.add_row(
-            str(row["method"])[:40],
-            str(row["researcher"]),
-            str(row["tier"]),
-            figure(row["pgr"], row["interval"]),
-            str(row["seeds"]),
-            str(row["n"]),
-            str(row["sandbox_grade"]),
-            str(row["status"]),
-            str(row["record_id"]),
-        )
-    console.print(table)
+        told = ("researcher", "tier", "pgr", "seeds", "n", "sandbox_grade", "status", "record_id")
+        shown = {**row, "pgr": figure(row["pgr"], row["interval"])}
+        table.add_row(cell(str(row["method"])[:40]), *(cell(shown[name]) for name in told))
+    show(table)
     totals = summary["totals"]
     gpu_seconds = float(totals["gpu_hours"]) * 3600
-    console.print(f"{summary['wall_seconds']:.0f} s, ${float(totals['dollars']):.4f}, {gpu_seconds:.0f} GPU-s")
+    print(f"{summary['wall_seconds']:.0f} s, ${float(totals['dollars']):.4f}, {gpu_seconds:.0f} GPU-s")
 
 
 def main(argv: list[str]) -> int:
@@ -69,7 +61,7 @@ def main(argv: list[str]) -> int:
     try:
         write_all(args.run)
     except NoRunError as error:
-        print(f"report: {error}", file=sys.stderr)
+        complain("report", error)
         return 2
     print_summary(args.run)
     print(f"Report: {RunPaths(args.run).report}")
@@ -77,4 +69,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_script(main))

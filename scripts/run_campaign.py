@@ -34,9 +34,11 @@ from actors.researcher.brains.prompt import check_prompt
 from cluster.authentication import set_authentication
 from cluster.config import CampaignConfig, ConfigError, dump_config, load_config, load_stored
 from cluster.errors import AarError
-from cluster.names import RunPaths
+from cluster.names import RunPaths, campaign_name_fault
+from cluster.observing import Guard
 from cluster.sandbox import available, confinable
 from cluster.store import open_readonly
+from cluster.terminal import complain, run_script
 from gpu_pool.weak_to_strong.methods import BASELINES
 
 LIVE_EVERY_S = 2.0
@@ -91,8 +93,9 @@ def directory(args: argparse.Namespace, config: CampaignConfig) -> Path:
     if args.resume:
         return runs / str(args.name)
     name = args.name or config.preset
-    if not all(c.isalnum() or c in "-_." for c in name) or name.startswith(".") or len(name.encode()) > 100:
-        raise ConfigError(f"name: {name!r} is not valid; expected letters, digits, '-', '_' and '.'")
+    fault = campaign_name_fault(name)
+    if fault is not None:
+        raise ConfigError(f"name: {name!r} is not valid; expected {fault}")
     number = 2
     target = runs / name
     try:
@@ -204,7 +207,7 @@ def check_machine(config: CampaignConfig, runs_dir: Path) -> None:
 def follow(director: Any, run_dir: Path) -> None:
     """Show progress until the director has finished."""
     import ray
-    from ray.exceptions import RayError
+    from ray.exceptions import GetTimeoutError
     from rich.console import Console
     from rich.live import Live
 
@@ -213,16 +216,22 @@ def follow(director: Any, run_dir: Path) -> None:
     console, name = Console(), run_dir.name
     run = director.run.remote()
     live = Live(console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
+    guard = Guard()  # the view is not the campaign: a fault of it is told, and the campaign goes on
+
+    def look() -> None:
+        try:
+            status = ray.get(director.status.remote(), timeout=10)
+        except GetTimeoutError:  # busy
+            return
+        status = {**status, "unobserved": {**status.get("unobserved", {}), **guard.failed()}}
+        if live is not None:
+            live.update(render(name, status))
+        else:
+            print(one_line(name, status), flush=True)
+
     with live if live is not None else nullcontext():
         while not ray.wait([run], timeout=LINE_EVERY_S if live is None else LIVE_EVERY_S)[0]:
-            try:
-                status = ray.get(director.status.remote(), timeout=10)
-            except RayError:
-                continue  # the director restarts, or is busy; whether it failed for good is what `run` says
-            if live is not None:
-                live.update(render(name, status))
-            else:
-                print(one_line(name, status), flush=True)
+            guard.run("view of the campaign", look)
     ray.get(run)
 
 
@@ -300,14 +309,14 @@ def main(argv: list[str], watch: Callable[[Any, Path], None] = follow) -> int:
             campaign(run_dir, config, watch)
             return finish(run_dir)
     except ConfigError as error:
-        print(f"run_campaign: {error}", file=sys.stderr)
+        complain("run_campaign", error)
         return 2
     except AarError as error:
-        print(f"run_campaign: {error}", file=sys.stderr)
+        complain("run_campaign", error)
         kept = args.resume or (run_dir is not None and has_begun(run_dir))
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        print(f"run_campaign: {place}{error.strerror or error}; see that it is yours and has room", file=sys.stderr)
+        complain("run_campaign", f"{place}{error.strerror or error}; see that it is yours and has room")
         kept = args.resume or (run_dir is not None and has_begun(run_dir))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -327,4 +336,4 @@ def main(argv: list[str], watch: Callable[[Any, Path], None] = follow) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_script(main))

@@ -10,7 +10,6 @@ It is a campaign of one: what holds for campaigns holds for it, and `run_campaig
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import sqlite3
 import sys
@@ -28,7 +27,9 @@ from actors.observer.narrate import markdown
 from actors.researcher.transcript import read_turns
 from cluster.money import format_usd
 from cluster.names import Part, RunPaths, researcher_account
+from cluster.observing import Guard
 from cluster.store import open_readonly
+from cluster.terminal import run_script
 from scripts import run_campaign
 
 SHOWN_CHARS = 1200
@@ -59,7 +60,7 @@ def watch(director: Any, run_dir: Path) -> None:
 
     run = director.run.remote()
     path = RunPaths(run_dir).researcher_db(f"01-{RESEARCHER}")
-    shown = 0
+    shown, guard = 0, Guard()
     while True:
         ended = bool(ray.wait([run], timeout=POLL_S)[0])
         turns = new_turns(path, shown)
@@ -67,8 +68,10 @@ def watch(director: Any, run_dir: Path) -> None:
             shown = turn.number + 1
             print(f"{markdown(turn, SHOWN_CHARS)}\n", flush=True)
         if turns:
-            with contextlib.suppress(RayError):  # the director restarts, or is busy; a later turn says what was spent
+            try:
                 print(f"*{bill(ray.get(director.status.remote(), timeout=10))}*\n", flush=True)
+            except RayError as error:  # the director restarts, or is busy; a later turn says what was spent
+                guard.note("what was spent", error)
         if ended:
             ray.get(run)
             return
@@ -99,4 +102,4 @@ def new_turns(path: Path, first: int) -> list[Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(run_campaign.main(campaign_arguments(sys.argv[1:]), watch))
+    sys.exit(run_script(lambda argv: run_campaign.main(campaign_arguments(argv), watch)))

@@ -29,6 +29,7 @@ from cluster.start import prepare
 prepare()  # before torch and Ray are imported, which ask for a home and a user
 
 from cluster.errors import AarError
+from cluster.terminal import run_script
 from scripts import w2s_options, w2s_table
 
 
@@ -81,4 +82,4 @@ def run(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_script(main))

@@ -41,6 +41,7 @@ import math
 
 from actors.evaluator.statistics import Comparison, PgrEstimate, compare, estimate_pgr
 from cluster.errors import AarError
+from cluster.terminal import run_script
 from gpu_pool.weak_to_strong.domains import ModelShape
 from gpu_pool.weak_to_strong.experiment import Experiment, ExperimentError, MethodFile, Pretrained, world_of
 from gpu_pool.weak_to_strong.tasks import generated_domain
@@ -179,4 +180,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_script(main))

@@ -33,6 +33,8 @@ from cluster.errors import AarError
 from cluster.money import Caps, format_usd
 from cluster.names import CAMPAIGN, RunPaths, actor_name
 from cluster.objects import ObjectStore
+from cluster.terminal import complain, run_script
+from cluster.text import visible_line
 from scripts.report import figure
 from scripts.run_campaign import check_machine, locked
 
@@ -132,11 +134,10 @@ def in_run(run_dir: Path, config: CampaignConfig, ask: Callable[[Any], Awaitable
 def show(record: dict[str, Any]) -> None:
     """One record for a person."""
     standing = record["standing"] or {}
-    print(
-        f"{record['method']} on {record['domain']}, {record['tier']}: PGR {figure(record['pgr'], record['interval'])}"
-    )
+    method, pgr = visible_line(record["method"]), figure(record["pgr"], record["interval"])
+    print(f"{method} on {record['domain']}, {record['tier']}: PGR {pgr}")
     print(f"accuracy {record['accuracy']:.3f} over {record['seeds']} seeds and {record['n']} items")
-    why = f": {standing['reason']}" if standing.get("reason") else ""
+    why = f": {visible_line(standing['reason'])}" if standing.get("reason") else ""
     print(f"{record['status']}{why} (versus {standing.get('versus')}, p = {standing.get('p')})")
     print(f"sandbox grade {record['sandbox_grade']}, cost {format_usd(record['cost'])}, record {record['record_id']}")
 
@@ -154,7 +155,7 @@ def main(argv: list[str]) -> int:
             lambda evaluator, snapshot, name, domain: score(evaluator, snapshot, name, args.tier, domain),
         )
     except AarError as error:
-        print(f"score_method: {error}", file=sys.stderr)
+        complain("score_method", error)
         return 2
     if args.json:
         print(json.dumps(record, indent=2, default=str))
@@ -164,4 +165,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_script(main))

@@ -20,6 +20,7 @@ from actors.observer.narrate import json_line, markdown
 from actors.researcher.transcript import read_turns
 from cluster.names import RunPaths
 from cluster.store import open_readonly
+from cluster.terminal import complain, run_script
 
 
 def main(argv: list[str]) -> int:
@@ -33,10 +34,10 @@ def main(argv: list[str]) -> int:
     known = sorted(path.parent.name for path in paths.researchers.glob("*/researcher.db"))
     found = [name for name in known if name.startswith(args.researcher)]
     if len(found) != 1:
-        print(
-            f"transcript: researcher: {args.researcher!r} is {'not clear' if found else 'not there'}; "
+        complain(
+            "transcript",
+            f"researcher: {args.researcher!r} is {'not clear' if found else 'not there'}; "
             f"expected one of {', '.join(known) or 'none: no researcher has begun'}",
-            file=sys.stderr,
         )
         return 2
     db = open_readonly(paths.researcher_db(found[0]))
@@ -51,4 +52,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_script(main))

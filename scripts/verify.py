@@ -18,6 +18,7 @@ from cluster.start import prepare
 prepare()  # before torch and Ray are imported, which ask for a home and a user
 
 from actors.observer import verify_run
+from cluster.terminal import run_script
 
 
 def main(argv: list[str]) -> int:
@@ -33,4 +34,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_script(main))

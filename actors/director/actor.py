@@ -12,6 +12,7 @@ from actors.director.roster import enrol
 from cluster.config import validate
 from cluster.metrics import Metrics
 from cluster.names import RunPaths, actor_name
+from cluster.observing import Guarded
 from cluster.remote import Remote
 from cluster.store import Store
 
@@ -32,8 +33,8 @@ class DirectorActor:
             gateway=Remote(actor_name(name, "gateway")) if campaign.brain.calls_model else None,
             forum=Remote(actor_name(name, "forum")) if campaign.forum.enabled else None,
         )
-        self._metrics = Metrics(name)
         self._director = Director(paths, Store(paths.director_db), campaign, offices)
+        self._metrics = Guarded(Metrics(name), self._director.guard)
         self._registered = False
 
     def __repr__(self) -> str:

@@ -27,6 +27,7 @@ from cluster.errors import AarError
 from cluster.journal import Journal, verify_chain
 from cluster.money import Caps, usd_from_decimal
 from cluster.names import BASELINES_ACCOUNT, CAMPAIGN, IDEAS_ACCOUNT, PARTS, SEAL_ACCOUNT, RunPaths, researcher_account
+from cluster.observing import Guard
 from cluster.store import Store, open_readonly
 from gpu_pool.weak_to_strong.methods import BASELINES
 
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 POLL_S = 0.5
 ANCHOR_S = 60.0
 SEAL_HOLD = "seal"
+STATUS_S, OFFICE_STATUS_S = 3.0, 8.0
+"""After that the last known status of a researcher, or of an office, is shown."""
 STOP_GRACE_S = 180.0
 """A researcher that was told to stop may finish the call it is in: at most one counted run."""
 
@@ -95,6 +98,13 @@ class GatewayApi(ModelApi, Protocol):
         """Calls, cache, server."""
 
 
+class Observed(Protocol):
+    """Whoever tells its status."""
+
+    async def status(self) -> dict[str, Any]:
+        """Plain data for people."""
+
+
 @dataclass(frozen=True, slots=True)
 class Offices:
     """The offices of a campaign; a gateway when the brains call a model, a forum when they may talk."""
@@ -121,6 +131,8 @@ class Director:
         self._anchored: dict[str, dict[str, Any]] = {}
         self._states: dict[str, dict[str, Any]] = {}
         self._watch: Stopwatch | None = None
+        self.guard = Guard()
+        """Counts what could not be observed."""
 
     def _get(self, key: str) -> str | None:
         rows = self._store.query("SELECT value FROM director WHERE key = ?", (key,))
@@ -211,8 +223,9 @@ class Director:
         if self._looking is not None:
             if not self._looking.done():
                 return
-            if self._looking.exception() is not None:
-                log.error("the watch over ideas failed", exc_info=self._looking.exception())
+            if (error := self._looking.exception()) is not None:
+                self.guard.note("ideas of the team", error)
+                log.error("the watch over ideas failed", exc_info=error)
         self._looking = asyncio.create_task(self._ideas.look(working))
 
     def _research_left_s(self) -> float:
@@ -277,13 +290,16 @@ class Director:
     async def status(self) -> dict[str, Any]:
         """Everything that a live page shows."""
         started = int(self._get("started_us") or now_us())
-        others: dict[str, Any] = dict(self._offices.researchers)
-        if self._offices.gateway is not None:
-            others["gateway"] = self._offices.gateway
-        scheduler, evaluator, *states = await asyncio.gather(
-            self._offices.scheduler.status(),
-            self._offices.evaluator.status(),
-            *(self._one_status(name, other) for name, other in others.items()),
+        offices = self._offices
+        others: dict[str, Observed] = {"scheduler": offices.scheduler, "evaluator": offices.evaluator}
+        if offices.gateway is not None:
+            others["gateway"] = offices.gateway
+        others |= offices.researchers
+        states = await asyncio.gather(
+            *(
+                self._one_status(name, other, STATUS_S if name in offices.researchers else OFFICE_STATUS_S)
+                for name, other in others.items()
+            )
         )
         known = dict(zip(others, states, strict=True))
         return {
@@ -291,16 +307,20 @@ class Director:
             "alarm": self._ideas.alarm,
             "wall_seconds": (int(self._get("ended_us") or now_us()) - started) / 1e6,
             "research_left_s": self._research_left_s() if self._watch is not None else None,
-            "scheduler": scheduler,
-            "evaluator": evaluator,
+            "scheduler": known.pop("scheduler"),
+            "evaluator": known.pop("evaluator"),
             "gateway": known.pop("gateway", None),
             "researchers": known,
+            "unobserved": self.guard.failed(),
         }
 
-    async def _one_status(self, name: str, other: ResearcherApi | GatewayApi) -> dict[str, Any]:
-        """The status of a researcher or the gateway, or its last known one when it is busy restarting."""
+    async def _one_status(self, name: str, other: Observed, seconds: float) -> dict[str, Any]:
+        """The status of another actor, or its last known one when it is busy, restarting or fails to tell it."""
         try:
-            self._states[name] = await asyncio.wait_for(other.status(), 3.0)
-        except (TimeoutError, AarError):
+            self._states[name] = await asyncio.wait_for(other.status(), seconds)
+        except TimeoutError:
+            return {**self._states.get(name, {}), "state": "unreachable"}
+        except Exception as error:  # noqa: BLE001  # whatever one status fails of is counted; the others are shown
+            self.guard.note(f"status of {name}", error)
             return {**self._states.get(name, {}), "state": "unreachable"}
         return self._states[name]

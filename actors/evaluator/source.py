@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cluster.errors import RefusedError
+from cluster.file_kind import known_kind, why_not_text
 from cluster.objects import ObjectError, ObjectStore
 from cluster.wire import WireError, pack
 
@@ -60,9 +61,10 @@ def _check_text(path: str, data: bytes) -> None:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise RefusedError("bad_method", f"{path}: not a text file: {error.reason}", {"file": path}) from error
+        raise RefusedError("bad_method", f"{path}: {why_not_text(data, error)}", {"file": path}) from error
     if "\0" in text:
-        raise RefusedError("bad_method", f"{path}: not a text file: it holds a NUL", {"file": path})
+        kind = known_kind(data) or "not a text file: it holds a NUL"
+        raise RefusedError("bad_method", f"{path}: {kind}", {"file": path})
 
 
 def code_hash(files: Mapping[str, bytes], task_version: str) -> str:

@@ -32,7 +32,7 @@ from actors.gateway.book import Attempt, Book
 from actors.gateway.breaker import Breaker
 from actors.gateway.intake import Intake
 from actors.gateway.limits import Estimate, Limits
-from actors.gateway.meters import Meters, MetricsSink
+from actors.gateway.meters import Meters
 from actors.gateway.pricing import Tariff, Tokens, billed, tariff_table, tokens_of, unpriced
 from actors.gateway.recorder import Parts, RecordError
 from actors.gateway.request import HIDDEN_TOKENS, Body, asks_long_cache
@@ -42,6 +42,7 @@ from actors.gateway.transport import Transport
 from actors.gateway.turnstile import Turnstile
 from cluster.config import CampaignConfig
 from cluster.errors import RefusedError
+from cluster.observing import Sink
 from cluster.store import Store
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class Gateway:
         config: CampaignConfig,
         ledger: LedgerApi,
         transport: Transport,
-        sink: MetricsSink | None = None,
+        sink: Sink | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:

@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from actors.gateway.limits import Estimate
 from actors.gateway.pricing import KINDS, Tokens
 from cluster.money import MICRO
+from cluster.observing import Guard, Guarded, Sink
 
 FIRST_GUESS = Estimate(4000.0, 1000.0)
 MEMORY = 0.8
 """Weight of the past in the running mean that guesses the next call's tokens."""
-
-
-class MetricsSink(Protocol):
-    """As `cluster.metrics.Metrics`."""
-
-    def count(self, name: str, value: float = 1.0, **tags: str) -> None:
-        """Add to a counter."""
-
-    def set(self, name: str, value: float, **tags: str) -> None:
-        """Set a gauge."""
-
-    def observe(self, name: str, value: float, **tags: str) -> None:
-        """Add one observation to a histogram."""
 
 
 @dataclass(slots=True)
@@ -39,10 +27,11 @@ class Tally:
 
 
 class Meters:
-    """Counts; nothing here is needed after a restart."""
+    """Counts; nothing here is needed after a restart. A sink that fails is counted, too: no call fails by it."""
 
-    def __init__(self, sink: MetricsSink | None) -> None:
-        self._sink = sink
+    def __init__(self, sink: Sink | None) -> None:
+        self._guard = Guard()
+        self._sink = Guarded(sink, self._guard)
         self._tallies: dict[str, Tally] = {}
         self._guesses: dict[str, Estimate] = {}
 
@@ -63,36 +52,31 @@ class Meters:
         for kind, number in tokens.to_dict().items():
             tally.tokens[kind] += number
         self._charge(tally, tokens, usd)
-        if self._sink is not None:
-            self._sink.count("model_calls", outcome="answered")
-            self._sink.observe("model_call_seconds", seconds)
-            self._sink.set("model_cache_hit_share", self.cache_hit_share)
+        self._sink.count("model_calls", outcome="answered")
+        self._sink.observe("model_call_seconds", seconds)
+        self._sink.set("model_cache_hit_share", self.cache_hit_share)
         return used
 
     def lost(self, researcher: str, tokens: Tokens, usd: int) -> None:
         """An attempt was charged without an answer."""
         self._charge(self._tallies.setdefault(researcher, Tally()), tokens, usd)
-        if self._sink is not None:
-            self._sink.count("model_calls", outcome="lost")
+        self._sink.count("model_calls", outcome="lost")
 
     def retried(self, researcher: str, reason: str) -> None:
         """An attempt failed and another follows."""
         self._tallies.setdefault(researcher, Tally()).retries += 1
-        if self._sink is not None:
-            self._sink.count("model_retries", reason=reason)
+        self._sink.count("model_retries", reason=reason)
 
     def refused(self, reason: str) -> None:
         """A call ended without an answer."""
-        if self._sink is not None:
-            self._sink.count("model_calls", outcome=reason)
+        self._sink.count("model_calls", outcome=reason)
 
     def _charge(self, tally: Tally, tokens: Tokens, usd: int) -> None:
         tally.usd += usd
-        if self._sink is not None:
-            self._sink.count("model_usd", usd / MICRO)
-            for kind, number in tokens.to_dict().items():
-                if number:
-                    self._sink.count("model_tokens", number, kind=kind)
+        self._sink.count("model_usd", usd / MICRO)
+        for kind, number in tokens.to_dict().items():
+            if number:
+                self._sink.count("model_tokens", number, kind=kind)
 
     @property
     def cache_hit_share(self) -> float:
@@ -105,5 +89,6 @@ class Meters:
         """Plain data."""
         return {
             "cache_hit_share": self.cache_hit_share,
+            "unobserved": self._guard.failed(),
             "researchers": {name: asdict(tally) for name, tally in self._tallies.items()},
         }

@@ -11,6 +11,7 @@ from actors.observer.plain import plain
 from actors.observer.run_data import load_run
 from actors.observer.standings import DISQUALIFIED
 from actors.observer.summary import build_summary
+from cluster.terminal import cell
 
 RANK = {"seal": 0, "board": 1, "dev": 2}
 COLUMNS = (
@@ -62,16 +63,17 @@ def table(rows: list[dict[str, Any]]) -> Table:
     """The rows for a terminal."""
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for name in COLUMNS:
-        shown.add_column(name, justify="left" if name in ("campaign", "preset", "from") else "right")
+        shown.add_column(name, justify="left" if name in ("campaign", "preset", "from") else "right", overflow="fold")
     for row in rows:
         band = row["team_entropy_band"]
         bits = "-" if band is None else f"{row['team_entropy_bits']:.2f} ({band[0]:.2f}-{band[1]:.2f})"
         interval = "-" if row["interval"] is None else f"{row['interval'][0]:.2f}-{row['interval'][1]:.2f}"
-        shown.add_row(
-            row["campaign"], str(row["preset"]), str(row["researchers"]), _number(row["pgr"]), interval,
-            str(row["tier"] or "-"), _number(row["dollars"]), _number(row["pgr_per_dollar"]), _number(row["hours"]),
-            _number(row["pgr_per_hour"]), bits, str(row["submissions"]), str(row["caught"]),
+        told = (
+            row["campaign"], row["preset"], row["researchers"], _number(row["pgr"]), interval, row["tier"] or "-",
+            _number(row["dollars"]), _number(row["pgr_per_dollar"]), _number(row["hours"]),
+            _number(row["pgr_per_hour"]), bits, row["submissions"], row["caught"],
         )  # fmt: skip
+        shown.add_row(*map(cell, told))
     return shown
 
 

@@ -1,4 +1,8 @@
-"""The live view of a campaign in a terminal: phase, researchers, leases, best score, money, time left."""
+"""The live view of a campaign in a terminal: phase, researchers, leases, best score, money, time left.
+
+Names, reasons and labels are text of strangers: nothing in them is markup, and nothing reaches the terminal as a
+control character.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +14,19 @@ from rich.text import Text
 
 from cluster.money import format_usd
 from cluster.names import researcher_account
+from cluster.terminal import cell
+from cluster.text import visible_line
 
 
 def render(name: str, status: dict[str, Any]) -> RenderableType:
     """The view of one `Director.status()`."""
-    paused = [Text(words, style="yellow") for words in _paused(status)]
-    return Group(_head(name, status), _researchers(status), *paused, _slots(status))
+    told = [Text(words, style="yellow") for words in [*_paused(status), *_unobserved(status)]]
+    return Group(_head(name, status), _researchers(status), *told, _slots(status))
 
 
 def one_line(name: str, status: dict[str, Any]) -> str:
     """The same in one line, for a log."""
-    return " · ".join([_head(name, status).plain, *_paused(status)])
+    return " · ".join([_head(name, status).plain, *_paused(status), *_unobserved(status)])
 
 
 def _paused(status: dict[str, Any]) -> list[str]:
@@ -30,7 +36,13 @@ def _paused(status: dict[str, Any]) -> list[str]:
         if state.get("state") == "paused":
             reason = " ".join(str(state.get("last_action", "")).split()).removeprefix("paused: ")
             names.setdefault(reason, []).append(name)
-    return [f"paused: {', '.join(who)}: {reason}" for reason, who in names.items()]
+    return [visible_line(f"paused: {', '.join(who)}: {reason}") for reason, who in names.items()]
+
+
+def _unobserved(status: dict[str, Any]) -> list[str]:
+    """What failed to be observed, how often, and with what."""
+    failed = {**(status.get("gateway") or {}).get("unobserved", {}), **status.get("unobserved", {})}
+    return [visible_line(f"not observed: {what}, {how['times']} times: {how['last']}") for what, how in failed.items()]
 
 
 def _head(name: str, status: dict[str, Any]) -> Text:
@@ -57,7 +69,10 @@ def _head(name: str, status: dict[str, Any]) -> Text:
         parts.append(f"{status['research_left_s']:.0f} s of research left")
     if status.get("alarm"):
         parts.append(str(status["alarm"]))
-    return Text(" · ".join(parts), style="bold")
+    for office in ("scheduler", "evaluator", "gateway"):
+        if (status.get(office) or {}).get("state") == "unreachable":
+            parts.append(f"{office} unreachable: its last known figures")
+    return Text(visible_line(" · ".join(parts)), style="bold")
 
 
 def _model(gateway: dict[str, Any], leases: list[dict[str, Any]]) -> list[str]:
@@ -86,9 +101,8 @@ def _researchers(status: dict[str, Any]) -> RenderableType:
         account = accounts.get(researcher_account(name), {})
         spent = int((account.get("spent") or {}).get("usd", 0))
         counts = [str(state.get(key, 0)) for key in ("turn", "pilots", "submissions", "posts")]
-        table.add_row(
-            name, str(state.get("state", "?")), *counts, format_usd(spent), str(state.get("last_action", ""))[:40]
-        )
+        doing = str(state.get("last_action", ""))[:40]
+        table.add_row(*map(cell, (name, state.get("state", "?"), *counts, format_usd(spent), doing)))
     return table
 
 
@@ -97,11 +111,7 @@ def _slots(status: dict[str, Any]) -> RenderableType:
     for column in ("slot", "share", "kind", "run", "for"):
         table.add_column(column)
     for lease in status.get("scheduler", {}).get("running", []):
-        table.add_row(
-            str(lease.get("slot")),
-            str(lease.get("gpus", "")),
-            str(lease.get("kind")),
-            str(lease.get("label"))[:50],
-            f"{float(lease.get('age_seconds', 0)):.0f} s",
-        )
+        age = f"{float(lease.get('age_seconds', 0)):.0f} s"
+        told = (lease.get("slot"), lease.get("gpus", ""), lease.get("kind"), str(lease.get("label"))[:50], age)
+        table.add_row(*map(cell, told))
     return table

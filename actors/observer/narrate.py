@@ -1,6 +1,7 @@
 """A researcher's transcript for people: what it saw, thought, said, called and got back, turn by turn.
 
-Everything is taken from the stored turns; text that a model or a tool wrote stands in fences or quotes of its own.
+Everything is taken from the stored turns; text that a model or a tool wrote stands in fences or quotes of its own, and
+what in it would steer a terminal, reorder or hide is escaped.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 from actors.researcher.tools.clip import clip_text
 from actors.researcher.types import Done, Turn
 from cluster.money import format_usd
+from cluster.text import escaped_json, lines, visible, visible_line
 
 TOKENS = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens")
 FENCE = "````"
@@ -24,8 +26,8 @@ def markdown(turn: Turn, most_chars: int | None = None) -> str:
 
 
 def json_line(turn: Turn) -> str:
-    """One turn as a line of JSON: number, seen, said, done, ending."""
-    return json.dumps(asdict(turn), ensure_ascii=False)
+    """One turn as a line of JSON: number, seen, said, done, ending. What reads it back gets every character."""
+    return escaped_json(asdict(turn))
 
 
 def charged(turn: Turn) -> int:
@@ -42,11 +44,14 @@ def tokens(turn: Turn) -> dict[str, int]:
 def _parts(turn: Turn, most: int | None) -> Iterator[str]:
     yield f"## Turn {turn.number}{_bill(turn)}"
     for post in turn.seen.posts:
-        yield f"*New on the forum: {post.get('id')}, {post.get('kind')} by {post.get('author')}:* {post.get('title')}"
+        told = (post.get(name) for name in ("id", "kind", "author", "title"))
+        number, kind, author, title = (visible_line(str(value)) for value in told)
+        yield f"*New on the forum: {number}, {kind} by {author}:* {title}"
     for news in turn.seen.news:
-        yield f"*{news['run']} ({news['tool']}) ended:*\n\n{_fenced(news['result'], most)}"
+        run, tool = visible_line(str(news["run"])), visible_line(str(news["tool"]))
+        yield f"*{run} ({tool}) ended:*\n\n{_fenced(news['result'], most)}"
     for word in (turn.seen.note, turn.ending):
-        yield f"*The campaign says:* {word}" if word else ""
+        yield f"*The campaign says:* {visible(word)}" if word else ""
     for entry in turn.said:
         if entry["role"] == "summary":
             yield f"*Older history was summarised:*\n\n{_quoted(entry['content'], most)}"
@@ -75,27 +80,26 @@ def _answer(entry: dict[str, Any], most: int | None) -> Iterator[str]:
         elif kind == "compaction" and block.get("content"):
             yield f"*The endpoint compacted older history:*\n\n{_quoted(block['content'], most)}"
     if entry.get("stop_reason") not in ("tool_use", "end_turn"):
-        yield f"*Stopped:* {entry.get('stop_reason')}"
+        yield f"*Stopped:* {visible_line(str(entry.get('stop_reason')))}"
 
 
 def _call(done: Done, most: int | None) -> str:
     outcome = "ok" if done.result.ok else f"refused: {done.result.reason}: {done.result.message}"
-    return (
-        f"**{done.call.name}** ({outcome})\n\n{_fenced(done.call.args, most)}\n\n{_fenced(done.result.content, most)}"
-    )
+    name, outcome = visible_line(done.call.name), visible_line(outcome)
+    return f"**{name}** ({outcome})\n\n{_fenced(done.call.args, most)}\n\n{_fenced(done.result.content, most)}"
 
 
 def _quoted(text: str, most: int | None) -> str:
-    return "\n".join(f"> {line}".rstrip() for line in _clipped(text, most).splitlines())
+    return "\n".join(f"> {line}".rstrip() for line in lines(visible(_clipped(text, most))))
 
 
 def _fenced(value: dict[str, Any], most: int | None) -> str:
     """Data as lines in a fence: texts as they are, everything else as JSON."""
-    lines = [
+    told = [
         f"{name}: {_clipped(item if isinstance(item, str) else json.dumps(item, ensure_ascii=False), most)}"
         for name, item in value.items()
     ]
-    body = "\n".join(lines).replace(FENCE, "'" * len(FENCE))
+    body = visible("\n".join(told)).replace(FENCE, "'" * len(FENCE))
     return f"{FENCE}\n{body}\n{FENCE}"
 
 

@@ -21,6 +21,7 @@ from actors.observer.audit_records import audit_posts, audit_records
 from actors.observer.audit_seeds import audit_grounds, audit_seeds
 from actors.observer.finding import Finding
 from actors.observer.run_data import RunData, load_run
+from cluster.text import visible_line
 
 MAX_SHOWN = 5
 """Findings of one check that are printed; `to_dict` has all."""
@@ -59,13 +60,13 @@ class VerifyReport:
 
     def text(self) -> str:
         """For a terminal: one line per check, every finding below its check, the first broken event at the end."""
-        lines = [f"Verification of {self.campaign}"]
+        lines = [f"Verification of {visible_line(self.campaign)}"]
         for check in self.checks:
             lines.append(f"  {'ok  ' if check.ok else 'FAIL'}  {check.name} ({check.looked_at})")
-            lines += [f"        {finding}" for finding in check.findings[:MAX_SHOWN]]
+            lines += [f"        {visible_line(str(finding))}" for finding in check.findings[:MAX_SHOWN]]
             if len(check.findings) > MAX_SHOWN:
                 lines.append(f"        and {len(check.findings) - MAX_SHOWN} more")
-        lines.append("All checks hold." if self.first is None else f"First broken: {self.first}")
+        lines.append("All checks hold." if self.first is None else f"First broken: {visible_line(str(self.first))}")
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cluster.errors import RefusedError
+from cluster.file_kind import why_not_text
 from cluster.objects import ObjectError, safe_relative
 from cluster.sandbox.errors import ReadbackError
 from cluster.sandbox.readback import readback
@@ -53,12 +54,11 @@ class Workspace:
 
     def read_text(self, path: str, max_bytes: int = MAX_FILE_BYTES) -> str:
         """The content of a UTF-8 file. Raises `RefusedError` (also `not_text`)."""
+        data = self.read(path, max_bytes)
         try:
-            return self.read(path, max_bytes).decode("utf-8")
+            return data.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise RefusedError(
-                "not_text", f"{path!r} is not UTF-8 text: {error.reason} at byte {error.start}"
-            ) from error
+            raise RefusedError("not_text", f"{path!r} is {why_not_text(data, error)}") from error
 
     def is_folder(self, path: str) -> bool:
         """Whether a path is a folder, reached without a link. Raises `RefusedError` (`bad_path`)."""

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from cluster.config.document import MOST_BYTES, ConfigError, read_document, write_document
 from cluster.config.schema import CampaignConfig
 from cluster.config.tree import NONE, dotted, may_be_none, suggestion, with_none, with_words
+from cluster.file_kind import known_kind, why_not_text
 
 PRESET_DIR = Path(__file__).resolve().parent.parent / "presets"
 
@@ -112,9 +113,7 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 def _parse(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
-            text = file.read(MOST_BYTES + 1).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from error
+            text = _text(path, file.read(MOST_BYTES + 1))
     except OSError as error:
         raise ConfigError(f"config: {str(path)!r} cannot be read: {error.strerror}") from error
     data = read_document(text, str(path))
@@ -125,6 +124,16 @@ def _parse(path: Path) -> dict[str, Any]:
 
 def _kind(value: Any) -> str:
     return "nothing" if value is None else type(value).__name__
+
+
+def _text(path: Path, data: bytes) -> str:
+    kind = known_kind(data)
+    if kind is not None:
+        raise ConfigError(f"{path} is {kind}")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is {why_not_text(data, error)}") from error
 
 
 def _read_override(data: dict[str, Any], override: str) -> dict[str, Any]:

@@ -437,6 +437,10 @@ class Forum(Strict):
     enabled: bool = Field(True, description="control `no-forum` turns it off")
     posts_per_researcher: Count = 400
     posts_per_minute: Count = Field(60, description="posts of one researcher within any minute")
+    pushes_per_researcher: Count = Field(
+        2000, description="snapshots of code that one researcher pushes, submitted ones too"
+    )
+    pushes_per_minute: Count = Field(30, description="pushes of one researcher within any minute")
     claim_minutes: Positive = Field(15, description="after which a claim on an idea expires")
 
 

@@ -105,12 +105,12 @@ def _host_uid(sandbox: Sandboxed) -> int:
         status = Path(f"/proc/{sandbox.init_pid}/status").read_text()
     except OSError:
         return 0
-    return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("Uid:")), 0)
+    return next((int(line.split()[1]) for line in status.split("\n") if line.startswith("Uid:")), 0)
 
 
 def _answers(output: bytes) -> list[dict[str, Any]]:
     found = []
-    for line in output.splitlines():
+    for line in output.split(b"\n"):
         with contextlib.suppress(ValueError):
             found.append(json.loads(line))
     return found

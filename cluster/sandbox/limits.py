@@ -19,6 +19,7 @@ from pathlib import Path
 
 from cluster.sandbox.errors import SandboxError
 from cluster.sandbox.spec import Limits
+from cluster.text import lines
 
 _PREFIX = "aar-"
 _CPU_PERIOD_US = 100_000
@@ -59,7 +60,7 @@ def _unescape(path: str) -> str:
 def _mounts(proc: Path) -> list[tuple[int, frozenset[str], Path, str]]:
     """The cgroup mounts: (version, v1 controllers, mount point, root of the mount within its hierarchy)."""
     found = []
-    for line in (proc / "self/mountinfo").read_text().splitlines():
+    for line in lines((proc / "self/mountinfo").read_text(errors="surrogateescape")):
         left, _, right = line.partition(" - ")
         kind, _, options = right.split(" ", 2)
         if kind in ("cgroup", "cgroup2"):
@@ -73,7 +74,7 @@ def _mounts(proc: Path) -> list[tuple[int, frozenset[str], Path, str]]:
 def _own_paths(proc: Path) -> dict[str, str]:
     """The own group per v1 controller name, and under '' that of v2."""
     paths = {}
-    for line in (proc / "self/cgroup").read_text().splitlines():
+    for line in lines((proc / "self/cgroup").read_text(errors="surrogateescape")):
         _, controllers, path = line.split(":", 2)
         for controller in controllers.split(","):
             paths[controller] = path
@@ -162,10 +163,10 @@ def _read_number(path: Path) -> int | None:
 
 def _read_count(path: Path, key: str) -> int:
     try:
-        lines = path.read_text().splitlines()
+        counts = lines(path.read_text())
     except OSError:
         return 0
-    return sum(int(value) for name, _, value in (line.partition(" ") for line in lines) if name == key)
+    return sum(int(value) for name, _, value in (line.partition(" ") for line in counts) if name == key)
 
 
 class Group:

@@ -48,7 +48,7 @@ def families_of_source(source: str) -> list[str]:
     """Families in the order of `FAMILIES`; `["other"]` when no feature is known or the text is not Python."""
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return ["other"]
     names = _used_names(tree)
     found = [family for family in FAMILIES[:-1] if any(_PATTERNS[family].search(name) for name in names)]

@@ -7,14 +7,15 @@ people; what counts stands in the journal.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from actors.evaluator.audits.auditor import AuditReport
 from actors.evaluator.source import Method
+from cluster.difference import unified_diff
 from cluster.objects import ObjectStore, safe_relative
+from cluster.text import visible, visible_line
 
 _DIGITS = 12
 
@@ -46,7 +47,7 @@ def write_case(cases: Path, case: Case, objects: ObjectStore, baselines: Mapping
     name, diff = min(
         ((name, _diff(objects, known, name, source)) for name, known in baselines.items()), key=lambda d: len(d[1])
     )
-    (folder / "difference.diff").write_text("\n".join(diff) + "\n", encoding="utf-8")
+    (folder / "difference.diff").write_text("\n".join(map(visible_line, diff)) + "\n", encoding="utf-8")
     head = [
         f"# {method.name}: disqualified",
         "",
@@ -59,7 +60,7 @@ def write_case(cases: Path, case: Case, objects: ObjectStore, baselines: Mapping
         "|---|---|---|---|---|---|",
     ]
     rows = [
-        f"| {domain} | {v.audit} | {v.outcome} | {_number(v.value)} | {_number(v.limit)} | {v.says} |"
+        f"| {domain} | {v.audit} | {v.outcome} | {_number(v.value)} | {_number(v.limit)} | {_cell(v.says)} |"
         for domain, report in case.reports.items()
         for v in report.verdicts
     ]
@@ -77,13 +78,18 @@ def write_case(cases: Path, case: Case, objects: ObjectStore, baselines: Mapping
         *([f"- snapshot `{snapshot}`" for snapshot in case.built_on_it] or ["- nothing"]),
         "",
     ]
-    (folder / "case.md").write_text("\n".join([*head, *rows, *tail]), encoding="utf-8")
+    (folder / "case.md").write_text(visible("\n".join([*head, *rows, *tail])), encoding="utf-8")
     return folder
 
 
 def _diff(objects: ObjectStore, known: Method, name: str, source: str) -> list[str]:
     old = objects.get_tree(known.snapshot)["method.py"].decode("utf-8", "replace")
-    return list(difflib.unified_diff(old.splitlines(), source.splitlines(), f"{name}.py", "method.py", lineterm=""))
+    return unified_diff(old, source, f"{name}.py", "method.py")
+
+
+def _cell(text: str) -> str:
+    """Words, in which a method's own error may be quoted, as one cell of a table."""
+    return visible_line(" ".join(text.split())).replace("|", "\\|")
 
 
 def _number(value: float | None) -> str:

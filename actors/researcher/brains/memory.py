@@ -124,11 +124,12 @@ class Memory:
         if post.get("kind") in ("result", "error"):
             self.avoided.update(_DIGEST.findall(str(post.get("title", ""))))
         snapshot, records = post.get("snapshot"), post.get("records") or []
-        scores = [record for record in records if number(record, "pgr") is not None]
+        author = str(post.get("author", ""))
+        scores = [r for r in records if r.get("researcher", author) == author and number(r, "pgr") is not None]
         if post.get("kind") == "result" and snapshot and scores and snapshot not in self.heard:
             best = max(scores, key=lambda record: float(record["pgr"]))
             tier = str(best.get("tier", "dev"))
-            self.heard[snapshot] = Heard(snapshot, float(best["pgr"]), tier, str(post.get("author", "")))
+            self.heard[snapshot] = Heard(snapshot, float(best["pgr"]), tier, author)
 
     def recall(self, done: Done) -> None:
         """Take note of an own call and its result."""

@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 
 from cluster.config import CampaignConfig, ConfigError
+from cluster.file_kind import why_not_text
 
 FOLDER = Path(__file__).parent / "prompts"
 DEFAULT = "researcher.md.j2"
@@ -42,7 +43,10 @@ def system_prompt(config: CampaignConfig, researcher: str, direction: str, task:
     )
     try:
         return environment.get_template(path.name).render(values).strip()
-    except (TemplateError, OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        why = why_not_text(path.read_bytes(), error)
+        raise ConfigError(f"brain.prompt_file: {name!r} is {why}") from error
+    except (TemplateError, OSError) as error:
         raise ConfigError(
             f"brain.prompt_file: {name!r} is not valid; expected a Jinja template: {type(error).__name__}: {error}"
         ) from error

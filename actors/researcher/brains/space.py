@@ -12,6 +12,7 @@ import json
 
 from pydantic import ValidationError
 
+from cluster.text import lines
 from gpu_pool.weak_to_strong.recipes import VANILLA, Recipe, canonical, describe, method_source
 
 MARK = "recipe: "
@@ -59,7 +60,7 @@ def method_file(recipe: Recipe) -> str:
     """The plain method file of a recipe, with the recipe in its docstring."""
     source = method_source(recipe)
     docstring = ast.parse(source).body[0]
-    rest = "\n".join(source.splitlines()[docstring.end_lineno :])
+    rest = "\n".join(lines(source)[docstring.end_lineno :])
     line = MARK + json.dumps(changes(recipe), sort_keys=True)
     return f'"""{describe(recipe)}.\n\n{line}\n"""\n{rest}\n'
 
@@ -68,8 +69,8 @@ def read_recipe(text: str) -> Recipe | None:
     """The recipe in a method file, or `None` when it holds none or one outside the space."""
     try:
         docstring = ast.get_docstring(ast.parse(text)) or ""
-        lines = [line for line in docstring.splitlines() if line.startswith(MARK)]
-        data = json.loads(lines[0].removeprefix(MARK)) if lines else None
+        found = [line for line in lines(docstring) if line.startswith(MARK)]
+        data = json.loads(found[0].removeprefix(MARK)) if found else None
         return canonical(Recipe.model_validate(data)) if isinstance(data, dict) else None
-    except (SyntaxError, ValueError, RecursionError, ValidationError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError, ValidationError):
         return None

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from actors.researcher.tools.base import Args, Context, Tool
 from actors.researcher.tools.files import check_room
 from cluster.errors import RefusedError
+from cluster.text import lines, lines_with_ends
 
 ROOTS = (".", "", "/", "/ws", "/ws/")
 IMAGES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".svg", ".pdf")
@@ -103,7 +104,7 @@ def _view(ctx: Context, args: EditArgs) -> dict[str, Any]:
         words = "pictures are not shown, because their cost cannot be reserved; print the figures behind it instead"
         raise RefusedError("image", f"{args.path}: {words}")
     text = ctx.workspace.read_text(args.path)
-    count = len(text.splitlines())
+    count = len(lines(text))
     first, last = args.view_range or (1, -1)
     if not 1 <= first <= max(1, count) or (last != -1 and last < first):
         raise RefusedError("bad_range", f"{args.path} has {count} lines; view_range {first} to {last} is none of them")
@@ -146,20 +147,20 @@ def _lines_of(text: str, wanted: str) -> Iterator[int]:
 
 def _inserted(old: str, args: EditArgs) -> tuple[str, int]:
     """The text after an insertion, and the line of it."""
-    lines = old.splitlines(keepends=True)
+    there = lines_with_ends(old)
     at = args.insert_line or 0
-    if at > len(lines):
-        raise RefusedError("bad_range", f"{args.path} has {len(lines)} lines; nothing can follow line {at}")
-    if at and not lines[at - 1].endswith("\n"):
-        lines[at - 1] += "\n"
+    if at > len(there):
+        raise RefusedError("bad_range", f"{args.path} has {len(there)} lines; nothing can follow line {at}")
+    if at and not there[at - 1].endswith("\n"):
+        there[at - 1] += "\n"
     text = args.insert_text or ""
     if text and not text.endswith("\n"):
         text += "\n"
-    return "".join([*lines[:at], text, *lines[at:]]), at + 1
+    return "".join([*there[:at], text, *there[at:]]), at + 1
 
 
 def _numbered(text: str, first: int, last: int) -> str:
     """Lines `first` to `last` with their numbers."""
-    lines = text.splitlines()
-    first, last = max(1, first), min(len(lines), last)
-    return "\n".join(f"{n:>6}\t{lines[n - 1]}" for n in range(first, last + 1))
+    there = lines(text)
+    first, last = max(1, first), min(len(there), last)
+    return "\n".join(f"{n:>6}\t{there[n - 1]}" for n in range(first, last + 1))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.file_kind import why_not_text
 from gpu_pool.weak_to_strong.entrypoints import load_method
 from gpu_pool.weak_to_strong.errors import MethodError
 from gpu_pool.weak_to_strong.methods import registry
@@ -58,9 +59,10 @@ class MethodFile:
                 f"method {name!r}: parameters {', '.join(params)} of a file are constants in it: edit them"
             )
         try:
-            source = path.read_text(encoding="utf-8")
+            data = path.read_bytes()
+            source = data.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise MethodError(f"method {name!r} is not a text file: {error}") from error
+            raise MethodError(f"method {name!r} is {why_not_text(data, error)}") from error
         path = path.resolve()
         shown = path.parent.name if path.name == "method.py" else path.stem
         if shown in RESERVED or shown in registry.names():

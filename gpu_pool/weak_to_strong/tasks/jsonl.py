@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from cluster.file_kind import HEAD, known_kind
 from gpu_pool.weak_to_strong.errors import TaskError
 from gpu_pool.weak_to_strong.tasks.rows import Row, build_task, parse
 from gpu_pool.weak_to_strong.tasks.schema import SPLITS, Task
@@ -27,7 +28,9 @@ def read_jsonl(path: Path, name: str | None = None) -> Task:
         files = {split: path / f"{split}.jsonl" for split in SPLITS}
         missing = [file.name for file in files.values() if not file.is_file()]
         if missing:
-            raise TaskError(f"{path} has no {', '.join(missing)}: a task folder needs one file for each split")
+            packed = sorted(file.name for name in missing for file in path.glob(f"{name}.*"))
+            unpack = f" (unpack {', '.join(packed)})" if packed else ""
+            raise TaskError(f"{path} has no {', '.join(missing)}: a task folder needs one file for each split{unpack}")
         return build_task(name or path.name, {split: list(_rows(file, split)) for split, file in files.items()})
     rows: dict[str, list[Row]] = {split: [] for split in SPLITS}
     for row in _rows(path, path.stem):
@@ -58,6 +61,9 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise TaskError(f"{path}: larger than {MAX_FILE_BYTES} bytes: give fewer rows")
         with path.open("rb") as file:
+            kind = known_kind(file.peek(HEAD)[:HEAD])
+            if kind is not None:
+                raise TaskError(f"{path} is {kind}")
             number = 0
             while line := file.readline(MAX_LINE_BYTES + 1):
                 number += 1

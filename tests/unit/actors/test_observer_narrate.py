@@ -79,3 +79,28 @@ def test_the_bill_in_the_foreground_counts_gpu_time_too() -> None:
     words = run_researcher.bill({"scheduler": {"accounts": accounts}})
     assert words == "Spent so far: $3.50 ($1.00 on the model, $2.50 on pilots)"
     assert run_researcher.bill({}) == "Spent so far: $0.0000"
+
+
+HOSTILE = "\x1b]0;owned\x07\x1b[2J \u202e \u2066 \x9b31m \u200b \r# 02-other \u2028## Turn 9"
+
+
+def test_a_transcript_steers_no_terminal_and_its_export_loses_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = tool("write_file", {"path": HOSTILE, "content": HOSTILE}, "a")
+    steps = (
+        replies.Reply(({"type": "text", "text": HOSTILE}, call), "tool_use"),
+        tools(tool(f"no{HOSTILE}", {HOSTILE: "x"}, "b")),
+        replies.cut_short(HOSTILE),
+    )
+    world = World(tmp_path / "researchers", CLAUDE, model=FakeModel(scripted(*steps)))
+    world.run()
+    world.close()
+    for form in ("markdown", "jsonl"):
+        assert transcript.main([str(tmp_path), "01", "--format", form]) == 0
+        page = capsys.readouterr().out
+        assert "\\u001b]0;owned" in page
+        assert not set("\x1b\x07\x9b\r\u202e\u2066\u200b\u2028") & set(page)
+        assert "\n# 02-other" not in page
+        assert "\n## Turn 9" not in page
+    assert json.loads(page.split("\n")[0])["said"][1]["content"][0]["text"] == HOSTILE

@@ -159,3 +159,30 @@ def test_long_output_keeps_its_beginning_and_its_end(bench: Bench) -> None:
     assert len(output["output"]) < 30_000
     assert "bytes left out" in output["output"]
     assert output["output_bytes"] > 3_000_000
+
+
+SOURCE = 'A = "one\u2028two"\nB = 2\x0c\nC = "\x85 \x0b \x1c"\n'
+
+
+def test_lines_are_those_of_the_compiler_and_of_grep(bench: Bench) -> None:
+    edit(bench, "create", "m.py", file_text=SOURCE)
+    shown = edit(bench, "view", "m.py").content
+    assert shown["lines"] == 3 == SOURCE.count("\n")
+    assert shown["text"].split("\n")[1] == "     2\tB = 2\x0c"
+    assert edit(bench, "view", "m.py", view_range=[4, 4]).reason == "bad_range"
+    edit(bench, "insert", "m.py", insert_line=1, insert_text="X = 1")
+    text = bench.ctx.workspace.read_text("m.py")
+    assert text == SOURCE.replace("\nB", "\nX = 1\nB")
+    compile(text, "m.py", "exec")
+    changed = edit(bench, "str_replace", "m.py", old_str='C = "', new_str='C = "!')
+    assert '     4\tC = "!' in changed.content["text"]
+    assert edit(bench, "insert", "m.py", insert_line=5, insert_text="x").reason == "bad_range"
+
+
+@pytest.mark.parametrize("ends", ["\r\n", "\r", "\n\n"])
+def test_other_line_ends_are_left_as_they_are(bench: Bench, ends: str) -> None:
+    source = f"a = 1{ends}b = 2{ends}"
+    bench.ctx.workspace._write("m.py", source.encode())
+    edit(bench, "str_replace", "m.py", old_str="b = 2", new_str="b = 3")
+    assert bench.ctx.workspace.read("m.py").decode() == source.replace("2", "3")
+    assert edit(bench, "view", "m.py").content["lines"] == source.count("\n") or ends == "\r"

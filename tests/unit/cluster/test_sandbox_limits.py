@@ -197,3 +197,12 @@ def test_groups_of_dead_owners_are_swept_and_those_of_living_ones_kept() -> None
         assert living.exists()
     finally:
         living.rmdir()
+
+
+def test_a_mount_point_with_a_form_feed_in_its_name_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "self").mkdir()
+    odd = "30 1 0:1 / /mnt/a\x0cb\u2028c rw - tmpfs none rw\n31 1 0:2 / /sys/fs/cgroup rw - cgroup2 none rw\n"
+    (tmp_path / "self/mountinfo").write_text(odd, encoding="utf-8")
+    (tmp_path / "self/cgroup").write_text("0::/a\x0b1:memory:/x\n", encoding="utf-8")
+    assert [str(mount[2]) for mount in control._mounts(tmp_path)] == ["/sys/fs/cgroup"]
+    assert control._own_paths(tmp_path) == {"": "/a\x0b1:memory:/x"}

@@ -39,8 +39,8 @@ class Desk:
     def open(self, **settings: Any) -> None:
         self.store = Store(self.root / "forum.db")
         self.journal = Journal(self.store)
-        self.code = CodeStore(ObjectStore(self.root / "objects"), self.store, self.journal)
-        config = ForumConfig(**settings)
+        objects, config = ObjectStore(self.root / "objects"), ForumConfig(**settings)
+        self.code = CodeStore(objects, self.store, self.journal, config, lambda: self.now)
         self.forum = Forum(self.store, self.journal, config, self.lookup, self.code.has, lambda: self.now)
 
     def close(self) -> None:
