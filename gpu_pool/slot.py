@@ -7,7 +7,8 @@ Promises:
   in the inference lane, which gets students and items; truth goes to the library lane alone, where neither ever was.
 - With `sandbox_reuse = never` a lane that ran foreign code is killed at the end of its lease; a spare is kept warm.
 - A lease uses at most what was reserved: its steps end at its end, and the reported GPU time is capped by it. The time
-  of a `serve` step counts from its first start, even when the slot itself was started anew since.
+  of a `serve` step counts from its first start, even when the slot itself was started anew since. What was used is a
+  monotonic duration; the wall clock only dates its start.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import contextlib
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +32,7 @@ from gpu_pool.lane import Lane, LaneError, Shelter
 from gpu_pool.leases import FOREIGN_ENTRIES, Lease, LeaseResult, LeaseStatus, Step, StepResult
 from gpu_pool.serving.server import ModelServer
 from gpu_pool.serving.state import ServerState
-from gpu_pool.serving.step import first_start, serve_step
+from gpu_pool.serving.step import seconds_since_first_start, serve_step
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +87,31 @@ class _Running:
     """Ends the step that runs now."""
     server: ModelServer | None = None
     cancelled: bool = False
+
+
+@dataclass(slots=True)
+class _Use:
+    """The time for which a lease pays: when it began on the monotonic clock (seconds) and on the wall's, for people."""
+
+    began: float
+    started_us: int
+
+    @classmethod
+    def now(cls, before_s: float = 0.0) -> _Use:
+        """From now on; `before_s` seconds were used already."""
+        use = cls(time.monotonic(), now_us())
+        use.leave_out(-before_s)
+        return use
+
+    @property
+    def seconds(self) -> float:
+        """Seconds used so far."""
+        return time.monotonic() - self.began
+
+    def leave_out(self, seconds: float) -> None:
+        """Do not count `seconds`, in which the lease had to wait."""
+        self.began += seconds
+        self.started_us += int(seconds * 1e6)
 
 
 @dataclass(slots=True)
@@ -187,7 +214,7 @@ class Slot:
         done: dict[str, StepResult] = {}
         method_lane: Lane | None = None
         status: LeaseStatus = "done"
-        started: int | None = None
+        use: _Use | None = None
         try:
             for step in lease.request.job.steps:
                 if running.cancelled:
@@ -198,8 +225,8 @@ class Slot:
                     done[step.name] = StepResult(step.name, "skipped", "an earlier step failed", 0.0, None, {}, "")
                     continue
                 if step.entry == "serve":
-                    started = first_start(directory)
-                    done[step.name] = await self._serve(step, running, started)
+                    use = _Use.now(seconds_since_first_start(directory))
+                    done[step.name] = await self._serve(step, running, use)
                     continue
                 role = role_of(step)
                 if role == "method" and (method_lane is None or not method_lane.alive):
@@ -208,11 +235,10 @@ class Slot:
                     method_lane = await self._take_method_lane()
                 if role != "method":
                     await self._trusted_lane(role)
-                started = started or now_us()
+                use = use or _Use.now()
                 running.note = step.name
                 lane = method_lane if role == "method" else None
-                result, waited = await self._run_step(step, lease, done, lane, started, running)
-                started += waited
+                result = await self._run_step(step, lease, done, lane, use, running)
                 if result is None:
                     status = "expired"
                     result = StepResult(step.name, "timeout", "the lease ended", 0.0, None, {}, "")
@@ -221,20 +247,20 @@ class Slot:
             await self._give_back(method_lane)
         if running.cancelled:
             status = "cancelled"
-        ended = now_us()
-        began = started or ended
-        used = gpu_ms(lease.request.gpus, min((ended - began) // 1000, int(lease.request.seconds * 1000)))
+        use = use or _Use.now()
+        seconds = use.seconds
+        used = gpu_ms(lease.request.gpus, min(int(seconds * 1000), int(lease.request.seconds * 1000)))
         return LeaseResult(
-            lease.id, status, tuple(done.values()), used, began, ended, self._spec.name, socket.gethostname(),
-            self._spec.gpu_name, self._spec.grade, self._spec.probe_hash,
+            lease.id, status, tuple(done.values()), used, use.started_us, use.started_us + int(seconds * 1e6),
+            self._spec.name, socket.gethostname(), self._spec.gpu_name, self._spec.grade, self._spec.probe_hash,
         )  # fmt: skip
 
-    async def _serve(self, step: Step, running: _Running, began: int) -> StepResult:
-        """A model server until it is idle, cancelled, out of time or beyond help; it pays from `began` on."""
+    async def _serve(self, step: Step, running: _Running, use: _Use) -> StepResult:
+        """A model server until it is idle, cancelled, out of time or beyond help."""
         if self._make_server is None:
             return StepResult(step.name, "error", "this pool serves no model", 0.0, None, {}, "")
         running.note = step.name
-        left = running.lease.request.seconds - (now_us() - began) / 1e6
+        left = running.lease.request.seconds - use.seconds
         running.server = self._make_server(running.lease)
         running.abort = running.server.stop
         try:
@@ -249,13 +275,14 @@ class Slot:
         return any(name not in done or file not in done[name].outputs for name, file in sources)
 
     async def _run_step(
-        self, step: Step, lease: Lease, done: dict[str, StepResult], lane: Lane | None, began: int, running: _Running
-    ) -> tuple[StepResult | None, int]:
-        """The step's result, `None` when the lease is over, and the microseconds spent waiting for the trusted lane.
+        self, step: Step, lease: Lease, done: dict[str, StepResult], lane: Lane | None, use: _Use, running: _Running
+    ) -> StepResult | None:
+        """The step's result, `None` when the lease is over.
 
-        The wait for another lease's step is no use of the GPU: the lease is neither charged for it nor shortened by it.
+        The wait for another lease's step in the trusted lane is no use of the GPU: the lease is neither charged for it
+        nor shortened by it.
         """
-        asked = now_us()
+        asked = time.monotonic()
         async with contextlib.AsyncExitStack() as stack:
             role = role_of(step)
             if lane is None and role != "method":
@@ -263,11 +290,11 @@ class Slot:
                 lane = await self._trusted_lane(role, locked=True)
             assert lane is not None, "a method step comes with its lane"
             lane.dirty = lane.dirty or role == "method"
-            waited = now_us() - asked
-            left = lease.request.seconds - (now_us() - began - waited) / 1e6
+            use.leave_out(time.monotonic() - asked)
+            left = lease.request.seconds - use.seconds
             if left <= 0 or running.cancelled:
-                return None, waited
-            return await self._run_in(lane, step, lease, done, min(step.seconds, left), running), waited
+                return None
+            return await self._run_in(lane, step, lease, done, min(step.seconds, left), running)
 
     async def _run_in(
         self, lane: Lane, step: Step, lease: Lease, done: dict[str, StepResult], seconds: float, running: _Running

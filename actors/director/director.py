@@ -4,7 +4,7 @@ Promises: the phase is on disk before its work begins; every phase is idempotent
 is run again and ends in the same place. At the end of each phase, and every minute of research, the heads of all other
 journals are anchored in the director's own, so that a journal whose tail is cut later no longer fits; as often it is
 looked at whether the team's ideas have collapsed. What SEAL may cost is set aside before anything is spent. Research
-lasts as long as the configuration says, not counting time in which the campaign was down.
+lasts as long as the configuration says, and a plateau likewise, not counting time in which the campaign was down.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from actors.director.phases import Phase
 from actors.director.stopwatch import Stopwatch
 from actors.evaluator.estimate import sealing
 from actors.gateway.api import ModelApi
-from cluster.clock import now_us
 from cluster.config import CampaignConfig
 from cluster.errors import AarError
 from cluster.journal import Journal, verify_chain
 from cluster.money import Caps, usd_from_decimal
 from cluster.names import BASELINES_ACCOUNT, CAMPAIGN, IDEAS_ACCOUNT, PARTS, SEAL_ACCOUNT, RunPaths, researcher_account
+from cluster.steady import SteadyClock
 from cluster.store import Store, open_readonly
 from gpu_pool.weak_to_strong.methods import BASELINES
 
@@ -113,6 +113,7 @@ class Director:
         self._paths, self._store, self._config, self._offices = paths, store, config, offices
         self._journal = Journal(store)
         store.schema(_DDL)
+        self._clock = SteadyClock(store, max(int(self._get(key) or 0) for key in ("started_us", "ended_us")))
         model, gateway = config.diversity.model, offices.gateway
         namer = None if model is None or gateway is None else Namer(model, gateway)
         self._ideas = IdeaWatch(paths, store, config, offices.forum, offices.researchers, namer)
@@ -144,7 +145,7 @@ class Director:
         """Carry the campaign from where it stands to its end."""
         if self._get("started_us") is None:
             with self._store.transaction():
-                self._set("started_us", str(now_us()))
+                self._set("started_us", str(self._clock()))
                 self._set("phase", Phase.PREPARE.label)
                 self._journal.append("campaign_started", {"config": self._config.model_dump(mode="json")})
                 self._journal.append("phase", {"phase": Phase.PREPARE.label})
@@ -183,13 +184,10 @@ class Director:
         await self._offices.evaluator.prepare()
 
     async def _research(self) -> None:
-        if self._get("research_started_us") is None:
-            self._set("research_started_us", str(now_us()))
-        started = int(self._get("research_started_us") or 0)
         watch = self._watch = Stopwatch(self._store, Phase.RESEARCH.label)
         runs = {name: asyncio.ensure_future(actor.run()) for name, actor in self._offices.researchers.items()}
         pending = set(runs.values())
-        while pending and self._research_left_s() > 0 and not await self._plateau(started):
+        while pending and self._research_left_s() > 0 and not await self._plateau(watch):
             _, pending = await asyncio.wait(pending, timeout=POLL_S)
             watch.save()
             if time.monotonic() - self._last_anchor > ANCHOR_S:
@@ -228,13 +226,18 @@ class Director:
             payload = {"researcher": name, **run.result()}
         self._journal.append("researcher_ended", payload)
 
-    async def _plateau(self, started: int) -> bool:
+    async def _plateau(self, watch: Stopwatch) -> bool:
+        """Whether the board has not moved for too long, counted in seconds of research."""
         limit = self._config.research.plateau_minutes
         if limit is None:
             return False
         status = await self._offices.evaluator.status()
-        moved = max(int(status.get("board_moved_us") or 0), started)
-        return now_us() - moved > limit * 60e6
+        move = str(status.get("board_moved_us") or 0)
+        if self._get("board_move") != move:
+            with self._store.transaction():
+                self._set("board_move", move)
+                self._set("board_moved_s", repr(watch.seconds))
+        return watch.seconds - float(self._get("board_moved_s") or 0) > limit * 60
 
     async def _seal(self) -> None:
         await self._close_gateway()
@@ -252,8 +255,9 @@ class Director:
 
     async def _report(self) -> None:
         with self._store.transaction():
-            self._set("ended_us", str(now_us()))
-            self._journal.append("campaign_ended", {"wall_us": now_us() - int(self._get("started_us") or 0)})
+            ended = self._clock()
+            self._set("ended_us", str(ended))
+            self._journal.append("campaign_ended", {"wall_us": ended - int(self._get("started_us") or 0)})
 
     def anchor(self) -> None:
         """Write the heads of all other journals into this one."""
@@ -276,7 +280,8 @@ class Director:
 
     async def status(self) -> dict[str, Any]:
         """Everything that a live page shows."""
-        started = int(self._get("started_us") or now_us())
+        now = self._clock()
+        started = int(self._get("started_us") or now)
         others: dict[str, Any] = dict(self._offices.researchers)
         if self._offices.gateway is not None:
             others["gateway"] = self._offices.gateway
@@ -289,7 +294,7 @@ class Director:
         return {
             "phase": self.phase.label,
             "alarm": self._ideas.alarm,
-            "wall_seconds": (int(self._get("ended_us") or now_us()) - started) / 1e6,
+            "wall_seconds": (int(self._get("ended_us") or now) - started) / 1e6,
             "research_left_s": self._research_left_s() if self._watch is not None else None,
             "scheduler": scheduler,
             "evaluator": evaluator,

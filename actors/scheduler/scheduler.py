@@ -26,7 +26,6 @@ from actors.scheduler.ledger import Ledger
 from actors.scheduler.policy import WHOLE, PolicyConfig, SlotState, choose
 from actors.scheduler.report import describe
 from actors.scheduler.slots import SlotCalls, SlotRunner
-from cluster.clock import now_us
 from cluster.errors import RefusedError
 from cluster.journal import Journal
 from cluster.money import Amounts, Caps
@@ -188,7 +187,8 @@ class Scheduler:
             return
         held = self.book.held()
         states = [SlotState(name, tuple(held.get(name, ()))) for name in slots]
-        grants = choose([e.waiting() for e in queued], states, self.book.usage(), now_us(), self._config.policy)
+        now, usage = self.book.now_us(), self.book.usage()
+        grants = choose([e.waiting() for e in queued], states, usage, now, self._config.policy)
         entries: list[Entry] = []
         with self.store.transaction():
             for grant in grants:
@@ -334,7 +334,7 @@ class Scheduler:
 
     async def status(self) -> dict[str, Any]:
         """All that a live page needs; see `actors.scheduler.report`."""
-        return describe(self.book, self.ledger, self._slots.resting, now_us())
+        return describe(self.book, self.ledger, self._slots.resting, self.book.now_us())
 
 
 def _facts(entry: Entry) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from tests.unit.actors.scheduler_fakes import (
     scratch,
     spent,
 )
+from tests.unit.wall_clock import STEPS, WallClock
 
 A, B = "campaign/researcher/01-a", "campaign/researcher/02-b"
 Scene = Callable[[Scheduler, dict[str, FakeSlot]], Coroutine[Any, Any, None]]
@@ -366,3 +367,23 @@ def test_a_slot_registered_late_takes_what_waits() -> None:
         assert len(events(scheduler, "slot_registered")) == 1
 
     play(scene, {})
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_of_the_wall_clock_ends_no_lease_and_makes_no_request_older(wall: WallClock, step: int) -> None:
+    async def main(directory: Path) -> None:
+        slots = {"s": FakeSlot(0.3)}
+        async with Office(directory / "s.db", slots) as scheduler:
+            await furnish(scheduler, slots)
+            ids = [await scheduler.submit(a_request(f"k{n}", A, gpus=1.0, seconds=60)) for n in range(2)]
+            wall.step(step)
+            status = await scheduler.status()
+            (running,), (waiting,) = status["running"], status["waiting"]
+            assert 0 <= running["age_seconds"] < 30
+            assert 30 < running["seconds_left"] <= 60
+            assert 0 <= waiting["age_seconds"] < 30
+            results = [await scheduler.wait(request_id, 10) for request_id in ids]
+            assert [r and r.status for r in results] == ["done", "done"]
+
+    with scratch() as directory:
+        asyncio.run(main(directory))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,9 @@ import pytest
 
 from gpu_pool.lane import Lane, LaneError
 from gpu_pool.leases import Job, Lease, LeaseRequest, LeaseResult, Step, StepResult, StepStatus
+from gpu_pool.serving.step import seconds_since_first_start
 from gpu_pool.slot import Role, Slot, SlotSpec, uid_of
+from tests.unit.wall_clock import STEPS, WallClock
 
 
 class FakeLane(Lane):
@@ -221,3 +224,32 @@ def test_waiting_for_another_lease_in_the_trusted_lane_costs_nothing(tmp_path: P
     results = asyncio.run(go())
     assert all(result.step("predict").ok for result in results)
     assert all(result.gpu_ms < 0.5 * 400 * 1.5 for result in results)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_of_the_wall_clock_changes_no_charge_and_no_limit(tmp_path: Path, wall: WallClock, step: int) -> None:
+    def behave(which: Step) -> StepStatus:
+        if which.name == "train":
+            wall.step(step)
+        return "ok"
+
+    slot, _ = make_slot(tmp_path, behave, delay=0.2)
+    result = asyncio.run(slot.run(lease(tmp_path, TRAIN, PREDICT, seconds=60)))
+    assert result.status == "done"
+    assert [s.status for s in result.steps] == ["ok", "ok"]
+    assert 400 <= result.gpu_ms < 30_000
+    assert abs((result.ended_us - result.started_us) / 1000 - result.gpu_ms) <= 2
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_the_time_of_a_served_model_is_counted_across_a_step_and_not_across_a_reboot(
+    tmp_path: Path, wall: WallClock, step: int
+) -> None:
+    assert seconds_since_first_start(tmp_path) == 0.0
+    wall.step(step)
+    time.sleep(0.01)
+    assert 0.01 <= seconds_since_first_start(tmp_path) < 30
+    (tmp_path / "began").write_text("another-boot 5", encoding="ascii")
+    assert seconds_since_first_start(tmp_path) == 0.0
+    (tmp_path / "began").write_text("1764000000000000", encoding="ascii")  # as an earlier version wrote it
+    assert seconds_since_first_start(tmp_path) == 0.0
