@@ -47,3 +47,25 @@ class Mark:
         """Microseconds from here to `later`; `None` when the machine was started anew between them."""
         passed = later.us - self.us
         return passed if later.boot == self.boot and passed >= 0 else None
+
+
+class StopWatchClock:
+    """Monotonic seconds since it was made, not counting those in which it was stopped."""
+
+    def __init__(self) -> None:
+        self._left_out = time.monotonic()
+        self._stopped: float | None = None
+
+    def __call__(self) -> float:
+        """Seconds so far."""
+        return (time.monotonic() if self._stopped is None else self._stopped) - self._left_out
+
+    def stop(self) -> None:
+        """Stand still; repeated calls do nothing."""
+        self._stopped = time.monotonic() if self._stopped is None else self._stopped
+
+    def go(self) -> None:
+        """Count again; repeated calls do nothing."""
+        if self._stopped is not None:
+            self._left_out += time.monotonic() - self._stopped
+            self._stopped = None

@@ -6,6 +6,8 @@ Promises:
 - Three kinds of lanes, each with a uid of its own. Foreign code runs only in a method lane; what it made is read only
   in the inference lane, which gets students and items; truth goes to the library lane alone, where neither ever was.
 - With `sandbox_reuse = never` a lane that ran foreign code is killed at the end of its lease; a spare is kept warm.
+- A fault of the slot's own storage, or its end, is no result: `run` raises `StorageError` or `ClosedError`, nothing is
+  charged, and the lease may be carried out elsewhere.
 - A lease uses at most what was reserved: its steps end at its end, and the reported GPU time is capped by it. The time
   of a `serve` step counts from its first start, even when the slot itself was started anew since. What was used is a
   monotonic duration; the wall clock only dates its start.
@@ -17,7 +19,9 @@ import asyncio
 import contextlib
 import logging
 import os
+import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,9 +31,10 @@ from typing import Any, Literal
 from cluster.clock import now_us
 from cluster.money import gpu_ms
 from cluster.sandbox import FIRST_UID, Limits
+from cluster.storage import Place, StorageError, storage_fault
 from cluster.wire import pack, unpack
 from gpu_pool.lane import Lane, LaneError, Shelter
-from gpu_pool.leases import FOREIGN_ENTRIES, Lease, LeaseResult, LeaseStatus, Step, StepResult
+from gpu_pool.leases import FOREIGN_ENTRIES, ClosedError, Lease, LeaseResult, LeaseStatus, Step, StepResult
 from gpu_pool.serving.server import ModelServer
 from gpu_pool.serving.state import ServerState
 from gpu_pool.serving.step import seconds_since_first_start, serve_step
@@ -37,6 +42,8 @@ from gpu_pool.serving.step import seconds_since_first_start, serve_step
 log = logging.getLogger(__name__)
 
 LANE_START_ATTEMPTS = 3
+ROOM_S = 1.0
+"""How often it is looked at whether there is room while a lease runs."""
 Role = Literal["method", "inference", "library"]
 TrustedRole = Literal["inference", "library"]
 _UIDS_PER_ROLE = 200
@@ -73,6 +80,8 @@ class SlotSpec:
     shelter: Shelter = "namespaces"
     file_bytes: int = 512 << 20
     """The largest file that a step may write."""
+    least_free_bytes: int = 0
+    """With less free space where lanes work and results lie, no lease is carried out."""
     most_leases: int = 1
     """How many leases may run here at once: with `wiped`, more method lanes than this are of no use."""
 
@@ -144,6 +153,7 @@ class Slot:
         self._lent = 0
         self._warming: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[LeaseResult]] = set()
+        self._closed = False
 
     def _new_lane(self, role: Role) -> Lane:
         spec = self._spec
@@ -163,6 +173,8 @@ class Slot:
             return stored
         running = self._running.get(lease.id)
         if running is None:
+            if self._closed:
+                raise ClosedError(f"slot {self._spec.name} is being taken down")
             future: asyncio.Future[LeaseResult] = asyncio.get_running_loop().create_future()
             running = self._running[lease.id] = _Running(lease, future)
             task = asyncio.create_task(self._carry_out(running))
@@ -190,15 +202,49 @@ class Slot:
 
     async def _carry_out(self, running: _Running) -> LeaseResult:
         try:
-            result = await self._execute(running)
-            _write_result(Path(running.lease.directory), result)
+            result = await self._with_room(running)
             running.done.set_result(result)
         except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and self._closed:
+                error = ClosedError(f"slot {self._spec.name} was taken down")
             running.done.set_exception(error)
             running.done.exception()
             raise
         finally:
             self._running.pop(running.lease.id, None)
+        return result
+
+    def _places(self, lease: Lease) -> tuple[Place, ...]:
+        least, run_dir = self._spec.least_free_bytes, Path(lease.directory).parent.parent
+        return (
+            Place("run directory", run_dir, least),
+            Place("scratch directory", Path(tempfile.gettempdir()), least),
+            Place("cache", self._spec.cache_models, least),
+        )
+
+    async def _with_room(self, running: _Running) -> LeaseResult:
+        """The result, on disk. Raises `StorageError` when a lease was hurt by a place without room, of which only the
+        slot's own observation counts, never what a step says of itself.
+        """
+        seen = await _room(self._places(running.lease))
+        if seen:
+            raise StorageError(seen)
+        watch = asyncio.create_task(_short_of_room(self._places(running.lease)))
+        directory = Path(running.lease.directory)
+        try:
+            result = await self._execute(running)
+            hurt = any(step.status in ("error", "crashed", "timeout") for step in result.steps)
+            if hurt and (seen := watch.result() if watch.done() else await _room(self._places(running.lease))):
+                raise StorageError(seen)
+            _write_result(directory, result)
+        except (OSError, StorageError) as error:
+            fault = storage_fault(error)
+            if fault is None:
+                raise
+            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)  # half of it, on a full disk
+            raise StorageError(fault) from error
+        finally:
+            watch.cancel()
         return result
 
     def _stored(self, lease: Lease) -> LeaseResult | None:
@@ -397,6 +443,7 @@ class Slot:
 
     async def close(self) -> None:
         """Kill every sandbox of this slot."""
+        self._closed = True
         for task in self._tasks:
             task.cancel()
         if self._warming is not None:
@@ -405,6 +452,18 @@ class Slot:
         trusted = [held.lane for held in self._trusted.values() if held.lane is not None]
         for lane in [*self._spares, *trusted]:
             await lane.close()
+
+
+async def _room(places: tuple[Place, ...]) -> str:
+    """What is wrong with the places now, or ""."""
+    return "; ".join(filter(None, [await asyncio.to_thread(place.fault) for place in places]))
+
+
+async def _short_of_room(places: tuple[Place, ...]) -> str:
+    """Ends with what was wrong as soon as something is."""
+    while not (seen := await _room(places)):
+        await asyncio.sleep(ROOM_S)
+    return seen
 
 
 def _write_result(directory: Path, result: LeaseResult) -> None:

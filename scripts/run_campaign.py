@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -163,15 +164,17 @@ def follow(director: Any, run_dir: Path) -> None:
     console, name = Console(), run_dir.name
     run = director.run.remote()
     live = Live(console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
+    said, was_paused = 0.0, False
     with live if live is not None else nullcontext():
-        while not ray.wait([run], timeout=LINE_EVERY_S if live is None else LIVE_EVERY_S)[0]:
+        while not ray.wait([run], timeout=LIVE_EVERY_S)[0]:
             try:
                 status = ray.get(director.status.remote(), timeout=10)
             except RayError:
                 continue  # the director restarts, or is busy; whether it failed for good is what `run` says
             if live is not None:
                 live.update(render(name, status))
-            else:
+            elif bool(status["paused"]) != was_paused or time.monotonic() - said >= LINE_EVERY_S:
+                said, was_paused = time.monotonic(), bool(status["paused"])
                 print(one_line(name, status), flush=True)
     ray.get(run)
 

@@ -4,29 +4,35 @@ Promises: the phase is on disk before its work begins; every phase is idempotent
 is run again and ends in the same place. At the end of each phase, and every minute of research, the heads of all other
 journals are anchored in the director's own, so that a journal whose tail is cut later no longer fits; as often it is
 looked at whether the team's ideas have collapsed. What SEAL may cost is set aside before anything is spent. Research
-lasts as long as the configuration says, and a plateau likewise, not counting time in which the campaign was down.
+lasts as long as the configuration says, and a plateau likewise, not counting time in which the campaign was down or
+paused for want of room (see `room`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from actors.director.ideas import ForumApi, IdeaWatch
 from actors.director.namer import Namer
 from actors.director.phases import Phase
+from actors.director.room import PausableApi, RoomGuard
 from actors.director.stopwatch import Stopwatch
 from actors.evaluator.estimate import sealing
 from actors.gateway.api import ModelApi
+from cluster.clock import StopWatchClock
 from cluster.config import CampaignConfig
 from cluster.errors import AarError
 from cluster.journal import Journal, verify_chain
 from cluster.money import Caps, usd_from_decimal
 from cluster.names import BASELINES_ACCOUNT, CAMPAIGN, IDEAS_ACCOUNT, PARTS, SEAL_ACCOUNT, RunPaths, researcher_account
 from cluster.steady import SteadyClock
+from cluster.storage import storage_fault
 from cluster.store import Store, open_readonly
 from gpu_pool.weak_to_strong.methods import BASELINES
 
@@ -55,6 +61,12 @@ class ResearcherApi(Protocol):
     async def redirect(self, direction: str) -> None:
         """Go on from this direction."""
 
+    async def pause(self, reason: str) -> None:
+        """Begin nothing new, and count no time."""
+
+    async def go_on(self) -> None:
+        """The pause is over."""
+
 
 class SchedulerApi(Protocol):
     """What the director asks of the scheduler."""
@@ -67,6 +79,12 @@ class SchedulerApi(Protocol):
 
     async def release(self, key: str, note: str) -> Any:
         """Free what was set aside."""
+
+    async def pause(self, reason: str) -> None:
+        """Grant no leases."""
+
+    async def go_on(self) -> None:
+        """Grant leases again."""
 
     async def status(self) -> dict[str, Any]:
         """Queue, leases, accounts."""
@@ -122,6 +140,12 @@ class Director:
         self._anchored: dict[str, dict[str, Any]] = {}
         self._states: dict[str, dict[str, Any]] = {}
         self._watch: Stopwatch | None = None
+        self._work_clock = StopWatchClock()
+        self._room = RoomGuard(paths, config, self._journal, self._pausable, offices.forum, self._work_clock)
+
+    def _pausable(self) -> dict[str, PausableApi]:
+        working = self._offices.researchers if self.phase is Phase.RESEARCH else {}
+        return {"scheduler": self._offices.scheduler, **working}
 
     def _get(self, key: str) -> str | None:
         rows = self._store.query("SELECT value FROM director WHERE key = ?", (key,))
@@ -157,11 +181,27 @@ class Director:
             Phase.SEAL: self._seal,
             Phase.REPORT: self._report,
         }
-        while (phase := self.phase) is not Phase.DONE:
-            await work[phase]()
+        guard = asyncio.create_task(self._room.watch())
+        guard.add_done_callback(_note_end_of_watch)
+        try:
+            while (phase := self.phase) is not Phase.DONE:
+                await self._with_room(work[phase], phase)
+        finally:
+            guard.cancel()
+        return {"phase": Phase.DONE.label}
+
+    async def _with_room(self, work: Callable[[], Awaitable[None]], phase: Phase) -> None:
+        """A phase to its end; one that storage stopped is begun again when there is room, as after a crash."""
+        try:
+            await work()
             self.anchor()
             self._enter(phase.next)
-        return {"phase": Phase.DONE.label}
+        except (AarError, OSError, sqlite3.Error) as error:
+            fault = storage_fault(error)
+            if fault is None:
+                raise
+            log.warning("phase %s waits: %s", phase.label, fault)
+            await asyncio.sleep(POLL_S)
 
     async def _prepare(self) -> None:
         opened = self._offices.scheduler.open_account
@@ -184,11 +224,15 @@ class Director:
         await self._offices.evaluator.prepare()
 
     async def _research(self) -> None:
-        watch = self._watch = Stopwatch(self._store, Phase.RESEARCH.label)
+        watch = self._watch = Stopwatch(self._store, Phase.RESEARCH.label, self._work_clock)
         runs = {name: asyncio.ensure_future(actor.run()) for name, actor in self._offices.researchers.items()}
         pending = set(runs.values())
-        while pending and self._research_left_s() > 0 and not await self._plateau(watch):
+        while pending and self._research_left_s() > 0:
             _, pending = await asyncio.wait(pending, timeout=POLL_S)
+            if self._room.pause is not None:
+                continue
+            if await self._plateau(watch):
+                break
             watch.save()
             if time.monotonic() - self._last_anchor > ANCHOR_S:
                 self._look_at_ideas([name for name, run in runs.items() if not run.done()])
@@ -285,27 +329,30 @@ class Director:
         others: dict[str, Any] = dict(self._offices.researchers)
         if self._offices.gateway is not None:
             others["gateway"] = self._offices.gateway
-        scheduler, evaluator, *states = await asyncio.gather(
-            self._offices.scheduler.status(),
-            self._offices.evaluator.status(),
-            *(self._one_status(name, other) for name, other in others.items()),
-        )
+        others |= {"scheduler": self._offices.scheduler, "evaluator": self._offices.evaluator}
+        states = await asyncio.gather(*(self._one_status(name, other) for name, other in others.items()))
         known = dict(zip(others, states, strict=True))
         return {
             "phase": self.phase.label,
             "alarm": self._ideas.alarm,
             "wall_seconds": (int(self._get("ended_us") or now) - started) / 1e6,
             "research_left_s": self._research_left_s() if self._watch is not None else None,
-            "scheduler": scheduler,
-            "evaluator": evaluator,
+            "paused": self._room.status(),
+            "scheduler": known.pop("scheduler"),
+            "evaluator": known.pop("evaluator"),
             "gateway": known.pop("gateway", None),
             "researchers": known,
         }
 
-    async def _one_status(self, name: str, other: ResearcherApi | GatewayApi) -> dict[str, Any]:
-        """The status of a researcher or the gateway, or its last known one when it is busy restarting."""
+    async def _one_status(self, name: str, other: Any) -> dict[str, Any]:
+        """The status of a researcher or an office, or its last known one when it is busy or restarting."""
         try:
             self._states[name] = await asyncio.wait_for(other.status(), 3.0)
         except (TimeoutError, AarError):
             return {**self._states.get(name, {}), "state": "unreachable"}
         return self._states[name]
+
+
+def _note_end_of_watch(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        log.error("nobody looks whether there is room any more", exc_info=task.exception())

@@ -53,6 +53,7 @@ CREATE TABLE IF NOT EXISTS leases (
     result BLOB
 );
 CREATE INDEX IF NOT EXISTS leases_live ON leases (state) WHERE state IN ('queued', 'running');
+CREATE TABLE IF NOT EXISTS excused (request_id TEXT PRIMARY KEY, attempts INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS slots (
     name TEXT PRIMARY KEY,
     actor TEXT NOT NULL,
@@ -185,16 +186,27 @@ class Book:
                 db.execute("UPDATE holders SET turn_us = ? WHERE name = ?", (at, entry.holder))
         return self.get(request_id)
 
-    def requeue(self, request_id: str) -> Entry:
-        """Put a running request, whose lease was lost, back at its old place in the queue, for its next attempt."""
+    def requeue(self, request_id: str, excused: bool = False) -> Entry:
+        """Put a running request, whose lease was lost, back at its old place in the queue, for its next attempt.
+
+        `excused`: the attempt does not count against it.
+        """
         with self._store.transaction() as db:
             self._in_state(request_id, "running")
+            if excused:
+                more = "ON CONFLICT (request_id) DO UPDATE SET attempts = attempts + 1"
+                db.execute(f"INSERT INTO excused VALUES (?, 1) {more}", (request_id,))
             db.execute(
                 "UPDATE leases SET state = 'queued', attempt = attempt + 1, slot = NULL, threads = NULL,"
                 " granted_us = NULL WHERE request_id = ?",
                 (request_id,),
             )
         return self.get(request_id)
+
+    def excused(self, request_id: str) -> int:
+        """How many of a request's attempts do not count against it."""
+        rows = self._store.query("SELECT attempts FROM excused WHERE request_id = ?", (request_id,))
+        return int(rows[0]["attempts"]) if rows else 0
 
     def finish(self, request_id: str, result: LeaseResult, gpu_ms: int, usd: int) -> Entry:
         """End a live request; `gpu_ms` and `usd` are what the ledger charged."""

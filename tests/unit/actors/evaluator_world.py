@@ -257,7 +257,7 @@ class World:
         """A fresh campaign, with `secret` if given, or a copy of `source` (stopped) as it stands."""
         self.paths = RunPaths(root / "runs" / "test")
         if source is None:
-            self.paths.root.mkdir(parents=True)
+            self.paths.root.mkdir(parents=True, exist_ok=True)
         else:
             shutil.copytree(source.paths.root, self.paths.root)
         if secret:

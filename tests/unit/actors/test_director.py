@@ -37,6 +37,7 @@ class World:
         self.die_at: int | None = None
         self.stopped = asyncio.Event()
         self.stubborn = False
+        self.paused: list[str] = []
 
     def note(self, what: str) -> None:
         if self.die_at is not None and len(self.calls) == self.die_at:
@@ -76,6 +77,12 @@ class World:
 
     async def redirect(self, direction: str) -> None:
         self.note(f"redirect to {direction}")
+
+    async def pause(self, reason: str) -> None:
+        self.paused.append(reason)
+
+    async def go_on(self) -> None:
+        self.paused.clear()
 
 
 class Gateway:
