@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from cluster.journal import verify_chain
 from cluster.store import open_readonly
-from tests.unit.actors.evaluator_world import FakeScheduler, World
+from tests.unit.actors.evaluator_world import FakeScheduler, Oracle, World
 
 A = "01-a"
 SECRET = bytes(range(32))
@@ -29,12 +30,12 @@ STATE = "scheduler.pickle"
 class LastingScheduler(FakeScheduler):
     """A scheduler that outlives the evaluator: its leases and charges are in a file."""
 
-    def _load(self, place: Path) -> LastingScheduler:
-        self._place = place
+    def __init__(self, leases: Path, oracle: Callable[[], Oracle]) -> None:
+        super().__init__(leases, oracle)
+        self._place = place = leases.parent.parent.parent / STATE
         if place.exists():
             self.requests, self.results, self.spent = pickle.loads(place.read_bytes())  # noqa: S301
         self.after = lambda what, key: self.keep()
-        return self
 
     def keep(self) -> None:
         self._place.write_bytes(pickle.dumps((self.requests, self.results, self.spent)))
@@ -42,10 +43,8 @@ class LastingScheduler(FakeScheduler):
 
 def begun(root: Path) -> World:
     """The world of a run directory as it stands, with the scheduler that it had."""
-    world = World(root, secret=b"" if (root / STATE).exists() else SECRET, scoring=SIZES)
-    world.scheduler = LastingScheduler(world.paths.leases, world.oracle)._load(root / STATE)
-    world.start()
-    return world
+    secret = b"" if (root / STATE).exists() else SECRET
+    return World(root, secret=secret, make_scheduler=LastingScheduler, scoring=SIZES)
 
 
 def prepare(root: Path) -> None:
@@ -58,6 +57,11 @@ def prepare(root: Path) -> None:
             await world.judge.submit(f"k{number}", A, world.method(skill, extra), f"m{number}", "dev")
 
     asyncio.run(work())
+    world.store.close()
+
+
+def seal(root: Path) -> None:
+    asyncio.run(begun(root).judge.seal())
 
 
 def figures(root: Path) -> dict[str, Any]:
@@ -117,25 +121,26 @@ def seal_until_killed(root: Path, died: Path) -> None:
     os._exit(0)
 
 
+def in_a_child(work: Callable[..., None], *args: Path) -> int | None:
+    """Exit status of `work` in a forked process. What starts threads is done in such children alone."""
+    process = multiprocessing.get_context("fork").Process(target=work, args=args)
+    process.start()
+    process.join()
+    return process.exitcode
+
+
 @pytest.mark.timeout(900)
 def test_an_evaluator_killed_before_every_change_of_audits_and_sealing_ends_as_if_nothing_had_happened(
     tmp_path: Path,
 ) -> None:
     calm, hit, died = tmp_path / "calm", tmp_path / "hit", tmp_path / "died"
-    prepare(calm)
-    prepare(hit)
-    asyncio.run(begun(calm).judge.seal())
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload([__name__])
+    assert in_a_child(prepare, calm) == 0
+    assert in_a_child(prepare, hit) == 0
+    assert in_a_child(seal, calm) == 0
     deaths = 0
-    while True:
-        process = processes.Process(target=seal_until_killed, args=(hit, died))
-        process.start()
-        process.join()
-        if process.exitcode == 0:
-            break
-        assert process.exitcode == KILLED, f"death {deaths + 1} was none of ours; the last at {died.read_text()}"
+    while (status := in_a_child(seal_until_killed, hit, died)) == KILLED:
         deaths += 1
+    assert status == 0, f"death {deaths + 1} was none of ours; the last at {died.read_text()}"
     places = died.read_text()
     assert deaths > 40
     for part in ("audits/trial_runs.py", "audits/casefile.py", "audits/material.py", "desk.py", "judge.py"):
