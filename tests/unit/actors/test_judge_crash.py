@@ -23,7 +23,7 @@ SIZES = {"seal_seeds": 3, "board_seeds": 3, "finalists": 1}
 EVALUATOR = f"{os.sep}actors{os.sep}evaluator{os.sep}"
 CHANGES = frozenset({"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "shutil.rmtree"})
 _WRITES = os.O_WRONLY | os.O_RDWR
-KILLED = 7
+KILLED, FAILED = 7, 8
 STATE = "scheduler.pickle"
 
 
@@ -89,11 +89,14 @@ def figures(root: Path) -> dict[str, Any]:
 
 
 def _place() -> str:
-    """The innermost line of the evaluator that is being carried out."""
+    """The innermost line of the evaluator that is being carried out, and the line that called it."""
     frame: Any = sys._getframe(2)
-    while frame is not None and EVALUATOR not in frame.f_code.co_filename:
+    lines: list[str] = []
+    while frame is not None and len(lines) < 2:
+        if EVALUATOR in frame.f_code.co_filename:
+            lines.append(f"{frame.f_code.co_filename.split(EVALUATOR)[1]}:{frame.f_lineno}")
         frame = frame.f_back
-    return "" if frame is None else f"{frame.f_code.co_filename.split(EVALUATOR)[1]}:{frame.f_lineno}"
+    return " of ".join(lines)
 
 
 def seal_until_killed(root: Path, died: Path) -> None:
@@ -102,7 +105,10 @@ def seal_until_killed(root: Path, died: Path) -> None:
     known = set(died.read_text().splitlines()) if died.exists() else set()
 
     def change(what: str) -> None:
-        where = _place()
+        where, fault = _place(), sys.exc_info()[1]
+        if fault is not None and not isinstance(fault, FileNotFoundError):
+            os.write(2, f"{what} {where} after {fault!r}\n".encode())
+            os._exit(FAILED)  # a kill in the clean-up would hide that going on had failed
         if where and (name := f"{what} {where}") not in known:
             with os.fdopen(os.open(died, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "w") as file:
                 known.add(name)

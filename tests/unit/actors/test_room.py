@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from actors.director import director as director_module
 from actors.director import room as module
@@ -20,7 +22,7 @@ from cluster.errors import AarError
 from cluster.journal import Journal
 from cluster.names import RunPaths
 from cluster.storage import StorageError
-from tests.unit.actors.test_director import World, config, direct, printed
+from tests.unit.actors.test_director import World, config, direct
 
 FULL = "the run directory /r has 0 MiB free, 256 MiB are needed"
 
@@ -63,7 +65,9 @@ def test_a_pause_stops_researchers_leases_and_the_clock_is_said_everywhere_and_e
         status = await director.status()
         assert FULL in status["paused"]["reason"]
         assert one_line("c", status).startswith("PAUSED for")
-        assert FULL in " ".join(printed(render("c", status)).split())
+        console = Console(width=300, record=True, file=io.StringIO())
+        console.print(render("c", status))
+        assert FULL in console.export_text()
         left = director._research_left_s()
         await asyncio.sleep(0.1)
         assert director._research_left_s() == left

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,8 +12,9 @@ from typing import Any, Literal
 
 import pytest
 
+from cluster.storage import Place, StorageError
 from gpu_pool.lane import Lane, LaneError
-from gpu_pool.leases import Job, Lease, LeaseRequest, LeaseResult, Step, StepResult, StepStatus
+from gpu_pool.leases import ClosedError, Job, Lease, LeaseRequest, LeaseResult, Step, StepResult, StepStatus
 from gpu_pool.serving.step import seconds_since_first_start
 from gpu_pool.slot import Role, Slot, SlotSpec, uid_of
 from tests.unit.wall_clock import STEPS, WallClock
@@ -253,3 +255,59 @@ def test_the_time_of_a_served_model_is_counted_across_a_step_and_not_across_a_re
     assert seconds_since_first_start(tmp_path) == 0.0
     (tmp_path / "began").write_text("1764000000000000", encoding="ascii")  # as an earlier version wrote it
     assert seconds_since_first_start(tmp_path) == 0.0
+
+
+def test_a_lease_without_room_is_not_carried_out_and_one_that_lost_its_room_is_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what the slot itself sees counts: a step that says that the disk is full is charged like any other."""
+    faults: list[str] = []
+    monkeypatch.setattr(Place, "fault", lambda self: faults[0] if faults else None)
+    slot, lanes = make_slot(tmp_path, lambda _: "error")
+    faults.append("full")
+    with pytest.raises(StorageError, match="full"):
+        asyncio.run(slot.run(lease(tmp_path, TRAIN)))
+    assert not any(lane.ran for lane in lanes)
+    faults.clear()
+    assert asyncio.run(slot.run(lease(tmp_path, TRAIN, name="l2"))).steps[0].status == "error"
+
+    def lose_room(_: Step) -> StepStatus:
+        faults.append("full")
+        return "error"
+
+    slot, _ = make_slot(tmp_path, lose_room)
+    with pytest.raises(StorageError, match="full"):
+        asyncio.run(slot.run(lease(tmp_path, TRAIN, name="l3")))
+    assert not (tmp_path / "l3").exists()
+    faults.clear()
+    slot, _ = make_slot(tmp_path)
+    assert asyncio.run(slot.run(lease(tmp_path, TRAIN, name="l3"))).status == "done"
+
+
+def test_a_result_that_cannot_be_written_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/x")
+
+    slot, _ = make_slot(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("gpu_pool.slot._write_result", full)
+        with pytest.raises(StorageError, match="No space"):
+            asyncio.run(slot.run(lease(tmp_path, TRAIN)))
+    assert asyncio.run(slot.run(lease(tmp_path, TRAIN))).status == "done"
+
+
+def test_a_slot_that_is_taken_down_says_so_to_those_whom_it_leaves_and_begins_nothing(tmp_path: Path) -> None:
+    async def main() -> None:
+        slot, lanes = make_slot(tmp_path, delay=30)
+        running = asyncio.create_task(slot.run(lease(tmp_path, TRAIN, seconds=60)))
+        while not any(lane.ran for lane in lanes):
+            await asyncio.sleep(0.01)
+        await slot.close()
+        with pytest.raises(ClosedError):
+            await running
+        made = len(lanes)
+        with pytest.raises(ClosedError):
+            await slot.run(lease(tmp_path, TRAIN, name="l2"))
+        assert len(lanes) == made
+
+    asyncio.run(main())
