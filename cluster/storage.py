@@ -11,7 +11,7 @@ import os
 import sqlite3
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,9 +91,10 @@ class StoreProbe:
     def __init__(self) -> None:
         self._busy_since: dict[Path, float] = {}
 
-    def faults(self, stores: Sequence[Path]) -> list[str]:
-        """What is wrong with which of the stores; one that is only busy counts after `LOCKED_S`."""
-        return [f"the store {path.name}: {why}" for path in stores if (why := self._fault(path)) is not None]
+    def faults(self, stores: Mapping[str, Path]) -> list[str]:
+        """What is wrong with which stores, by their owners' names; one that is only busy counts after `LOCKED_S`."""
+        found = {name: self._fault(path) for name, path in stores.items()}
+        return [f"the store of {name}: {why}" for name, why in found.items() if why is not None]
 
     def _fault(self, path: Path) -> str | None:
         if not path.exists():

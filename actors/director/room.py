@@ -124,7 +124,7 @@ class RoomGuard:
     def _faults(self) -> list[str]:
         found = [fault for place in self._places if (fault := place.fault()) is not None]
         self._stores |= self._paths.databases()  # one that was there must stay there
-        return found + self._probe.faults(list(self._stores.values()))
+        return found + self._probe.faults(self._stores)
 
     def _begin(self, reason: str) -> None:
         if self.pause is None:

@@ -177,12 +177,12 @@ def test_the_guard_sees_a_directory_that_is_taken_away_and_a_store_that_is_locke
     director, store = direct(root, World(), config(minutes=1))
     assert director._room._faults() == []
     with store.transaction():
-        assert "director.db: another process holds its lock" in str(director._room._faults())
+        assert "the store of director: another process holds its lock" in str(director._room._faults())
     assert director._room._faults() == []
     root.rename(tmp_path / "away")
     faults = director._room._faults()
     assert any("run directory" in fault and "is gone" in fault for fault in faults)
-    assert any("director.db" in fault for fault in faults)
+    assert any("store of director" in fault for fault in faults)
     (tmp_path / "away").rename(root)
     assert director._room._faults() == []
     assert RunPaths(root).director_db.exists()

@@ -176,7 +176,7 @@ def test_a_probe_tells_a_lock_that_lasts_from_a_writer_at_work(
 ) -> None:
     monkeypatch.setattr(storage, "LOCKED_S", 0.2)
     probe, begun, end = StoreProbe(), threading.Event(), threading.Event()
-    assert probe.faults([store.path]) == []
+    assert probe.faults({"forum": store.path}) == []
 
     def work() -> None:
         with store.transaction():
@@ -186,13 +186,13 @@ def test_a_probe_tells_a_lock_that_lasts_from_a_writer_at_work(
     writer = threading.Thread(target=work)
     writer.start()
     begun.wait(30)
-    assert probe.faults([store.path]) == []
+    assert probe.faults({"forum": store.path}) == []
     time.sleep(0.3)
-    assert "lock" in probe.faults([store.path])[0]
+    assert "lock" in probe.faults({"forum": store.path})[0]
     end.set()
     writer.join()
-    assert probe.faults([store.path]) == []
-    assert "gone" in probe.faults([tmp_path / "no.db"])[0]
+    assert probe.faults({"forum": store.path}) == []
+    assert "gone" in probe.faults({"forum": tmp_path / "no.db"})[0]
     put(store, 1)  # looking has cost the store nothing
 
 
