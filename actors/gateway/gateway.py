@@ -253,8 +253,12 @@ class Gateway:
 
         def begun(usage: dict[str, Any]) -> None:
             told = tokens_of(usage, long_cache)
-            if told.prompt and not body.compacts:
+            if not told.prompt or body.compacts:
+                return
+            try:
                 self.book.begun(attempt, told + Tokens(output=max(0, body.max_tokens - told.output)))
+            except StorageError as error:  # the bound stays as it was reserved; the answer is what matters
+                log.warning("%s: its smaller bound is not written down: %s", attempt.key, error)
 
         guess = self._meters.guess(attempt.researcher)
         async with self._turnstile.passage(attempt.reservation, attempt.researcher, guess) as passage:
