@@ -2,12 +2,14 @@
 
 `Remote("quickstart/scheduler").run(request)` is an async call to that method of that actor. While the actor restarts,
 the call waits and is made again: it may therefore run more than once, so every mutating method takes an idempotency
-key. An `AarError` that the actor raised is raised here as itself.
+key. An `AarError` that the actor raised is raised here as itself. While the actor's storage takes nothing the call
+waits, too, without end: the campaign is paused then, and goes on when there is room.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -17,8 +19,11 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from cluster.errors import AarError
 from cluster.names import NAMESPACE
+from cluster.storage import StorageError, storage_fault
 
+log = logging.getLogger(__name__)
 _RETRY_S = 0.5
+_STORAGE_RETRY_S = 1.0
 
 
 class UnreachableError(AarError):
@@ -28,10 +33,13 @@ class UnreachableError(AarError):
 class Remote:
     """A named actor; every attribute is an async method."""
 
-    def __init__(self, actor_name: str, patience_s: float = 120.0) -> None:
-        """`patience_s`: how long a call waits for an actor that is absent or restarting."""
+    def __init__(self, actor_name: str, patience_s: float = 120.0, *, awaits_room: bool = True) -> None:
+        """`patience_s`: how long a call waits for an actor that is absent or restarting.
+
+        `awaits_room`: wait while its storage takes nothing; otherwise that is a `StorageError`.
+        """
         self._name = actor_name
-        self._patience_s = patience_s
+        self._patience_s, self._awaits_room = patience_s, awaits_room
         self._handle: Any = None
 
     def __getattr__(self, method: str) -> Callable[..., Coroutine[Any, Any, Any]]:
@@ -52,9 +60,16 @@ class Remote:
                 return await getattr(self._handle, method).remote(*args, **kwargs)
             except RayTaskError as error:
                 cause = getattr(error, "cause", None)
-                if isinstance(cause, AarError):
-                    raise cause from None
-                raise
+                fault = storage_fault(cause)
+                if fault is None:
+                    if isinstance(cause, AarError):
+                        raise cause from None
+                    raise
+                if not self._awaits_room:
+                    raise StorageError(fault) from None
+                log.warning("%s of %s waits: %s", method, self._name, fault)
+                await asyncio.sleep(_STORAGE_RETRY_S)
+                deadline = time.monotonic() + self._patience_s
             except (RayActorError, ValueError) as error:
                 self._handle = None
                 if time.monotonic() > deadline:

@@ -9,6 +9,9 @@ Promises:
   holder dies), so that a restarted actor never writes beside its predecessor.
 - A transaction inside another one is undone alone when it fails, so that a caller who goes on after a refusal
   commits nothing of the refused part.
+- A disk that is full, read-only or fails, a lock that another process keeps, a file that was taken away: the whole
+  transaction is undone and `StorageError` raised, and the same call may be made again. What SQLite itself rolled back
+  in the middle is never committed in part.
 Thread-safe: transactions of several threads run one after another. In asyncio, never await inside a transaction.
 """
 
@@ -17,6 +20,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import sqlite3
 import threading
 import time
@@ -27,12 +31,15 @@ from typing import Any, TypeVar
 
 from cluster.clock import now_us
 from cluster.errors import AarError, RefusedError
+from cluster.storage import StorageError, storage_fault
 from cluster.wire import pack, unpack
 
 T = TypeVar("T")
 _ANSWER_LIMIT = 16 << 20
 _ASKED = "#asked"
 """Ends the key under which the digest of a request stands."""
+_BUSY_S = 1.0
+"""How long a statement waits for a lock of another process: its actor answers nobody meanwhile."""
 _DDL = "CREATE TABLE IF NOT EXISTS once (key TEXT PRIMARY KEY, answer BLOB NOT NULL, at_us INTEGER NOT NULL)"
 
 
@@ -52,12 +59,27 @@ class Store:
         self._mutex = threading.RLock()
         self._depth = 0
         self._lazy = False
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        self._db.row_factory = sqlite3.Row
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
-        self._db.execute("PRAGMA foreign_keys=ON")
+        self._doomed = False
+        """SQLite rolled the outermost transaction back while an inner one ran."""
+        with self._faults_named():
+            self._db = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+            self._db.row_factory = sqlite3.Row
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.execute("PRAGMA foreign_keys=ON")
+        self._file = _identity(path)
         self.schema(_DDL)
+
+    @contextmanager
+    def _faults_named(self) -> Iterator[None]:
+        """Turn SQLite's errors that tell of storage into `StorageError`."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            fault = storage_fault(error)
+            if fault is None:
+                raise
+            raise StorageError(f"the store {self.path.name}: {fault}") from error
 
     def _take_lock(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout
@@ -75,8 +97,9 @@ class Store:
         with self._mutex:
             if self._depth:
                 raise RuntimeError("schema() inside a transaction would commit it")
-            self._be_lazy(False)
-            self._db.executescript(ddl)
+            with self._faults_named():
+                self._be_lazy(False)
+                self._db.executescript(ddl)
 
     @contextmanager
     def transaction(self, *, lazy: bool = False) -> Iterator[sqlite3.Connection]:
@@ -86,28 +109,46 @@ class Store:
         """
         with self._mutex:
             level = self._depth
-            if level == 0:
-                self._be_lazy(lazy)
-            elif self._lazy and not lazy:
-                raise RuntimeError("a transaction that waits for the disk inside a lazy one")
-            self._db.execute(f"SAVEPOINT level_{level}" if level else "BEGIN IMMEDIATE")
-            self._depth += 1
-            try:
-                yield self._db
-                self._db.execute(f"RELEASE level_{level}" if level else "COMMIT")
-            except BaseException:
-                self._undo(level)
-                raise
-            finally:
-                self._depth = level
+            with self._faults_named():
+                if level == 0:
+                    self._check_place()
+                    self._be_lazy(lazy)
+                elif self._lazy and not lazy:
+                    raise RuntimeError("a transaction that waits for the disk inside a lazy one")
+                self._db.execute(f"SAVEPOINT level_{level}" if level else "BEGIN IMMEDIATE")
+                self._depth += 1
+                try:
+                    yield self._db
+                    self._check_whole()
+                    self._db.execute(f"RELEASE level_{level}" if level else "COMMIT")
+                except BaseException:
+                    self._undo(level)
+                    raise
+                finally:
+                    self._depth = level
+                    self._doomed = self._doomed and level > 0
 
     def _be_lazy(self, lazy: bool) -> None:
         if lazy != self._lazy:
             self._db.execute(f"PRAGMA synchronous={'NORMAL' if lazy else 'FULL'}")
             self._lazy = lazy
 
+    def _check_place(self) -> None:
+        """The file must still be where a successor would look for it: SQLite goes on writing to one that is gone."""
+        if _identity(self.path) != self._file:
+            raise StorageError(f"the store {self.path.name}: it is gone from {self.path.parent}, or was replaced")
+
+    def _check_whole(self) -> None:
+        if self._doomed:
+            raise StorageError(f"the store {self.path.name}: the transaction was rolled back")
+
     def _undo(self, level: int) -> None:
-        if not self._db.in_transaction:  # SQLite itself rolled back, as it does when the disk is full
+        if not self._db.in_transaction:  # SQLite itself rolled back all of it, as it does when the disk is full
+            if level:  # what the caller still does in the outer transaction must not be committed by itself
+                self._doomed = True
+                self._db.execute("BEGIN")
+            return
+        if level and self._doomed:
             return
         if level:
             self._db.execute(f"ROLLBACK TO level_{level}")
@@ -150,7 +191,7 @@ class Store:
 
     def query(self, sql: str, params: tuple[Any, ...] = ()) -> list[sqlite3.Row]:
         """All rows of a read."""
-        with self._mutex:
+        with self._mutex, self._faults_named():
             return self._db.execute(sql, params).fetchall()
 
     def close(self) -> None:
@@ -158,6 +199,14 @@ class Store:
         with self._mutex:
             self._db.close()
             self._lock_file.close()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)  # noqa: PTH116 (once per transaction)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def open_readonly(path: Path) -> sqlite3.Connection:

@@ -19,10 +19,10 @@ import sqlite3
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from cluster.clock import now_us
 from cluster.config import Forum as ForumConfig
 from cluster.errors import RefusedError
 from cluster.journal import Journal
+from cluster.steady import SteadyClock
 from cluster.store import Store
 from cluster.wire import pack, unpack
 from forum_actor.posts import (
@@ -78,18 +78,22 @@ class Forum:
         config: ForumConfig,
         record_lookup: RecordLookup,
         has_snapshot: Callable[[str], bool] = lambda sha: False,
-        clock: Callable[[], int] = now_us,
+        clock: Callable[[], int] | None = None,
     ) -> None:
+        """`clock` dates posts, limits their rate and ends claims; by default a steady one, kept in the store."""
         self._store = store
         self._journal = journal
         self._config = config
         self._lookup = record_lookup
         self._has_snapshot = has_snapshot
-        self._clock = clock
         store.schema(_DDL)
+        self._clock = clock or SteadyClock(store, self._latest_us())
         self._quarantine = Quarantine(store, journal)
         self._posted = asyncio.Event()
         """Set, and replaced, with each new post."""
+
+    def _latest_us(self) -> int:
+        return int(self._store.query("SELECT coalesce(max(at_us), 0) AS at FROM posts")[0]["at"])
 
     async def post(self, key: str, author: str, draft: dict[str, Any]) -> dict[str, Any]:
         """Publish `draft` as `author` (set by the caller, never by the draft) and return the post.

@@ -11,7 +11,7 @@ import ray
 from cluster.config import CampaignConfig, Pool, validate
 from cluster.sandbox import Limits, SandboxError, available, confinable, confine, grade, spawn
 from cluster.start import UMASK
-from gpu_pool.cache import NodeCache
+from gpu_pool.cache import NodeCache, least_free_bytes
 from gpu_pool.hardware import cpu_name, gpu_name
 from gpu_pool.lane import OUT_BYTES_SLACK, Lane, Shelter
 from gpu_pool.leases import Lease, SlotInfo
@@ -78,6 +78,7 @@ class SlotActor:
             probe_hash=probe,
             shelter=shelter,
             file_bytes=max(self._pool.file_bytes, self._student_bytes + OUT_BYTES_SLACK),
+            least_free_bytes=least_free_bytes(self._pool),
             most_leases=self._most_leases,
         )
         node = ray.get_runtime_context().get_node_id()

@@ -16,6 +16,13 @@ from pathlib import Path
 
 from cluster.config import Pool
 
+_PAUSE_SHARE = 8
+
+
+def least_free_bytes(pool: Pool) -> int:
+    """With less free space than this a campaign that runs is paused: an eighth of what it needs to start."""
+    return int(pool.min_free_disk_gb * (1 << 30)) // _PAUSE_SHARE
+
 
 @dataclass(frozen=True, slots=True)
 class NodeCache:

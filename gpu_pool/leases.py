@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from cluster.errors import AarError
+
 Entry = Literal["method", "pretrain", "teacher", "ceiling", "predict", "features", "initial", "shell", "probe", "serve"]
 FOREIGN_ENTRIES = frozenset({"method", "shell", "probe"})
 """Entries that run code from outside the library; all others but `serve` run in sandboxes of the library.
@@ -19,6 +21,10 @@ FOREIGN_ENTRIES = frozenset({"method", "shell", "probe"})
 StepStatus = Literal["ok", "error", "timeout", "memory", "crashed", "bad_output", "skipped"]
 LeaseKind = Literal["pilot", "full", "baseline", "serve"]
 LeaseStatus = Literal["done", "expired", "lost", "cancelled"]
+
+
+class ClosedError(AarError):
+    """A slot that is being taken down carries no lease out."""
 
 
 @dataclass(frozen=True, slots=True)

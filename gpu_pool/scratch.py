@@ -17,7 +17,8 @@ from typing import IO
 
 PREFIX = "aar-lane-"
 _LOCK = "owner.lock"
-_YOUNG_S = 60.0
+_LOCK_S = 1.0
+"""Longer than an owner takes from the making of its directory to its lock."""
 
 
 class Scratch:
@@ -51,13 +52,13 @@ def sweep() -> int:
     for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):
             found = path.stat()
-            if os.getuid() in (0, found.st_uid) and _abandoned(path, found.st_mtime):
+            if os.getuid() in (0, found.st_uid) and _abandoned(path, _LOCK_S):
                 shutil.rmtree(path, ignore_errors=True)
                 removed += 1
     return removed
 
 
-def _abandoned(path: Path, made: float) -> bool:
+def _abandoned(path: Path, patience_s: float) -> bool:
     try:
         with (path / _LOCK).open("r+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -65,4 +66,7 @@ def _abandoned(path: Path, made: float) -> bool:
     except BlockingIOError:
         return False
     except FileNotFoundError:
-        return time.time() - made > _YOUNG_S  # its owner may be about to lock it
+        if not patience_s:
+            return True
+        time.sleep(patience_s)  # its owner may be about to lock it
+        return _abandoned(path, 0.0)

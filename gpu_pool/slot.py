@@ -6,8 +6,11 @@ Promises:
 - Three kinds of lanes, each with a uid of its own. Foreign code runs only in a method lane; what it made is read only
   in the inference lane, which gets students and items; truth goes to the library lane alone, where neither ever was.
 - With `sandbox_reuse = never` a lane that ran foreign code is killed at the end of its lease; a spare is kept warm.
+- A fault of the slot's own storage, or its end, is no result: `run` raises `StorageError` or `ClosedError`, nothing is
+  charged, and the lease may be carried out elsewhere.
 - A lease uses at most what was reserved: its steps end at its end, and the reported GPU time is capped by it. The time
-  of a `serve` step counts from its first start, even when the slot itself was started anew since.
+  of a `serve` step counts from its first start, even when the slot itself was started anew since. What was used is a
+  monotonic duration; the wall clock only dates its start.
 """
 
 from __future__ import annotations
@@ -16,7 +19,10 @@ import asyncio
 import contextlib
 import logging
 import os
+import shutil
 import socket
+import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,16 +31,19 @@ from typing import Any, Literal
 from cluster.clock import now_us
 from cluster.money import gpu_ms
 from cluster.sandbox import FIRST_UID, Limits
+from cluster.storage import Place, StorageError, storage_fault
 from cluster.wire import pack, unpack
 from gpu_pool.lane import Lane, LaneError, Shelter
-from gpu_pool.leases import FOREIGN_ENTRIES, Lease, LeaseResult, LeaseStatus, Step, StepResult
+from gpu_pool.leases import FOREIGN_ENTRIES, ClosedError, Lease, LeaseResult, LeaseStatus, Step, StepResult
 from gpu_pool.serving.server import ModelServer
 from gpu_pool.serving.state import ServerState
-from gpu_pool.serving.step import first_start, serve_step
+from gpu_pool.serving.step import seconds_since_first_start, serve_step
 
 log = logging.getLogger(__name__)
 
 LANE_START_ATTEMPTS = 3
+ROOM_S = 1.0
+"""How often it is looked at whether there is room while a lease runs."""
 Role = Literal["method", "inference", "library"]
 TrustedRole = Literal["inference", "library"]
 _UIDS_PER_ROLE = 200
@@ -71,6 +80,8 @@ class SlotSpec:
     shelter: Shelter = "namespaces"
     file_bytes: int = 512 << 20
     """The largest file that a step may write."""
+    least_free_bytes: int = 0
+    """With less free space where lanes work and results lie, no lease is carried out."""
     most_leases: int = 1
     """How many leases may run here at once: with `wiped`, more method lanes than this are of no use."""
 
@@ -85,6 +96,31 @@ class _Running:
     """Ends the step that runs now."""
     server: ModelServer | None = None
     cancelled: bool = False
+
+
+@dataclass(slots=True)
+class _Use:
+    """The time for which a lease pays: when it began on the monotonic clock (seconds) and on the wall's, for people."""
+
+    began: float
+    started_us: int
+
+    @classmethod
+    def now(cls, before_s: float = 0.0) -> _Use:
+        """From now on; `before_s` seconds were used already."""
+        use = cls(time.monotonic(), now_us())
+        use.leave_out(-before_s)
+        return use
+
+    @property
+    def seconds(self) -> float:
+        """Seconds used so far."""
+        return time.monotonic() - self.began
+
+    def leave_out(self, seconds: float) -> None:
+        """Do not count `seconds`, in which the lease had to wait."""
+        self.began += seconds
+        self.started_us += int(seconds * 1e6)
 
 
 @dataclass(slots=True)
@@ -117,6 +153,7 @@ class Slot:
         self._lent = 0
         self._warming: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[LeaseResult]] = set()
+        self._closed = False
 
     def _new_lane(self, role: Role) -> Lane:
         spec = self._spec
@@ -136,6 +173,8 @@ class Slot:
             return stored
         running = self._running.get(lease.id)
         if running is None:
+            if self._closed:
+                raise ClosedError(f"slot {self._spec.name} is being taken down")
             future: asyncio.Future[LeaseResult] = asyncio.get_running_loop().create_future()
             running = self._running[lease.id] = _Running(lease, future)
             task = asyncio.create_task(self._carry_out(running))
@@ -163,15 +202,49 @@ class Slot:
 
     async def _carry_out(self, running: _Running) -> LeaseResult:
         try:
-            result = await self._execute(running)
-            _write_result(Path(running.lease.directory), result)
+            result = await self._with_room(running)
             running.done.set_result(result)
         except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and self._closed:
+                error = ClosedError(f"slot {self._spec.name} was taken down")
             running.done.set_exception(error)
             running.done.exception()
             raise
         finally:
             self._running.pop(running.lease.id, None)
+        return result
+
+    def _places(self, lease: Lease) -> tuple[Place, ...]:
+        least, run_dir = self._spec.least_free_bytes, Path(lease.directory).parent.parent
+        return (
+            Place("run directory", run_dir, least),
+            Place("scratch directory", Path(tempfile.gettempdir()), least),
+            Place("cache", self._spec.cache_models, least),
+        )
+
+    async def _with_room(self, running: _Running) -> LeaseResult:
+        """The result, on disk. Raises `StorageError` when a lease was hurt by a place without room, of which only the
+        slot's own observation counts, never what a step says of itself.
+        """
+        seen = await _room(self._places(running.lease))
+        if seen:
+            raise StorageError(seen)
+        watch = asyncio.create_task(_short_of_room(self._places(running.lease)))
+        directory = Path(running.lease.directory)
+        try:
+            result = await self._execute(running)
+            hurt = any(step.status in ("error", "crashed", "timeout") for step in result.steps)
+            if hurt and (seen := watch.result() if watch.done() else await _room(self._places(running.lease))):
+                raise StorageError(seen)
+            _write_result(directory, result)
+        except (OSError, StorageError) as error:
+            fault = storage_fault(error)
+            if fault is None:
+                raise
+            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)  # half of it, on a full disk
+            raise StorageError(fault) from error
+        finally:
+            watch.cancel()
         return result
 
     def _stored(self, lease: Lease) -> LeaseResult | None:
@@ -187,7 +260,7 @@ class Slot:
         done: dict[str, StepResult] = {}
         method_lane: Lane | None = None
         status: LeaseStatus = "done"
-        started: int | None = None
+        use: _Use | None = None
         try:
             for step in lease.request.job.steps:
                 if running.cancelled:
@@ -198,8 +271,8 @@ class Slot:
                     done[step.name] = StepResult(step.name, "skipped", "an earlier step failed", 0.0, None, {}, "")
                     continue
                 if step.entry == "serve":
-                    started = first_start(directory)
-                    done[step.name] = await self._serve(step, running, started)
+                    use = _Use.now(seconds_since_first_start(directory))
+                    done[step.name] = await self._serve(step, running, use)
                     continue
                 role = role_of(step)
                 if role == "method" and (method_lane is None or not method_lane.alive):
@@ -208,11 +281,10 @@ class Slot:
                     method_lane = await self._take_method_lane()
                 if role != "method":
                     await self._trusted_lane(role)
-                started = started or now_us()
+                use = use or _Use.now()
                 running.note = step.name
                 lane = method_lane if role == "method" else None
-                result, waited = await self._run_step(step, lease, done, lane, started, running)
-                started += waited
+                result = await self._run_step(step, lease, done, lane, use, running)
                 if result is None:
                     status = "expired"
                     result = StepResult(step.name, "timeout", "the lease ended", 0.0, None, {}, "")
@@ -221,20 +293,20 @@ class Slot:
             await self._give_back(method_lane)
         if running.cancelled:
             status = "cancelled"
-        ended = now_us()
-        began = started or ended
-        used = gpu_ms(lease.request.gpus, min((ended - began) // 1000, int(lease.request.seconds * 1000)))
+        use = use or _Use.now()
+        seconds = use.seconds
+        used = gpu_ms(lease.request.gpus, min(int(seconds * 1000), int(lease.request.seconds * 1000)))
         return LeaseResult(
-            lease.id, status, tuple(done.values()), used, began, ended, self._spec.name, socket.gethostname(),
-            self._spec.gpu_name, self._spec.grade, self._spec.probe_hash,
+            lease.id, status, tuple(done.values()), used, use.started_us, use.started_us + int(seconds * 1e6),
+            self._spec.name, socket.gethostname(), self._spec.gpu_name, self._spec.grade, self._spec.probe_hash,
         )  # fmt: skip
 
-    async def _serve(self, step: Step, running: _Running, began: int) -> StepResult:
-        """A model server until it is idle, cancelled, out of time or beyond help; it pays from `began` on."""
+    async def _serve(self, step: Step, running: _Running, use: _Use) -> StepResult:
+        """A model server until it is idle, cancelled, out of time or beyond help."""
         if self._make_server is None:
             return StepResult(step.name, "error", "this pool serves no model", 0.0, None, {}, "")
         running.note = step.name
-        left = running.lease.request.seconds - (now_us() - began) / 1e6
+        left = running.lease.request.seconds - use.seconds
         running.server = self._make_server(running.lease)
         running.abort = running.server.stop
         try:
@@ -249,13 +321,14 @@ class Slot:
         return any(name not in done or file not in done[name].outputs for name, file in sources)
 
     async def _run_step(
-        self, step: Step, lease: Lease, done: dict[str, StepResult], lane: Lane | None, began: int, running: _Running
-    ) -> tuple[StepResult | None, int]:
-        """The step's result, `None` when the lease is over, and the microseconds spent waiting for the trusted lane.
+        self, step: Step, lease: Lease, done: dict[str, StepResult], lane: Lane | None, use: _Use, running: _Running
+    ) -> StepResult | None:
+        """The step's result, `None` when the lease is over.
 
-        The wait for another lease's step is no use of the GPU: the lease is neither charged for it nor shortened by it.
+        The wait for another lease's step in the trusted lane is no use of the GPU: the lease is neither charged for it
+        nor shortened by it.
         """
-        asked = now_us()
+        asked = time.monotonic()
         async with contextlib.AsyncExitStack() as stack:
             role = role_of(step)
             if lane is None and role != "method":
@@ -263,11 +336,11 @@ class Slot:
                 lane = await self._trusted_lane(role, locked=True)
             assert lane is not None, "a method step comes with its lane"
             lane.dirty = lane.dirty or role == "method"
-            waited = now_us() - asked
-            left = lease.request.seconds - (now_us() - began - waited) / 1e6
+            use.leave_out(time.monotonic() - asked)
+            left = lease.request.seconds - use.seconds
             if left <= 0 or running.cancelled:
-                return None, waited
-            return await self._run_in(lane, step, lease, done, min(step.seconds, left), running), waited
+                return None
+            return await self._run_in(lane, step, lease, done, min(step.seconds, left), running)
 
     async def _run_in(
         self, lane: Lane, step: Step, lease: Lease, done: dict[str, StepResult], seconds: float, running: _Running
@@ -370,6 +443,7 @@ class Slot:
 
     async def close(self) -> None:
         """Kill every sandbox of this slot."""
+        self._closed = True
         for task in self._tasks:
             task.cancel()
         if self._warming is not None:
@@ -378,6 +452,18 @@ class Slot:
         trusted = [held.lane for held in self._trusted.values() if held.lane is not None]
         for lane in [*self._spares, *trusted]:
             await lane.close()
+
+
+async def _room(places: tuple[Place, ...]) -> str:
+    """What is wrong with the places now, or ""."""
+    return "; ".join(filter(None, [await asyncio.to_thread(place.fault) for place in places]))
+
+
+async def _short_of_room(places: tuple[Place, ...]) -> str:
+    """Ends with what was wrong as soon as something is."""
+    while not (seen := await _room(places)):
+        await asyncio.sleep(ROOM_S)
+    return seen
 
 
 def _write_result(directory: Path, result: LeaseResult) -> None:

@@ -15,6 +15,7 @@ import shlex
 import shutil
 import sqlite3
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -217,8 +218,10 @@ def follow(director: Any, run_dir: Path) -> None:
     run = director.run.remote()
     live = Live(console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
     guard = Guard()  # the view is not the campaign: a fault of it is told, and the campaign goes on
+    said, was_paused = 0.0, False
 
     def look() -> None:
+        nonlocal said, was_paused
         try:
             status = ray.get(director.status.remote(), timeout=10)
         except GetTimeoutError:  # busy
@@ -226,11 +229,12 @@ def follow(director: Any, run_dir: Path) -> None:
         status = {**status, "unobserved": {**status.get("unobserved", {}), **guard.failed()}}
         if live is not None:
             live.update(render(name, status))
-        else:
+        elif bool(status["paused"]) != was_paused or time.monotonic() - said >= LINE_EVERY_S:
+            said, was_paused = time.monotonic(), bool(status["paused"])
             print(one_line(name, status), flush=True)
 
     with live if live is not None else nullcontext():
-        while not ray.wait([run], timeout=LINE_EVERY_S if live is None else LIVE_EVERY_S)[0]:
+        while not ray.wait([run], timeout=LIVE_EVERY_S)[0]:
             guard.run("view of the campaign", look)
     ray.get(run)
 

@@ -39,11 +39,18 @@ class Campaign:
     slots: tuple[Any, ...] = ()
     director: Any = None
     gateways: tuple[Any, ...] = ()
+    scheduler: Any = None
 
     def take_down(self) -> None:
-        """Have slots and gateway clear up, then end every actor; their state is on disk."""
-        closing = [actor.close.remote() for actor in (*self.gateways, *self.slots)]
-        ray.wait(closing, num_returns=len(closing), timeout=CLOSE_S)
+        """Have slots and gateway clear up, then end every actor; their state is on disk.
+
+        In this order: a gateway ends its server's lease through the scheduler; what ends with its slot is no loss, and
+        no lease is granted to a slot that closes.
+        """
+        for some in (self.gateways, (self.scheduler,) if self.scheduler is not None else (), self.slots):
+            closing = [actor.close.remote() for actor in some]
+            if closing:
+                ray.wait(closing, num_returns=len(closing), timeout=CLOSE_S)
         for handle in self.actors:
             ray.kill(handle)
 
@@ -73,7 +80,9 @@ def bring_up(run_dir: Path, config: CampaignConfig, connection: Connection) -> C
         _start(ResearcherActor, actor_name(name, researcher), (str(run_dir), data, researcher), OFFICE)
         for researcher in config.researcher_ids()
     ]
-    return Campaign((director, *researchers, forum, *gateways, *base.actors), base.slots, director, gateways)
+    return Campaign(
+        (director, *researchers, forum, *gateways, *base.actors), base.slots, director, gateways, base.scheduler
+    )
 
 
 def bring_up_evaluation(run_dir: Path, config: CampaignConfig, connection: Connection) -> tuple[Campaign, list[str]]:
@@ -86,7 +95,8 @@ def bring_up_evaluation(run_dir: Path, config: CampaignConfig, connection: Conne
     actors = list(handles)
     for kind, label in ((SchedulerActor, "scheduler"), (EvaluatorActor, "evaluator")):
         actors.append(_start(kind, actor_name(name, label), (str(run_dir), data), OFFICE))
-    return Campaign(tuple(actors), handles), slots
+    scheduler = actors[len(handles)]
+    return Campaign(tuple(actors), handles, scheduler=scheduler), slots
 
 
 def _start(kind: Any, name: str, args: tuple[Any, ...], options: dict[str, Any]) -> Any:

@@ -4,30 +4,36 @@ Promises: the phase is on disk before its work begins; every phase is idempotent
 is run again and ends in the same place. At the end of each phase, and every minute of research, the heads of all other
 journals are anchored in the director's own, so that a journal whose tail is cut later no longer fits; as often it is
 looked at whether the team's ideas have collapsed. What SEAL may cost is set aside before anything is spent. Research
-lasts as long as the configuration says, not counting time in which the campaign was down.
+lasts as long as the configuration says, and a plateau likewise, not counting time in which the campaign was down or
+paused for want of room (see `room`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from actors.director.ideas import ForumApi, IdeaWatch
 from actors.director.namer import Namer
 from actors.director.phases import Phase
+from actors.director.room import PausableApi, RoomGuard
 from actors.director.stopwatch import Stopwatch
 from actors.evaluator.estimate import sealing
 from actors.gateway.api import ModelApi
-from cluster.clock import now_us
+from cluster.clock import StopWatchClock
 from cluster.config import CampaignConfig
 from cluster.errors import AarError
 from cluster.journal import Journal, verify_chain
 from cluster.money import Caps, usd_from_decimal
 from cluster.names import BASELINES_ACCOUNT, CAMPAIGN, IDEAS_ACCOUNT, PARTS, SEAL_ACCOUNT, RunPaths, researcher_account
 from cluster.observing import Guard
+from cluster.steady import SteadyClock
+from cluster.storage import storage_fault
 from cluster.store import Store, open_readonly
 from gpu_pool.weak_to_strong.methods import BASELINES
 
@@ -58,6 +64,12 @@ class ResearcherApi(Protocol):
     async def redirect(self, direction: str) -> None:
         """Go on from this direction."""
 
+    async def pause(self, reason: str) -> None:
+        """Begin nothing new, and count no time."""
+
+    async def go_on(self) -> None:
+        """The pause is over."""
+
 
 class SchedulerApi(Protocol):
     """What the director asks of the scheduler."""
@@ -70,6 +82,12 @@ class SchedulerApi(Protocol):
 
     async def release(self, key: str, note: str) -> Any:
         """Free what was set aside."""
+
+    async def pause(self, reason: str) -> None:
+        """Grant no leases."""
+
+    async def go_on(self) -> None:
+        """Grant leases again."""
 
     async def status(self) -> dict[str, Any]:
         """Queue, leases, accounts."""
@@ -123,6 +141,7 @@ class Director:
         self._paths, self._store, self._config, self._offices = paths, store, config, offices
         self._journal = Journal(store)
         store.schema(_DDL)
+        self._clock = SteadyClock(store, max(int(self._get(key) or 0) for key in ("started_us", "ended_us")))
         model, gateway = config.diversity.model, offices.gateway
         namer = None if model is None or gateway is None else Namer(model, gateway)
         self._ideas = IdeaWatch(paths, store, config, offices.forum, offices.researchers, namer)
@@ -133,6 +152,12 @@ class Director:
         self._watch: Stopwatch | None = None
         self.guard = Guard()
         """Counts what could not be observed."""
+        self._work_clock = StopWatchClock()
+        self._room = RoomGuard(paths, config, self._journal, self._pausable, offices.forum, self._work_clock)
+
+    def _pausable(self) -> dict[str, PausableApi]:
+        working = self._offices.researchers if self.phase is Phase.RESEARCH else {}
+        return {"scheduler": self._offices.scheduler, **working}
 
     def _get(self, key: str) -> str | None:
         rows = self._store.query("SELECT value FROM director WHERE key = ?", (key,))
@@ -156,7 +181,7 @@ class Director:
         """Carry the campaign from where it stands to its end."""
         if self._get("started_us") is None:
             with self._store.transaction():
-                self._set("started_us", str(now_us()))
+                self._set("started_us", str(self._clock()))
                 self._set("phase", Phase.PREPARE.label)
                 self._journal.append("campaign_started", {"config": self._config.model_dump(mode="json")})
                 self._journal.append("phase", {"phase": Phase.PREPARE.label})
@@ -168,11 +193,27 @@ class Director:
             Phase.SEAL: self._seal,
             Phase.REPORT: self._report,
         }
-        while (phase := self.phase) is not Phase.DONE:
-            await work[phase]()
+        guard = asyncio.create_task(self._room.watch())
+        guard.add_done_callback(_note_end_of_watch)
+        try:
+            while (phase := self.phase) is not Phase.DONE:
+                await self._with_room(work[phase], phase)
+        finally:
+            guard.cancel()
+        return {"phase": Phase.DONE.label}
+
+    async def _with_room(self, work: Callable[[], Awaitable[None]], phase: Phase) -> None:
+        """A phase to its end; one that storage stopped is begun again when there is room, as after a crash."""
+        try:
+            await work()
             self.anchor()
             self._enter(phase.next)
-        return {"phase": Phase.DONE.label}
+        except (AarError, OSError, sqlite3.Error) as error:
+            fault = storage_fault(error)
+            if fault is None:
+                raise
+            log.warning("phase %s waits: %s", phase.label, fault)
+            await asyncio.sleep(POLL_S)
 
     async def _prepare(self) -> None:
         opened = self._offices.scheduler.open_account
@@ -195,14 +236,15 @@ class Director:
         await self._offices.evaluator.prepare()
 
     async def _research(self) -> None:
-        if self._get("research_started_us") is None:
-            self._set("research_started_us", str(now_us()))
-        started = int(self._get("research_started_us") or 0)
-        watch = self._watch = Stopwatch(self._store, Phase.RESEARCH.label)
+        watch = self._watch = Stopwatch(self._store, Phase.RESEARCH.label, self._work_clock)
         runs = {name: asyncio.ensure_future(actor.run()) for name, actor in self._offices.researchers.items()}
         pending = set(runs.values())
-        while pending and self._research_left_s() > 0 and not await self._plateau(started):
+        while pending and self._research_left_s() > 0:
             _, pending = await asyncio.wait(pending, timeout=POLL_S)
+            if self._room.pause is not None:
+                continue
+            if await self._plateau(watch):
+                break
             watch.save()
             if time.monotonic() - self._last_anchor > ANCHOR_S:
                 self._look_at_ideas([name for name, run in runs.items() if not run.done()])
@@ -241,13 +283,18 @@ class Director:
             payload = {"researcher": name, **run.result()}
         self._journal.append("researcher_ended", payload)
 
-    async def _plateau(self, started: int) -> bool:
+    async def _plateau(self, watch: Stopwatch) -> bool:
+        """Whether the board has not moved for too long, counted in seconds of research."""
         limit = self._config.research.plateau_minutes
         if limit is None:
             return False
         status = await self._offices.evaluator.status()
-        moved = max(int(status.get("board_moved_us") or 0), started)
-        return now_us() - moved > limit * 60e6
+        move = str(status.get("board_moved_us") or 0)
+        if self._get("board_move") != move:
+            with self._store.transaction():
+                self._set("board_move", move)
+                self._set("board_moved_s", repr(watch.seconds))
+        return watch.seconds - float(self._get("board_moved_s") or 0) > limit * 60
 
     async def _seal(self) -> None:
         await self._close_gateway()
@@ -265,8 +312,9 @@ class Director:
 
     async def _report(self) -> None:
         with self._store.transaction():
-            self._set("ended_us", str(now_us()))
-            self._journal.append("campaign_ended", {"wall_us": now_us() - int(self._get("started_us") or 0)})
+            ended = self._clock()
+            self._set("ended_us", str(ended))
+            self._journal.append("campaign_ended", {"wall_us": ended - int(self._get("started_us") or 0)})
 
     def anchor(self) -> None:
         """Write the heads of all other journals into this one."""
@@ -289,7 +337,8 @@ class Director:
 
     async def status(self) -> dict[str, Any]:
         """Everything that a live page shows."""
-        started = int(self._get("started_us") or now_us())
+        now = self._clock()
+        started = int(self._get("started_us") or now)
         offices = self._offices
         others: dict[str, Observed] = {"scheduler": offices.scheduler, "evaluator": offices.evaluator}
         if offices.gateway is not None:
@@ -305,8 +354,9 @@ class Director:
         return {
             "phase": self.phase.label,
             "alarm": self._ideas.alarm,
-            "wall_seconds": (int(self._get("ended_us") or now_us()) - started) / 1e6,
+            "wall_seconds": (int(self._get("ended_us") or now) - started) / 1e6,
             "research_left_s": self._research_left_s() if self._watch is not None else None,
+            "paused": self._room.status(),
             "scheduler": known.pop("scheduler"),
             "evaluator": known.pop("evaluator"),
             "gateway": known.pop("gateway", None),
@@ -324,3 +374,8 @@ class Director:
             self.guard.note(f"status of {name}", error)
             return {**self._states.get(name, {}), "state": "unreachable"}
         return self._states[name]
+
+
+def _note_end_of_watch(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        log.error("nobody looks whether there is room any more", exc_info=task.exception())

@@ -19,4 +19,4 @@ async def enrol(scheduler: Any, slots: list[str]) -> None:
     names = {info["name"] for info in infos}
     for known in (await scheduler.status())["slots"]:
         if known["name"] not in names:
-            await scheduler.retire_slot(known["name"])
+            await scheduler.retire_slot(known["name"], True)

@@ -1,9 +1,12 @@
-"""How long a phase has been worked on, durable: time in which no director was alive does not count."""
+"""How long a phase has been worked on, durable: time in which no director was alive, or that `clock` left out, does not
+count.
+"""
 
 from __future__ import annotations
 
 import time
 
+from cluster.clock import StopWatchClock
 from cluster.store import Store
 
 SAVE_S = 5.0
@@ -15,16 +18,18 @@ _DDL = "CREATE TABLE IF NOT EXISTS worked (phase TEXT PRIMARY KEY, seconds REAL 
 class Stopwatch:
     """Counts from the moment it is made, on top of what stands on disk."""
 
-    def __init__(self, store: Store, phase: str) -> None:
+    def __init__(self, store: Store, phase: str, clock: StopWatchClock | None = None) -> None:
         store.schema(_DDL)
         self._store, self._phase = store, phase
         self._before = worked_seconds(store, phase)
-        self._began = self._saved = time.monotonic()
+        self._clock = clock or StopWatchClock()
+        self._began = self._clock()
+        self._saved = time.monotonic()
 
     @property
     def seconds(self) -> float:
         """Seconds of work on the phase so far."""
-        return self._before + time.monotonic() - self._began
+        return self._before + self._clock() - self._began
 
     def save(self, now: bool = False) -> None:
         """Write the count down, if it is due or `now`."""

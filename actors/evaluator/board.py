@@ -50,7 +50,8 @@ class Board:
 
     def moved_us(self) -> int:
         """When a method last took a rung; 0 if none did."""
-        return int(self._store.query("SELECT MAX(at_us) AS at FROM ladder WHERE record_id != ''")[0]["at"] or 0)
+        rows = self._store.query("SELECT at_us FROM ladder WHERE record_id != '' ORDER BY rung DESC LIMIT 1")
+        return int(rows[0]["at_us"]) if rows else 0
 
     def rungs(self) -> list[tuple[str, float]]:
         """Record ids and levels of methods that were a new best, oldest first."""

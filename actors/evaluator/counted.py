@@ -157,7 +157,9 @@ def write_code(objects: ObjectStore, method: Method, folder: Path) -> None:
     for path, data in program(objects.get_tree(method.snapshot)).items():
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(data)
+        partial = target.with_name(f".{target.name}.partial")
+        partial.write_bytes(data)
+        partial.rename(target)
 
 
 def _reason(result: LeaseResult, index: int) -> str:

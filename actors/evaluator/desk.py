@@ -163,7 +163,11 @@ class Desk:
 
     @contextmanager
     def files(self, label: str) -> Iterator[Path]:
-        """A private directory for the inputs of one order, deleted at the end."""
+        """A private directory for the inputs of one order, deleted at the end.
+
+        What a killed evaluator left there stays: its lease may be running and read it. Whoever writes an input writes
+        the same again, in one step, over what there is.
+        """
         folder = self._private / hashlib.sha256(label.encode()).hexdigest()[:24]
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._out += 1
@@ -185,10 +189,19 @@ class Desk:
                 path.unlink(missing_ok=True)
 
 
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A name to write to, which becomes `path` when the block ends well: it is there in full or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    yield partial
+    partial.rename(path)
+
+
 def save_items(items: ItemSet, path: Path) -> None:
-    """Write an item file with mode 0600."""
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
-    items.save(path)
+    """Write an item file with mode 0600, in one step."""
+    with _whole(path) as partial:
+        os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
+        items.save(partial)
 
 
 def save_arrays(arrays: dict[str, npt.NDArray[Any]], path: Path) -> None:
@@ -198,10 +211,9 @@ def save_arrays(arrays: dict[str, npt.NDArray[Any]], path: Path) -> None:
 
 def keep_output(step: StepResult, target: Path) -> None:
     """Copy the output of `target`'s name out of a lease, mode 0600, in full or not at all."""
-    partial = target.with_suffix(".partial")
-    shutil.copyfile(step.outputs[target.name], partial)
-    partial.chmod(0o600)
-    partial.rename(target)
+    with _whole(target) as partial:
+        shutil.copyfile(step.outputs[target.name], partial)
+        partial.chmod(0o600)
 
 
 def read_array(step: StepResult, file: str, name: str) -> npt.NDArray[Any]:

@@ -238,7 +238,7 @@ class Judge:
         answer = await self._join.once(
             _join_key(chosen, method), lambda: self._clerk.evaluate(key, researcher, method, chosen)
         )
-        await asyncio.sleep(until_reply(time.time(), self._config.scoring.reply_seconds))
+        await asyncio.sleep(until_reply(time.monotonic(), self._config.scoring.reply_seconds))
         return sized(answer)
 
     # ---- seal

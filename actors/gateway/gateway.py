@@ -43,11 +43,14 @@ from actors.gateway.turnstile import Turnstile
 from cluster.config import CampaignConfig
 from cluster.errors import RefusedError
 from cluster.observing import Sink
+from cluster.storage import StorageError
 from cluster.store import Store
 
 log = logging.getLogger(__name__)
 MOST_KEY = 200
 UNTOLD = "the answer tells no usage: charged at its worst"
+ROOM_S = 1.0
+"""How soon an answer that found no room on disk is written again."""
 MOST_LOSSES = 2
 """Answers under one key that may be paid for and lost: a cut connection is bad luck twice, and then a reason."""
 
@@ -253,8 +256,12 @@ class Gateway:
 
         def begun(usage: dict[str, Any]) -> None:
             told = tokens_of(usage, long_cache)
-            if told.prompt and not body.compacts:
+            if not told.prompt or body.compacts:
+                return
+            try:
                 self.book.begun(attempt, told + Tokens(output=max(0, body.max_tokens - told.output)))
+            except StorageError as error:  # the bound stays as it was reserved; the answer is what matters
+                log.warning("%s: its smaller bound is not written down: %s", attempt.key, error)
 
         guess = self._meters.guess(attempt.researcher)
         async with self._turnstile.passage(attempt.reservation, attempt.researcher, guess) as passage:
@@ -275,10 +282,21 @@ class Gateway:
             inexact = [UNTOLD] * (told is None) + (unpriced(message) if charge else [])
             if inexact:
                 log.warning("%s: the charge may not be the vendor's: %s", attempt.key, "; ".join(inexact))
-            self.book.answered(attempt, tokens, charge, parts, message, round(seconds, 3), inexact)
+            facts = (tokens, charge, parts, message, round(seconds, 3), inexact)
+            await self._kept(lambda: self.book.answered(attempt, *facts))
             self._intake.learn(parts)
             passage.used = self._meters.answered(attempt.researcher, tokens, charge, seconds)
         return message
+
+    async def _kept(self, write: Callable[[], None]) -> None:
+        """Write down what was paid for, as soon as there is room: nobody is to pay for it twice."""
+        while True:
+            try:
+                write()
+                return
+            except StorageError as error:
+                log.warning("an answer waits to be written down: %s", error)
+                await self._sleep(ROOM_S)
 
     def _slow_down(self, attempt: Attempt, tries: int, failure: Failure) -> None:
         """Everybody waits when the endpoint wants fewer calls, and when its answers are paid for and lost."""

@@ -21,12 +21,22 @@ from cluster.text import visible_line
 def render(name: str, status: dict[str, Any]) -> RenderableType:
     """The view of one `Director.status()`."""
     told = [Text(words, style="yellow") for words in [*_paused(status), *_unobserved(status)]]
-    return Group(_head(name, status), _researchers(status), *told, _slots(status))
+    stopped = [Text(words, style="bold red") for words in _stopped(status)]
+    return Group(_head(name, status), *stopped, _researchers(status), *told, _slots(status))
 
 
 def one_line(name: str, status: dict[str, Any]) -> str:
     """The same in one line, for a log."""
-    return " · ".join([_head(name, status).plain, *_paused(status), *_unobserved(status)])
+    head = _head(name, status).plain
+    return " · ".join([*_stopped(status), head, *_paused(status), *_unobserved(status)])
+
+
+def _stopped(status: dict[str, Any]) -> list[str]:
+    """Why the whole campaign stands still, and for how long; nothing when it does not."""
+    pause = status.get("paused")
+    if not pause:
+        return []
+    return [f"PAUSED for {pause['seconds']:.0f} s: {pause['reason']}; it goes on by itself when that is over"]
 
 
 def _paused(status: dict[str, Any]) -> list[str]:

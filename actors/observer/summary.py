@@ -66,7 +66,8 @@ def build_summary(run: RunData) -> dict[str, Any]:
         "sandbox_grade": _worst_grade(rows, leases),
         "evaluator_public_key": _fingerprint(run.public_key),
         "chain_heads": {name: {"seq": d.head_seq, "hash": d.head} for name, d in run.stores.items()},
-        "warnings": [*run.warnings, *filter(None, [alarm(ideas)])],
+        "pauses": _pauses(run, begin),
+        "warnings": [*run.warnings, *filter(None, [alarm(ideas), _pause_that_lasts(run)])],
     }
     document: dict[str, Any] = plain(summary)
     return document
@@ -179,6 +180,26 @@ def _collapses(run: RunData, begin: int) -> list[dict[str, Any]]:
     """The alarms of the campaign: when ideas collapsed, and who got which new direction."""
     events = run.events("director", "ideas_collapsed")
     return [{**event.payload, "t_seconds": (event.at_us - begin) / 1e6, "event": event.seq} for event in events]
+
+
+def _pauses(run: RunData, begin: int) -> list[dict[str, Any]]:
+    """Each time that there was no room to go on: why, when, for how many seconds (null: unknown)."""
+    over = {event.payload["number"]: event.payload for event in run.events("director", "went_on")}
+    return [
+        {
+            "reason": event.payload["reason"],
+            "t_seconds": (event.at_us - begin) / 1e6,
+            "over": event.payload["number"] in over,
+            "seconds": over.get(event.payload["number"], {}).get("seconds"),
+            "event": event.seq,
+        }
+        for event in run.events("director", "paused")
+    ]
+
+
+def _pause_that_lasts(run: RunData) -> str:
+    lasting = [pause["reason"] for pause in _pauses(run, 0) if not pause["over"]]
+    return f"the campaign is paused: {lasting[-1]}" if lasting else ""
 
 
 def _direction(run: RunData, name: str) -> dict[str, Any]:

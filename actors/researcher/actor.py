@@ -68,6 +68,16 @@ class ResearcherActor:
         elif self._transcript.fact("ended") is None:
             self._transcript.set_fact("stop", {"reason": reason})
 
+    async def pause(self, reason: str) -> None:
+        """Begin no step and count no time until `go_on`."""
+        if self._researcher is not None:
+            await self._researcher.pause(reason)
+
+    async def go_on(self) -> None:
+        """The pause is over."""
+        if self._researcher is not None:
+            await self._researcher.go_on()
+
     async def redirect(self, direction: str) -> None:
         """Go on from this direction, from the next turn on; the first one stays."""
         self._transcript.redirect(direction)

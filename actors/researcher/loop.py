@@ -16,10 +16,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from actors.researcher.account import Account
 from actors.researcher.brains.base import Brain
@@ -28,12 +28,17 @@ from actors.researcher.patience import Step, next_step, reason_of
 from actors.researcher.progress import Progress
 from actors.researcher.stall import PAUSED_TITLE, Stall, assess
 from actors.researcher.tools import ToolBox, wait_for_news
-from actors.researcher.transcript import OpenTurn, Transcript
+from actors.researcher.transcript import OpenTurn, Pending, Transcript
 from actors.researcher.types import FINISH, Decision, Observation, Seen, ToolCall, ToolResult
+from cluster.clock import StopWatchClock
 from cluster.errors import AarError, RefusedError
+from cluster.storage import StorageError
 from forum_actor.posts import MAX_BODY, fitting
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
+ROOM_S = 1.0
+"""How soon a write that found no room is tried again."""
 MAX_CALLS = 16
 """Calls of one turn that are kept; more are dropped, a brain sees that in its history."""
 CHARGE_AFTER_S = 0.2
@@ -75,7 +80,12 @@ class Researcher:
         self._transcript = transcript
         self._account = account
         self._failures: tuple[type[Exception], ...] = (AarError, *self._ctx.failures)
-        self._mark = time.monotonic()
+        self._time = StopWatchClock()
+        """Stands still while the campaign is paused."""
+        self._going = asyncio.Event()
+        self._going.set()
+        self._pause = ""
+        self._mark = self._time()
         self._action = "waiting to start"
         self._paused = False
         self._opened = False
@@ -93,13 +103,35 @@ class Researcher:
             self._transcript.set_fact("stop", {"reason": reason})
         self._ctx.stopping.set()
 
+    async def pause(self, reason: str) -> None:
+        """Begin no step and count no time until `go_on`; a call that runs goes on."""
+        self._pause = reason
+        self._time.stop()
+        self._going.clear()
+
+    async def go_on(self) -> None:
+        """The pause is over."""
+        self._pause = ""
+        self._time.go()
+        self._going.set()
+
+    async def _written(self, write: Callable[[], T]) -> T:
+        """What a write to the transcript gives, as soon as there is room for it."""
+        while True:
+            await self._going.wait()
+            try:
+                return write()
+            except StorageError as error:
+                log.warning("%s waits: %s", self._profile.researcher, error)
+                await asyncio.sleep(ROOM_S)
+
     def status(self) -> dict[str, Any]:
         """State, turn, last action and counts."""
         progress = Progress.of(self._transcript.history)
         return {
             "state": self.state,
             "turn": self._transcript.next_turn(),
-            "last_action": self._action,
+            "last_action": f"paused: {self._pause}" if self._pause else self._action,
         } | progress.to_dict()
 
     @property
@@ -109,7 +141,7 @@ class Researcher:
             return "ended"
         if self._task is None or self._task.done():
             return "idle"
-        return "paused" if self._paused else "working"
+        return "paused" if self._paused or self._pause else "working"
 
     def summary(self) -> dict[str, Any]:
         """What the researcher did, from its transcript alone."""
@@ -126,11 +158,11 @@ class Researcher:
         }
 
     async def _work(self) -> dict[str, Any]:
-        self._mark = time.monotonic()
+        self._mark = self._time()
         if self._transcript.fact("stop") is not None:
             self._ctx.stopping.set()
         if self._transcript.fact("started") is None:
-            self._transcript.set_fact("started", {"direction": self._profile.direction})
+            await self._written(lambda: self._transcript.set_fact("started", {"direction": self._profile.direction}))
         self._tools.resume()
         for seen in self._transcript.observed():
             self._ctx.notifier.shown(seen.posts)
@@ -146,6 +178,7 @@ class Researcher:
 
     async def _open_turn(self) -> OpenTurn | None:
         """The turn that a predecessor left open, else a new one; `None` at the end."""
+        await self._going.wait()
         left_open = self._transcript.open_turn()
         if left_open is not None:
             return left_open
@@ -155,14 +188,15 @@ class Researcher:
             self._account.forget()
         if reason:
             await self._tools.abandon()
-            self._transcript.set_fact("ended", {"reason": reason})
+            await self._written(lambda: self._transcript.set_fact("ended", {"reason": reason}))
             return None
         stall = assess(self._transcript.history) if self._profile.watched else Stall()
         if stall.action == "pause":
             await self._charge()
             await self._rest(stall)
         seen = await self._observe_patiently(stall)
-        turn = self._transcript.observe(self._transcript.next_turn(), seen, self._lap())
+        lap = self._lap()
+        turn = await self._written(lambda: self._transcript.observe(self._transcript.next_turn(), seen, lap))
         self._ctx.notifier.shown(seen.posts)
         return turn
 
@@ -170,7 +204,7 @@ class Researcher:
         """Whole milliseconds of wall time since this was last asked; a rest counts to the next, or is rounded up when
         this is the `last` of a turn.
         """
-        now = time.monotonic()
+        now = self._time()
         passed = (now - self._mark) * 1000
         wall_ms = math.ceil(passed) if last else int(passed)
         self._mark = now if last else self._mark + wall_ms / 1000
@@ -257,7 +291,7 @@ class Researcher:
         return round(min(limits) - self._worked_ms() / 1000, 3) if limits else None
 
     def _worked_ms(self) -> float:
-        return self._transcript.wall_ms() + (time.monotonic() - self._mark) * 1000
+        return self._transcript.wall_ms() + (self._time() - self._mark) * 1000
 
     def _with_wall(self, budget: dict[str, Any]) -> dict[str, Any]:
         """A balance that says so when the researcher's own wall time is used up, of which some is not charged yet."""
@@ -267,6 +301,7 @@ class Researcher:
         return {**budget, "exhausted": [*budget["exhausted"], "wall_ms"]}
 
     async def _decide(self, turn: OpenTurn) -> OpenTurn:
+        await self._going.wait()
         self._action = "deciding"
         thinking = asyncio.create_task(self._decision(turn))
         try:
@@ -276,7 +311,8 @@ class Researcher:
         finally:
             thinking.cancel()
         self._paused = False
-        return self._transcript.decide(turn, replace(decision, calls=decision.calls[:MAX_CALLS]), self._lap())
+        lap, kept = self._lap(), replace(decision, calls=decision.calls[:MAX_CALLS])
+        return await self._written(lambda: self._transcript.decide(turn, kept, lap))
 
     async def _decision(self, turn: OpenTurn) -> Decision:
         """Ask the brain, as patiently as the errors deserve."""
@@ -334,20 +370,24 @@ class Researcher:
         if turn.seen.posts:
             await self._copy_posts()
         for pending in turn.calls:
-            if pending.result is not None:
-                continue
-            self._action = f"{pending.call.name} {pending.call.note}".strip()
-            result = self._not_now(turn, pending.call, pending.started)
-            if result is None:
-                if not self._tools.is_repeatable(pending.call.name):
-                    self._transcript.mark_started(turn.number, pending.index)
-                if self._tools.is_priced(pending.call.name):
-                    self._account.forget()
-                key = f"{self._profile.researcher}/{turn.number}/{pending.index}"
-                result = await self._tools.run(pending.call, key)
-            last = pending.index == len(turn.calls) - 1
-            self._transcript.store_result(turn.number, pending.index, result, self._lap(), last=last)
-        self._transcript.finish(turn.number, self._lap(last=True))
+            if pending.result is None:
+                await self._call(turn, pending)
+        lap = self._lap(last=True)
+        await self._written(lambda: self._transcript.finish(turn.number, lap))
+
+    async def _call(self, turn: OpenTurn, pending: Pending) -> None:
+        number, index = turn.number, pending.index
+        await self._going.wait()
+        self._action = f"{pending.call.name} {pending.call.note}".strip()
+        result = self._not_now(turn, pending.call, pending.started)
+        if result is None:
+            if not self._tools.is_repeatable(pending.call.name):
+                await self._written(lambda: self._transcript.mark_started(number, index))
+            if self._tools.is_priced(pending.call.name):
+                self._account.forget()
+            result = await self._tools.run(pending.call, f"{self._profile.researcher}/{number}/{index}")
+        found, lap, last = result, self._lap(), index == len(turn.calls) - 1
+        await self._written(lambda: self._transcript.store_result(number, index, found, lap, last=last))
 
     def _not_now(self, turn: OpenTurn, call: ToolCall, started: bool) -> ToolResult | None:
         """The result of a call that must not run: it costs now, or was cut short and may have had effects."""

@@ -106,11 +106,11 @@ class Runs:
 
     def going(self) -> list[Run]:
         """Runs without a result, oldest first."""
-        return [_run(row) for row in self._store.query("SELECT * FROM runs WHERE result IS NULL ORDER BY started_us")]
+        return [_run(row) for row in self._store.query("SELECT * FROM runs WHERE result IS NULL ORDER BY rowid")]
 
     def untold(self) -> list[Run]:
         """Runs that ended and of which the brain was not told, oldest first."""
-        sql = "SELECT * FROM runs WHERE result IS NOT NULL AND told_turn IS NULL ORDER BY started_us"
+        sql = "SELECT * FROM runs WHERE result IS NOT NULL AND told_turn IS NULL ORDER BY rowid"
         return [_run(row) for row in self._store.query(sql)]
 
     def tell(self, turn: int, names: tuple[str, ...]) -> None:

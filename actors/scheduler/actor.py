@@ -17,6 +17,10 @@ from cluster.store import Store
 from gpu_pool.leases import SlotInfo
 
 
+def _slot(actor: str) -> Remote:
+    return Remote(actor, awaits_room=False)
+
+
 @ray.remote(max_restarts=-1, max_task_retries=-1)
 class SchedulerActor:
     """The office of budgets and GPUs; every answer is plain data."""
@@ -27,7 +31,7 @@ class SchedulerActor:
         paths = RunPaths(Path(run_dir))
         pool = validate(config).pool
         settings = SchedulerConfig(usd_from_decimal(pool.usd_per_gpu_hour), pool.memory_bytes)
-        self._plain = Scheduler(Store(paths.scheduler_db), Remote, settings, paths.leases)
+        self._plain = Scheduler(Store(paths.scheduler_db), _slot, settings, paths.leases)
 
     def __repr__(self) -> str:
         return self._name
@@ -58,9 +62,21 @@ class SchedulerActor:
         """Take a slot into service."""
         await (await self._ready()).register_slot(SlotInfo(**info), actor_name)
 
-    async def retire_slot(self, name: str) -> None:
-        """Give a slot no more leases."""
-        await (await self._ready()).retire_slot(name)
+    async def retire_slot(self, name: str, gone: bool = False) -> None:
+        """Give a slot no more leases; `gone`: there is none."""
+        await (await self._ready()).retire_slot(name, gone)
+
+    async def pause(self, reason: str) -> None:
+        """Grant no leases for now."""
+        await (await self._ready()).pause(reason)
+
+    async def go_on(self) -> None:
+        """Grant leases again."""
+        await (await self._ready()).go_on()
+
+    async def close(self) -> None:
+        """Grant and note nothing more: the slots are about to be taken down."""
+        await self._plain.close()
 
     async def open_account(self, key: str, account: str, parent: str | None, caps: dict[str, Any]) -> dict[str, Any]:
         """Open an account; its balance."""

@@ -8,6 +8,7 @@ policy decided). Each method is a part of its caller's transaction, so that book
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from actors.scheduler.admission import Demand, holder_of
 from actors.scheduler.policy import WHOLE, Held, Usage, Waiting
 from cluster.clock import now_us
 from cluster.errors import AarError
+from cluster.steady import SteadyClock
 from cluster.store import Store
 from cluster.wire import pack, unpack
 from gpu_pool.leases import LeaseRequest, LeaseResult, LeaseStatus, SlotInfo
@@ -51,6 +53,7 @@ CREATE TABLE IF NOT EXISTS leases (
     result BLOB
 );
 CREATE INDEX IF NOT EXISTS leases_live ON leases (state) WHERE state IN ('queued', 'running');
+CREATE TABLE IF NOT EXISTS excused (request_id TEXT PRIMARY KEY, attempts INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS slots (
     name TEXT PRIMARY KEY,
     actor TEXT NOT NULL,
@@ -71,7 +74,7 @@ class BookError(AarError):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A request in the book. Times are Unix microseconds, `reserved_gpu_ms` is the worst case."""
+    """A request in the book. Times are microseconds of the book's steady clock, `reserved_gpu_ms` is the worst case."""
 
     sequence: int
     request_id: str
@@ -136,9 +139,16 @@ _COLUMNS = ", ".join(Entry.__dataclass_fields__)
 class Book:
     """The lease book of one store."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, clock: Callable[[], int] | None = None) -> None:
+        """`clock` is read for every time in the book; by default a steady one, kept in the store."""
         self._store = store
         store.schema(_DDL)
+        self.now_us = clock or SteadyClock(store, self._latest_us())
+
+    def _latest_us(self) -> int:
+        leases = "SELECT max(submitted_us, coalesce(granted_us, 0), coalesce(ended_us, 0)) AS at FROM leases"
+        rows = self._store.query(f"SELECT max(at) AS at FROM ({leases} UNION ALL SELECT turn_us FROM holders)")
+        return int(rows[0]["at"] or 0)
 
     def add(self, request: LeaseRequest, demand: Demand, usd_per_gpu_hour: int) -> Entry:
         """Queue a request whose key is new."""
@@ -149,7 +159,8 @@ class Book:
             db.execute("INSERT OR IGNORE INTO holders (name) VALUES (?)", (holder,))
             row = (
                 last + 1, request_id, request.key, request.account, holder, request.kind, request.label,
-                demand.thousandths, demand.duration_ms, demand.worst.gpu_ms, usd_per_gpu_hour, demand.packed, now_us(),
+                demand.thousandths, demand.duration_ms, demand.worst.gpu_ms, usd_per_gpu_hour, demand.packed,
+                self.now_us(),
             )  # fmt: skip
             db.execute(
                 "INSERT INTO leases (sequence, request_id, key, account, holder, kind, label, thousandths,"
@@ -166,7 +177,7 @@ class Book:
             used = sum(e.thousandths for e in self.running() if e.slot == slot)
             if used + entry.thousandths > WHOLE:
                 raise BookError(f"slot {slot} holds {used} thousandths, {entry.thousandths} more do not fit")
-            at = now_us()
+            at = self.now_us()
             db.execute(
                 "UPDATE leases SET state = 'running', slot = ?, threads = ?, granted_us = ? WHERE request_id = ?",
                 (slot, threads, at, request_id),
@@ -175,16 +186,27 @@ class Book:
                 db.execute("UPDATE holders SET turn_us = ? WHERE name = ?", (at, entry.holder))
         return self.get(request_id)
 
-    def requeue(self, request_id: str) -> Entry:
-        """Put a running request, whose lease was lost, back at its old place in the queue, for its next attempt."""
+    def requeue(self, request_id: str, excused: bool = False) -> Entry:
+        """Put a running request, whose lease was lost, back at its old place in the queue, for its next attempt.
+
+        `excused`: the attempt does not count against it.
+        """
         with self._store.transaction() as db:
             self._in_state(request_id, "running")
+            if excused:
+                more = "ON CONFLICT (request_id) DO UPDATE SET attempts = attempts + 1"
+                db.execute(f"INSERT INTO excused VALUES (?, 1) {more}", (request_id,))
             db.execute(
                 "UPDATE leases SET state = 'queued', attempt = attempt + 1, slot = NULL, threads = NULL,"
                 " granted_us = NULL WHERE request_id = ?",
                 (request_id,),
             )
         return self.get(request_id)
+
+    def excused(self, request_id: str) -> int:
+        """How many of a request's attempts do not count against it."""
+        rows = self._store.query("SELECT attempts FROM excused WHERE request_id = ?", (request_id,))
+        return int(rows[0]["attempts"]) if rows else 0
 
     def finish(self, request_id: str, result: LeaseResult, gpu_ms: int, usd: int) -> Entry:
         """End a live request; `gpu_ms` and `usd` are what the ledger charged."""
@@ -194,7 +216,7 @@ class Book:
                 raise BookError(f"request {request_id} has ended as {entry.state}")
             db.execute(
                 "UPDATE leases SET state = ?, ended_us = ?, gpu_ms = ?, usd = ?, result = ? WHERE request_id = ?",
-                (result.status, now_us(), gpu_ms, usd, pack(result.to_dict()), request_id),
+                (result.status, self.now_us(), gpu_ms, usd, pack(result.to_dict()), request_id),
             )
             if entry.state == "running":
                 share = max(gpu_ms, LEAST_SHARE_MS)

@@ -6,7 +6,9 @@ Invariants:
 - A lease is written down before its slot hears of it. Leases that a restarted scheduler finds running are dispatched
   again, which is harmless, since a slot runs a lease id once.
 - A lease that is lost (its slot says so, fails or does not answer) goes back to its place in the queue as a new
-  lease; after `attempts` of them the request ends as "lost" and costs nothing.
+  lease; after `attempts` of them the request ends as "lost" and costs nothing. An attempt does not count when the slot
+  had no room, was being taken down, or does not exist any more.
+- While it is paused, or closed, it grants nothing; requests are taken and wait.
 
 Nothing is kept in memory but tasks, waiters and the rests of failing slots.
 """
@@ -26,7 +28,6 @@ from actors.scheduler.ledger import Ledger
 from actors.scheduler.policy import WHOLE, PolicyConfig, SlotState, choose
 from actors.scheduler.report import describe
 from actors.scheduler.slots import SlotCalls, SlotRunner
-from cluster.clock import now_us
 from cluster.errors import RefusedError
 from cluster.journal import Journal
 from cluster.money import Amounts, Caps
@@ -35,6 +36,8 @@ from cluster.wire import pack
 from gpu_pool.leases import Lease, LeaseRequest, LeaseResult, SlotInfo
 
 log = logging.getLogger(__name__)
+MOST_EXCUSED = 20
+"""Attempts of one request that do not count: foreign code that fills a disk each time must not run without end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +76,19 @@ class Scheduler:
         self._ended: dict[str, asyncio.Event] = {}
         self._started = False
         self._closed = False
+        self._paused = ""
 
     async def start(self) -> None:
         """Dispatch what was running before, and begin to grant. Repeated calls do nothing."""
         if self._started:
             return
         self._started = True
+        known = self.book.slots()
         for entry in self.book.running():
-            self._dispatch(entry)
+            if entry.slot in known:
+                self._dispatch(entry)
+            else:
+                self._requeue(entry, "its slot is not known any more", excused=True)
         self._keep_ticking()
         self.grant_leases()
 
@@ -91,6 +99,16 @@ class Scheduler:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def pause(self, reason: str) -> None:
+        """Grant no leases until `go_on`; those that run go on. Not durable: whoever pauses says it again."""
+        self._paused = reason
+
+    async def go_on(self) -> None:
+        """Grant leases again."""
+        if self._paused:
+            self._paused = ""
+            self.grant_leases()
 
     # -- requests --------------------------------------------------------------------------------------------------
 
@@ -178,21 +196,28 @@ class Scheduler:
         self._slots.wake(info.name)
         self.grant_leases()
 
-    async def retire_slot(self, name: str) -> None:
-        """Give a slot no more leases; what runs there ends as usual. `register_slot` takes it back."""
+    async def retire_slot(self, name: str, gone: bool = False) -> None:
+        """Give a slot no more leases; what runs there ends as usual, or, when the slot is `gone`, goes back to the
+        queue at once. `register_slot` takes it back.
+        """
         with self.store.transaction():
             if self.book.retire_slot(name):
                 self.journal.append("slot_retired", {"slot": name})
+            for entry in self.book.running() if gone else ():
+                if entry.slot == name:
+                    self._lost(entry, "its slot does not exist any more", self.book.slots()[name].info, excused=True)
+        self.grant_leases()
 
     def grant_leases(self) -> None:
         """Let the policy decide, write its grants down in one transaction, then dispatch them."""
-        queued = self.book.queued() if self._started else []
+        queued = self.book.queued() if self._started and not self._closed and not self._paused else []
         slots = {n: s for n, s in self.book.slots().items() if not s.retired and not self._slots.resting(n)}
         if not queued or not slots:
             return
         held = self.book.held()
         states = [SlotState(name, tuple(held.get(name, ()))) for name in slots]
-        grants = choose([e.waiting() for e in queued], states, self.book.usage(), now_us(), self._config.policy)
+        now, usage = self.book.now_us(), self.book.usage()
+        grants = choose([e.waiting() for e in queued], states, usage, now, self._config.policy)
         entries: list[Entry] = []
         with self.store.transaction():
             for grant in grants:
@@ -245,11 +270,12 @@ class Scheduler:
         request = self.book.request(entry.request_id)
         directory = str(self._leases_dir / entry.lease_id)
         lease = Lease(entry.lease_id, request, slot.info.name, entry.threads or 1, directory)
-        result, fault = await self._slots.ask(slot.actor, lease, entry.duration_ms / 1000 + self._config.grace_s)
+        answer = await self._slots.ask(slot.actor, lease, entry.duration_ms / 1000 + self._config.grace_s)
+        result = answer.result
         now = self.book.get(entry.request_id)
         if now.state == "running" and now.lease_id == entry.lease_id:
             if result is None or result.status == "lost":
-                self._lost(now, fault, slot.info)
+                self._lost(now, answer.fault, slot.info, answer.excused)
             else:
                 self._end(now, result)
             self.grant_leases()
@@ -257,12 +283,19 @@ class Scheduler:
     async def _cancel_on_slot(self, entry: Entry) -> None:
         await self._slots.cancel(self.book.slots()[entry.slot or ""].actor, entry.lease_id)
 
-    def _lost(self, entry: Entry, fault: str, slot: SlotInfo) -> None:
-        if entry.cancel_asked or entry.attempt >= self._config.attempts:
+    def _lost(self, entry: Entry, fault: str, slot: SlotInfo, excused: bool = False) -> None:
+        forgiven = self.book.excused(entry.request_id)
+        over = entry.attempt - forgiven >= self._config.attempts
+        if excused:
+            over = forgiven >= MOST_EXCUSED
+        if entry.cancel_asked or over:
             self._end(entry, unused_result(entry, "cancelled" if entry.cancel_asked else "lost", slot), free=True)
             return
+        self._requeue(entry, fault, excused)
+
+    def _requeue(self, entry: Entry, fault: str, excused: bool) -> None:
         with self.store.transaction():
-            self.book.requeue(entry.request_id)
+            self.book.requeue(entry.request_id, excused)
             facts = {"slot": entry.slot, "attempt": entry.attempt, "fault": fault}
             self.journal.append("lease_lost", {**_facts(entry), "lease_id": entry.lease_id, **facts})
 
@@ -339,7 +372,8 @@ class Scheduler:
 
     async def status(self) -> dict[str, Any]:
         """All that a live page needs; see `actors.scheduler.report`."""
-        return describe(self.book, self.ledger, self._slots.resting, now_us())
+        shown = describe(self.book, self.ledger, self._slots.resting, self.book.now_us())
+        return {**shown, "paused": self._paused}
 
 
 def _facts(entry: Entry) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol, get_args
 
 from actors.scheduler.book import RESULT_LIMIT
+from cluster.storage import StorageError
 from cluster.wire import WireError, pack
-from gpu_pool.leases import Lease, LeaseResult, LeaseStatus
+from gpu_pool.leases import ClosedError, Lease, LeaseResult, LeaseStatus
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,15 @@ class SlotRunner(Protocol):
 
     async def cancel(self, lease_id: str) -> None:
         """End a running lease soon; its `run` then answers "cancelled" with what was used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A slot's result, or `None` and the reason. `excused`: the slot itself was at fault, and said so."""
+
+    result: LeaseResult | None
+    fault: str
+    excused: bool = False
 
 
 @dataclass(slots=True)
@@ -61,8 +71,8 @@ class SlotCalls:
         """Ask a slot to end a lease."""
         await self._connect(actor).cancel(lease_id)
 
-    async def ask(self, actor: str, lease: Lease, timeout_s: float) -> tuple[LeaseResult | None, str]:
-        """The slot's result, or `None` and the reason."""
+    async def ask(self, actor: str, lease: Lease, timeout_s: float) -> Answer:
+        """How the slot answered."""
         call = asyncio.ensure_future(self._connect(actor).run(lease.to_dict()))
         try:
             await asyncio.wait({call}, timeout=timeout_s)
@@ -72,9 +82,10 @@ class SlotCalls:
         if result is None:
             self._rest(lease.slot)
             log.warning("lease %s: slot %s %s", lease.id, lease.slot, fault)
-            return None, f"slot {lease.slot} {fault}"[:400]
+            excused = call.done() and not call.cancelled() and isinstance(call.exception(), (StorageError, ClosedError))
+            return Answer(None, f"slot {lease.slot} {fault}"[:400], excused)
         self.wake(lease.slot)
-        return result, f"slot {lease.slot} lost it" if result.status == "lost" else ""
+        return Answer(result, f"slot {lease.slot} lost it" if result.status == "lost" else "")
 
     def _rest(self, slot: str) -> None:
         failures = self._rests[slot].failures + 1 if slot in self._rests else 1

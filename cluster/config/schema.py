@@ -365,7 +365,9 @@ class Pool(Strict):
         "never", description="`never`: a sandbox that ran foreign code is replaced; `wiped`: emptied and used again"
     )
     cache_dir: Place | None = Field(None, description="node cache of shared work; default ~/.cache/aar-cluster")
-    min_free_disk_gb: NotNegative = Field(2.0, description="refuse to start with less free space, GiB")
+    min_free_disk_gb: NotNegative = Field(
+        2.0, description="refuse to start with less free space, GiB; pause below an eighth of it"
+    )
 
     @property
     def memory_bytes(self) -> int:

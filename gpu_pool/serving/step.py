@@ -5,18 +5,29 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from cluster.clock import now_us
+from cluster.clock import Mark
 from gpu_pool.leases import Step, StepResult
 from gpu_pool.serving.server import ModelServer
 
 
-def first_start(directory: Path) -> int:
-    """When the lease of this directory was first started, Unix microseconds; written down when it is new."""
+def seconds_since_first_start(directory: Path) -> float:
+    """Since the lease of this directory was first started; written down when it is new.
+
+    A machine that was started anew meanwhile took the server down with it: that is a fault of the infrastructure, for
+    which the lease does not pay, so it begins again.
+    """
     place, temporary = directory / "began", directory / ".began"
-    if not place.exists():
-        temporary.write_text(str(now_us()), encoding="ascii")
+    now = Mark.now()
+    passed = _first_start(place).until(now) if place.exists() else None
+    if passed is None:
+        temporary.write_text(f"{now.boot} {now.us}", encoding="ascii")
         temporary.replace(place)
-    return int(place.read_text(encoding="ascii"))
+    return (passed or 0) / 1e6
+
+
+def _first_start(place: Path) -> Mark:
+    boot, _, us = place.read_text(encoding="ascii").partition(" ")
+    return Mark(boot, int(us or 0))
 
 
 async def serve_step(step: Step, server: ModelServer, seconds: float) -> StepResult:

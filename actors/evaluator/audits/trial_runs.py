@@ -88,7 +88,7 @@ class TrialRuns:
             write_code(self._objects, self._method, folder / "code")
             for number, trial in enumerate(part):
                 home = folder / str(number)
-                home.mkdir(mode=0o700)
+                home.mkdir(mode=0o700, exist_ok=True)
                 train = f"{number}-train"
                 steps.append(self._train(trial, home, folder / "code", given, train))
                 hidden[trial.name] = self._ask(trial, SPLIT, f"{number}-predict", home, train, given.strong, steps)

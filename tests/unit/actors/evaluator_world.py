@@ -253,11 +253,18 @@ class FakeScheduler:
 class World:
     """A run directory with a judge that can be killed and started again."""
 
-    def __init__(self, root: Path, source: World | None = None, secret: bytes = b"", **changes: Any) -> None:
+    def __init__(
+        self,
+        root: Path,
+        source: World | None = None,
+        secret: bytes = b"",
+        make_scheduler: Callable[[Path, Callable[[], Oracle]], FakeScheduler] = FakeScheduler,
+        **changes: Any,
+    ) -> None:
         """A fresh campaign, with `secret` if given, or a copy of `source` (stopped) as it stands."""
         self.paths = RunPaths(root / "runs" / "test")
         if source is None:
-            self.paths.root.mkdir(parents=True)
+            self.paths.root.mkdir(parents=True, exist_ok=True)
         else:
             shutil.copytree(source.paths.root, self.paths.root)
         if secret:
@@ -265,7 +272,7 @@ class World:
         self.config: CampaignConfig = source.config if source else small_config(root / "cache", **changes)
         self.objects = ObjectStore(self.paths.objects)
         self._known: Oracle | None = None
-        self.scheduler = FakeScheduler(self.paths.leases, self.oracle)
+        self.scheduler = make_scheduler(self.paths.leases, self.oracle)
         self.store: Store
         self.judge: Judge
         self.start()

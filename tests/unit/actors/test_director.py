@@ -21,6 +21,7 @@ from cluster.errors import AarError
 from cluster.journal import Journal
 from cluster.names import RunPaths
 from cluster.store import Store
+from tests.unit.wall_clock import STEPS, WallClock
 
 
 class Killed(BaseException):
@@ -36,6 +37,7 @@ class World:
         self.die_at: int | None = None
         self.stopped = asyncio.Event()
         self.stubborn = False
+        self.paused: list[str] = []
 
     def note(self, what: str) -> None:
         if self.die_at is not None and len(self.calls) == self.die_at:
@@ -75,6 +77,12 @@ class World:
 
     async def redirect(self, direction: str) -> None:
         self.note(f"redirect to {direction}")
+
+    async def pause(self, reason: str) -> None:
+        self.paused.append(reason)
+
+    async def go_on(self) -> None:
+        self.paused.clear()
 
 
 class Gateway:
@@ -315,3 +323,61 @@ def test_a_broken_journal_stops_the_director(tmp_path: Path) -> None:
     director, _ = direct(tmp_path, World(), config(minutes=1))
     with pytest.raises(AarError, match="journal of forum is broken"):
         asyncio.run(director.run())
+
+
+class Board(World):
+    """Offices whose board never moves."""
+
+    async def status(self) -> dict[str, Any]:
+        return {"state": "working", "board_moved_us": 0}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_research_and_its_plateau_are_not_ended_by_a_step_of_the_wall_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wall: WallClock, step: int
+) -> None:
+    monkeypatch.setattr(module, "POLL_S", 0.02)
+    world = Board()
+    world.stubborn = True
+    settings = config(minutes=5, plateau_minutes=0.02)
+    director, store = direct(tmp_path, world, settings)
+
+    async def main() -> float:
+        began = time.monotonic()
+        work = asyncio.create_task(director.run())
+        while director.phase is not Phase.RESEARCH:
+            await asyncio.sleep(0.01)
+        wall.step(step)
+        assert 0 <= (await director.status())["wall_seconds"] < 30
+        await work
+        return time.monotonic() - began
+
+    assert asyncio.run(main()) >= 1.2  # the plateau's, not the step's
+    (ended,) = Journal(store).events(kind="campaign_ended")
+    assert 1_000_000 < ended.payload["wall_us"] < 60_000_000
+
+
+def test_a_plateau_counts_from_the_last_move_of_the_board_in_seconds_of_research(tmp_path: Path) -> None:
+    world = World()
+    director, store = direct(tmp_path, world, config(minutes=5, plateau_minutes=1))
+    moved = 0
+
+    async def status() -> dict[str, Any]:
+        return {"board_moved_us": moved}
+
+    world.status = status  # type: ignore[method-assign]
+
+    class Watch:
+        seconds = 0.0
+
+    watch: Any = Watch()
+    assert not asyncio.run(director._plateau(watch))
+    watch.seconds = 50.0
+    moved = 7
+    assert not asyncio.run(director._plateau(watch))
+    watch.seconds = 105.0
+    assert not asyncio.run(director._plateau(watch))
+    store.close()
+    director, _ = direct(tmp_path, world, config(minutes=5, plateau_minutes=1))
+    watch.seconds = 111.0
+    assert asyncio.run(director._plateau(watch))

@@ -25,6 +25,7 @@ from cluster.config import ConfigError, dump_config, validate
 from cluster.errors import RefusedError
 from cluster.names import CAMPAIGN, RunPaths
 from cluster.remote import UnreachableError
+from cluster.storage import StorageError
 from cluster.store import open_readonly
 from scripts import run_campaign
 from tests.unit.actors.gateway_world import (
@@ -66,6 +67,31 @@ def test_a_call_is_charged_what_its_usage_costs_and_the_rest_is_free_again(tmp_p
     got = asyncio.run(settled_call(gateway, KEY, WHO, request()))
     assert got["message"] == message
     assert got["charged"] == cost(campaign(), message) == desk.spent()
+    assert desk.reserved() == 0
+
+
+def test_an_answer_that_finds_no_room_on_disk_is_kept_until_there_is_some_and_paid_once(
+    tmp_path: Path, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint = Simulated()
+    gateway = make(tmp_path, desk, endpoint)
+    answered, full = gateway.book.answered, 3
+
+    def written(*facts: Any) -> None:
+        nonlocal full
+        full -= 1
+        if full >= 0:
+            raise StorageError("full")
+        answered(*facts)
+
+    def begun(*_: Any) -> None:
+        raise StorageError("full")
+
+    monkeypatch.setattr(gateway.book, "answered", written)
+    monkeypatch.setattr(gateway.book, "begun", begun)
+    got = asyncio.run(settled_call(gateway, KEY, WHO, request()))
+    assert len(endpoint.sent) == 1
+    assert got["charged"] == cost(campaign(), got["message"]) == desk.spent()
     assert desk.reserved() == 0
 
 

@@ -12,12 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from actors.scheduler import scheduler as module
 from actors.scheduler.audit import audit
 from actors.scheduler.scheduler import Scheduler, SchedulerConfig
-from cluster.errors import RefusedError
+from cluster.errors import AarError, RefusedError
 from cluster.money import Amounts, Caps
+from cluster.storage import StorageError
 from cluster.store import open_readonly
-from gpu_pool.leases import Job, Lease, LeaseResult
+from gpu_pool.leases import ClosedError, Job, Lease, LeaseResult
 from tests.unit.actors.scheduler_fakes import (
     CONFIG,
     FakeSlot,
@@ -29,6 +31,7 @@ from tests.unit.actors.scheduler_fakes import (
     scratch,
     spent,
 )
+from tests.unit.wall_clock import STEPS, WallClock
 
 A, B = "campaign/researcher/01-a", "campaign/researcher/02-b"
 Scene = Callable[[Scheduler, dict[str, FakeSlot]], Coroutine[Any, Any, None]]
@@ -380,3 +383,118 @@ def test_a_slot_registered_late_takes_what_waits() -> None:
         assert len(events(scheduler, "slot_registered")) == 1
 
     play(scene, {})
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_of_the_wall_clock_ends_no_lease_and_makes_no_request_older(wall: WallClock, step: int) -> None:
+    async def main(directory: Path) -> None:
+        slots = {"s": FakeSlot(0.3)}
+        async with Office(directory / "s.db", slots) as scheduler:
+            await furnish(scheduler, slots)
+            ids = [await scheduler.submit(a_request(f"k{n}", A, gpus=1.0, seconds=60)) for n in range(2)]
+            wall.step(step)
+            status = await scheduler.status()
+            (running,), (waiting,) = status["running"], status["waiting"]
+            assert 0 <= running["age_seconds"] < 30
+            assert 30 < running["seconds_left"] <= 60
+            assert 0 <= waiting["age_seconds"] < 30
+            results = [await scheduler.wait(request_id, 10) for request_id in ids]
+            assert [r and r.status for r in results] == ["done", "done"]
+
+    with scratch() as directory:
+        asyncio.run(main(directory))
+
+
+@pytest.mark.parametrize("error", [StorageError("no room"), ClosedError("taken down")])
+def test_a_slot_without_room_or_taken_down_burns_no_attempt_and_nobody_pays(error: AarError) -> None:
+    left = 6
+
+    def behave(_: FakeSlot, lease: Lease) -> LeaseResult | BaseException:
+        nonlocal left
+        left -= 1
+        return error if left >= 0 else a_result(lease)
+
+    async def scene(scheduler: Scheduler, slots: dict[str, FakeSlot]) -> None:
+        result = await scheduler.run(a_request("k", A))
+        assert result.status == "done"
+        entry = scheduler.book.by_key("k")
+        assert entry is not None
+        assert (entry.attempt, scheduler.book.excused(entry.request_id)) == (7, 6)
+        assert len(scheduler.journal.events(kind="lease_lost")) == 6
+
+    play(scene, {"s": FakeSlot(behave=behave)})
+
+
+def test_excuses_end_some_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code that fills the disk whenever it runs is not run for nothing without end."""
+    monkeypatch.setattr(module, "MOST_EXCUSED", 2)
+
+    async def scene(scheduler: Scheduler, slots: dict[str, FakeSlot]) -> None:
+        assert (await scheduler.run(a_request("k", A))).status == "lost"
+        assert spent(scheduler) == (0, 0, 0, 0)
+
+    play(scene, {"s": FakeSlot(behave=lambda *_: StorageError("no room"))})
+
+
+def test_a_paused_scheduler_takes_requests_and_grants_nothing_until_it_goes_on() -> None:
+    async def scene(scheduler: Scheduler, slots: dict[str, FakeSlot]) -> None:
+        await scheduler.pause("no room")
+        await scheduler.submit(a_request("k", A))
+        await asyncio.sleep(0.1)
+        status = await scheduler.status()
+        assert (status["paused"], status["queue_length"]) == ("no room", 1)
+        assert slots["s"].started == []
+        await scheduler.go_on()
+        assert (await scheduler.run(a_request("k", A))).status == "done"
+
+    play(scene)
+
+
+def test_a_closed_scheduler_grants_nothing_and_notes_no_loss_of_slots_that_end() -> None:
+    async def main(directory: Path) -> None:
+        slots = {"s": FakeSlot(30.0)}
+        office = Office(directory / "s.db", slots)
+        async with office as scheduler:
+            await furnish(scheduler, slots)
+            await scheduler.submit(a_request("k1", A, gpus=1.0))
+            await scheduler.submit(a_request("k2", A, gpus=1.0))
+            await asyncio.sleep(0.02)
+            await scheduler.close()
+            slots["s"].behave = lambda *_: OSError("gone")
+            await asyncio.sleep(0.1)
+            scheduler.grant_leases()
+            states = [e and (e.state, e.attempt) for e in map(scheduler.book.by_key, ("k1", "k2"))]
+            assert states == [("running", 1), ("queued", 1)]
+            assert scheduler.journal.events(kind="lease_lost") == []
+        async with Office(directory / "s.db", {"s": FakeSlot()}) as scheduler:
+            results = [await scheduler.run(a_request(key, A, gpus=1.0)) for key in ("k1", "k2")]
+            assert [result.status for result in results] == ["done", "done"]
+        assert audit(open_readonly(directory / "s.db")) == []
+
+    with scratch() as directory:
+        asyncio.run(main(directory))
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_lease_on_a_slot_that_no_longer_exists_goes_to_another(known: bool) -> None:
+    async def main(directory: Path) -> None:
+        office = Office(directory / "s.db", {"old": FakeSlot(30.0)})
+        async with office as scheduler:
+            await furnish(scheduler, office.slots)
+            await scheduler.submit(a_request("k", A))
+            await asyncio.sleep(0.02)
+            if not known:
+                with scheduler.store.transaction() as db:
+                    db.execute("DELETE FROM slots")
+        hung = FakeSlot(3600.0)
+        async with Office(directory / "s.db", {"old": hung, "new": FakeSlot()}) as scheduler:
+            await scheduler.register_slot(a_slot_info("new"), "new")
+            if known:
+                await scheduler.retire_slot("old", gone=True)
+            result = await asyncio.wait_for(scheduler.run(a_request("k", A)), 10)
+            assert (result.status, result.slot) == ("done", "new")
+            assert scheduler.book.excused("r000001") == 1
+        assert audit(open_readonly(directory / "s.db")) == []
+
+    with scratch() as directory:
+        asyncio.run(main(directory))

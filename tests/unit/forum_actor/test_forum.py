@@ -8,12 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cluster.config import Forum as ForumConfig
 from cluster.errors import RefusedError
 from cluster.journal import verify_chain
 from cluster.store import open_readonly
+from forum_actor.forum import Forum
 from forum_actor.posts import Post
 from forum_actor.render import render
 from tests.unit.forum_actor.desk import Desk
+from tests.unit.wall_clock import STEPS, WallClock
 
 MINUTE = 60_000_000
 
@@ -196,3 +199,22 @@ def test_everything_is_there_after_a_restart(desk: Desk) -> None:
     assert desk.post("4", "02-b")["id"] == "p-000003"
     report = verify_chain(open_readonly(desk.root / "forum.db"))
     assert (report.events, report.broken) == (3, None)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_rates_and_claims_outlast_steps_of_the_wall_clock_and_a_restart(
+    tmp_path: Path, wall: WallClock, step: int
+) -> None:
+    desk = Desk(tmp_path, posts_per_minute=2)
+    config = ForumConfig(posts_per_minute=2)
+    desk.forum = Forum(desk.store, desk.journal, config, desk.lookup, desk.code.has)
+    desk.post("k1", kind="claim", idea="an idea")
+    desk.post("k2")
+    for _ in range(2):
+        with pytest.raises(RefusedError, match="within a minute"):
+            desk.post("k3")
+        with pytest.raises(RefusedError, match="works on this idea"):
+            desk.post("k4", "02-b", kind="claim", idea="an idea")
+        assert len(desk.forum.claims_active()) == 1
+        wall.step(step)
+        desk.forum = Forum(desk.store, desk.journal, config, desk.lookup, desk.code.has)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +12,12 @@ from typing import Any, Literal
 
 import pytest
 
+from cluster.storage import Place, StorageError
 from gpu_pool.lane import Lane, LaneError
-from gpu_pool.leases import Job, Lease, LeaseRequest, LeaseResult, Step, StepResult, StepStatus
+from gpu_pool.leases import ClosedError, Job, Lease, LeaseRequest, LeaseResult, Step, StepResult, StepStatus
+from gpu_pool.serving.step import seconds_since_first_start
 from gpu_pool.slot import Role, Slot, SlotSpec, uid_of
+from tests.unit.wall_clock import STEPS, WallClock
 
 
 class FakeLane(Lane):
@@ -221,3 +226,88 @@ def test_waiting_for_another_lease_in_the_trusted_lane_costs_nothing(tmp_path: P
     results = asyncio.run(go())
     assert all(result.step("predict").ok for result in results)
     assert all(result.gpu_ms < 0.5 * 400 * 1.5 for result in results)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_of_the_wall_clock_changes_no_charge_and_no_limit(tmp_path: Path, wall: WallClock, step: int) -> None:
+    def behave(which: Step) -> StepStatus:
+        if which.name == "train":
+            wall.step(step)
+        return "ok"
+
+    slot, _ = make_slot(tmp_path, behave, delay=0.2)
+    result = asyncio.run(slot.run(lease(tmp_path, TRAIN, PREDICT, seconds=60)))
+    assert result.status == "done"
+    assert [s.status for s in result.steps] == ["ok", "ok"]
+    assert 400 <= result.gpu_ms < 30_000
+    assert abs((result.ended_us - result.started_us) / 1000 - result.gpu_ms) <= 2
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_the_time_of_a_served_model_is_counted_across_a_step_and_not_across_a_reboot(
+    tmp_path: Path, wall: WallClock, step: int
+) -> None:
+    assert seconds_since_first_start(tmp_path) == 0.0
+    wall.step(step)
+    time.sleep(0.01)
+    assert 0.01 <= seconds_since_first_start(tmp_path) < 30
+    (tmp_path / "began").write_text("another-boot 5", encoding="ascii")
+    assert seconds_since_first_start(tmp_path) == 0.0
+    (tmp_path / "began").write_text("1764000000000000", encoding="ascii")  # as an earlier version wrote it
+    assert seconds_since_first_start(tmp_path) == 0.0
+
+
+def test_a_lease_without_room_is_not_carried_out_and_one_that_lost_its_room_is_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what the slot itself sees counts: a step that says that the disk is full is charged like any other."""
+    faults: list[str] = []
+    monkeypatch.setattr(Place, "fault", lambda self: faults[0] if faults else None)
+    slot, lanes = make_slot(tmp_path, lambda _: "error")
+    faults.append("full")
+    with pytest.raises(StorageError, match="full"):
+        asyncio.run(slot.run(lease(tmp_path, TRAIN)))
+    assert not any(lane.ran for lane in lanes)
+    faults.clear()
+    assert asyncio.run(slot.run(lease(tmp_path, TRAIN, name="l2"))).steps[0].status == "error"
+
+    def lose_room(_: Step) -> StepStatus:
+        faults.append("full")
+        return "error"
+
+    slot, _ = make_slot(tmp_path, lose_room)
+    with pytest.raises(StorageError, match="full"):
+        asyncio.run(slot.run(lease(tmp_path, TRAIN, name="l3")))
+    assert not (tmp_path / "l3").exists()
+    faults.clear()
+    slot, _ = make_slot(tmp_path)
+    assert asyncio.run(slot.run(lease(tmp_path, TRAIN, name="l3"))).status == "done"
+
+
+def test_a_result_that_cannot_be_written_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/x")
+
+    slot, _ = make_slot(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("gpu_pool.slot._write_result", full)
+        with pytest.raises(StorageError, match="No space"):
+            asyncio.run(slot.run(lease(tmp_path, TRAIN)))
+    assert asyncio.run(slot.run(lease(tmp_path, TRAIN))).status == "done"
+
+
+def test_a_slot_that_is_taken_down_says_so_to_those_whom_it_leaves_and_begins_nothing(tmp_path: Path) -> None:
+    async def main() -> None:
+        slot, lanes = make_slot(tmp_path, delay=30)
+        running = asyncio.create_task(slot.run(lease(tmp_path, TRAIN, seconds=60)))
+        while not any(lane.ran for lane in lanes):
+            await asyncio.sleep(0.01)
+        await slot.close()
+        with pytest.raises(ClosedError):
+            await running
+        made = len(lanes)
+        with pytest.raises(ClosedError):
+            await slot.run(lease(tmp_path, TRAIN, name="l2"))
+        assert len(lanes) == made
+
+    asyncio.run(main())
