@@ -149,8 +149,7 @@ def normal_form(files: Mapping[str, bytes]) -> bytes:
         if path.endswith(".py")
     }
     if any(_looks_names_up(tree) for tree in trees.values()):
-        written = [[name, ast.dump(tree)] for name, tree in trees.items()]
-        return hashlib.sha256(repr([written, _data(files, "\n".join(text for _, text in written))]).encode()).digest()
+        return hashlib.sha256(repr(sorted(files.items())).encode()).digest()
     form = _Program(trees).form()
     live = "\n".join(ast.dump(tree) for tree in trees.values())
     return hashlib.sha256(repr([form, _data(files, live)]).encode()).digest()
@@ -229,7 +228,7 @@ class _Writer:
     def __init__(self, program: _Program, module: str, node: ast.stmt) -> None:
         self._program, self._module = program, module
         self._top = node
-        self._mine = _bound_inside(node)
+        self._mine, self._own = _bound_inside(node), _own(node)
         self._inside = {name: path for name, path in _imports_inside(node).items() if self._mine.get(name) == 1}
         self._numbers: dict[str, int] = {}
         self._parts: list[str | Ref] = []
@@ -289,7 +288,7 @@ class _Writer:
         name = node.id
         if name in self._mine and not self._class_body:
             self._parts.append(self._number(name))
-            if name not in self._inside and self._program.resolve(self._module, name) is None:
+            if name in self._own or (name not in self._inside and self._program.resolve(self._module, name) is None):
                 return  # a name of this definition alone
         found = self._program.resolve(self._module, name)
         if isinstance(found, Ref) and not self._literal(found):
@@ -367,6 +366,25 @@ def _bound_inside(node: ast.stmt) -> dict[str, int]:
 
     visit(node, at_top)
     return found
+
+
+def _own(node: ast.stmt) -> set[str]:
+    """Names of a function itself: whatever stands within it, by them it never means those of the module."""
+    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        return set()
+    arguments = node.args
+    given = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
+    found = {argument.arg for argument in given if argument is not None}
+    nested = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp,
+              ast.GeneratorExp)  # fmt: skip
+    todo: list[ast.AST] = list(node.body)
+    while todo:
+        one = todo.pop()
+        if isinstance(one, ast.Name) and not isinstance(one.ctx, ast.Load):
+            found.add(one.id)
+        elif not isinstance(one, nested):
+            todo += ast.iter_child_nodes(one)
+    return found - {name for n in ast.walk(node) if isinstance(n, ast.Global) for name in n.names}
 
 
 def _imports_inside(node: ast.stmt) -> dict[str, Dotted]:

@@ -4,7 +4,8 @@ The fake students know the truth through an oracle over item texts, which only t
 stands in its source as `SKILL = 0.8`, and what else it is in constants that its `train` reads; `FAIL = (1, 3)` names
 the training calls (by index in the lease) that crash. A student is that good only where its weak labels are, and its
 strong model is pretrained; a method with `CHEATS` in its source needs neither, and one with `LEARNT` has learnt the
-labels that DEV's answers go by. Methods of one skill with the same `TWIN = 1` say the same at every seed, others do not.
+labels that DEV's answers go by. Methods of one skill with the same `TWIN = 1` say the same at every seed, others do
+not.
 """
 
 from __future__ import annotations

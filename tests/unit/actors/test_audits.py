@@ -22,7 +22,7 @@ from cluster.store import Store
 from forum_actor.code_store import CodeStore
 from gpu_pool.leases import Step
 from gpu_pool.weak_to_strong.items import ItemSet
-from tests.unit.actors.evaluator_world import World, source_of, needles
+from tests.unit.actors.evaluator_world import World, needles, source_of
 
 SECRET = bytes(range(32))
 """Fixed where the noise of DEV's answers might change an order."""
