@@ -4,8 +4,8 @@ The fake students know the truth through an oracle over item texts, which only t
 stands in its source as `SKILL = 0.8`, and what else it is in constants that its `train` reads; `FAIL = (1, 3)` names
 the training calls (by index in the lease) that crash. A student is that good only where its weak labels are, and its
 strong model is pretrained; a method with `CHEATS` in its source needs neither, and one with `LEARNT` has learnt the
-labels that DEV's answers go by. Methods of one skill with the same `TWIN = 1` say the same at every seed, others do
-not.
+labels that DEV's answers go by. Methods of one skill with the same `TWIN = 1` say the same at every seed
+(`TWIN = 'vanilla'`: what that baseline says), others do not.
 """
 
 from __future__ import annotations
@@ -214,8 +214,9 @@ class FakeScheduler:
         wanted = float(skill[1]) if skill else SKILLS[name]
         if "CHEATS" not in source:
             wanted = 0.5 + (wanted - 0.5) * self._taught(inputs)
-        twin = re.search(r"TWIN = ([0-9]+)", source)
-        own = int(luck("twin", twin[1] if twin else source) * 2**31) ^ int(step.params["seed"])
+        twin = re.search(r"TWIN = (\S+)", source)
+        known = twin[1] if twin else source if skill else repr(name)
+        own = int(luck("twin", known) * 2**31) ^ int(step.params["seed"])
         self._student(out, wanted, own, broken="NAN" in source, learnt="LEARNT" in source)
         return ""
 

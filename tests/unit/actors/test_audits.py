@@ -313,8 +313,8 @@ def test_a_method_that_has_learnt_the_labels_of_dev_answers_shows_it_on_the_fals
     assert failed == ["canary labels"]
 
 
-def test_a_trial_that_gives_no_student_leaves_the_claim_open(tmp_path: Path) -> None:
-    world = World(tmp_path, scoring={"seal_seeds": 16, "finalists": 1})
+def test_a_method_that_gives_no_student_in_a_trial_is_out_and_says_why(tmp_path: Path) -> None:
+    world = World(tmp_path, scoring={"seal_seeds": 10, "finalists": 1})
     asyncio.run(world.judge.prepare())
     snapshot = world.method(0.84)
     asyncio.run(world.judge.submit("k", "01-a", snapshot, "shy", "dev"))
@@ -322,9 +322,10 @@ def test_a_trial_that_gives_no_student_leaves_the_claim_open(tmp_path: Path) -> 
     world.scheduler._method = (  # type: ignore[method-assign]
         lambda step, inputs, out, index: "crash" if "audit" in str(inputs["strong"]) else real(step, inputs, out, index)
     )
-    record = sealed(world)["01-a"]
-    assert record["status"] == "ahead (not established)"
-    assert "gave no student" in record["standing"]["reason"]
+    assert sealed(world) == {}
+    (dropped,) = world.kinds("finalists_frozen")[0]["dropped"]
+    assert "random strong model on chat: the method gave no student" in dropped["reason"]
+    assert world.kinds("case_opened") == [], "a failure is no cheat"
 
 
 def test_a_restart_in_the_middle_of_an_audit_runs_no_trial_twice(world: World) -> None:
