@@ -115,8 +115,6 @@ class _Folder(ast.NodeTransformer):
             return all(_same_name(target, node.value) for target in node.targets)
         if isinstance(node, ast.If):
             return is_free(node.test) and _empty(node.body) and not node.orelse
-        if isinstance(node, ast.For):
-            return is_free(node.iter) and _empty(node.body) and not node.orelse and isinstance(node.target, ast.Name)
         return False
 
     def _message(self, node: ast.expr) -> bool:
@@ -250,13 +248,14 @@ def _no_items(node: ast.expr) -> bool:
     if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range"):
         return isinstance(node, ast.Constant) and node.value in ("", b"")
     bounds = [arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, int)]
-    return len(bounds) == len(node.args) > 0 and not node.keywords and len(range(*bounds[:2])) == 0
+    return len(bounds) == len(node.args) in (1, 2) and not node.keywords and len(range(*bounds)) == 0
 
 
 def _drop_unread(scope: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> None:
     """Take out what a definition gives names that it never reads. Names of nested scopes are taken together."""
     read = Counter(n.id for n in ast.walk(scope) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load))
     outer = {name for n in ast.walk(scope) if isinstance(n, ast.Global | ast.Nonlocal) for name in n.names}
+    outer |= _changed_in_place(scope)
     for node in ast.walk(scope):
         if isinstance(node, ast.ClassDef):
             continue
@@ -264,6 +263,23 @@ def _drop_unread(scope: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -
             if isinstance(value, list) and any(isinstance(child, ast.stmt) for child in value):
                 kept = [child for child in value if not _unread(child, read, outer)]
                 setattr(node, name, kept or ([ast.Pass()] if name == "body" else []))
+
+
+def _changed_in_place(scope: ast.AST) -> set[str]:
+    """Names that `+=` and its like are used on and that may stand for something which others see change."""
+    augmented = {
+        n.target.id for n in ast.walk(scope) if isinstance(n, ast.AugAssign) and isinstance(n.target, ast.Name)
+    }
+    literal = (
+        target
+        for n in ast.walk(scope)
+        if isinstance(n, ast.Assign | ast.AugAssign) and isinstance(n.value, ast.Constant)
+        for target in (n.targets if isinstance(n, ast.Assign) else [n.target])
+    )
+    safe = Counter(target.id for target in literal if isinstance(target, ast.Name))
+    stored = Counter(n.id for n in ast.walk(scope) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
+    given = {n.arg for n in ast.walk(scope) if isinstance(n, ast.arg)}
+    return {name for name in augmented if name in given or stored[name] > safe[name]}
 
 
 def _unread(node: ast.AST, read: Counter[str], outer: set[str]) -> bool:
@@ -277,6 +293,9 @@ def _unread(node: ast.AST, read: Counter[str], outer: set[str]) -> bool:
         return isinstance(node.target, ast.Name) and never(node.target.id) and is_free(node.value)
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         return not node.decorator_list and never(node.name)
+    if isinstance(node, ast.For):
+        idle = is_free(node.iter) and _empty(node.body) and not node.orelse
+        return idle and isinstance(node.target, ast.Name) and never(node.target.id)
     if isinstance(node, ast.Import | ast.ImportFrom):
         return all(never((alias.asname or alias.name).split(".")[0]) and alias.name != "*" for alias in node.names)
     return False

@@ -147,6 +147,8 @@ def inside(line: str) -> str:
         inside("if not 1: run.fit(run.weak)"),
         inside("run.log(copy=3)"),
         inside("import random as keep_out"),
+        inside("for i in range(3): pass"),
+        inside("try: pass\n    except ValueError: return None"),
     ],
 )
 def test_what_makes_no_difference_makes_no_entrant(copy: str) -> None:
@@ -181,6 +183,11 @@ def test_names_order_imports_and_helpers_make_no_entrant() -> None:
         ("i > SHARE", "i >= SHARE"),
         ("ValueError", "TypeError"),
         ("F.relu", "F.gelu"),
+        ("    import math\n", "    import math\n    weak = run.weak\n    weak *= 2\n"),
+        ("    import math\n", "    import math\n    for _ in range(3, 0, -1): run.fit(a)\n"),
+        ("    import math\n", "    import math\n    if run.seed: run.fit(a)\n"),
+        ("    import math\n", "    import math\n    run.weak[0] = 1\n"),
+        ("    import math\n", "    import math\n    np.random.rand()\n"),
     ],
 )
 def test_what_runs_otherwise_is_another_entrant(old: str, new: str) -> None:
@@ -237,4 +244,4 @@ def test_copies_are_told_by_the_median_of_their_seeds() -> None:
     assert answers_apart(scored(hits, 0, 1, 2), scored(hits)) is None
     assert answers_apart(scored(hits[:3]), scored(hits)) is None
     independent = [np.random.default_rng(s).random((5, 2000)) < 0.9 for s in (1, 2, 3)]
-    assert all(answers_apart(scored(a), scored(b)) > 0.1 for a, b in itertools.combinations(independent, 2))
+    assert all((answers_apart(scored(a), scored(b)) or 0) > 0.1 for a, b in itertools.combinations(independent, 2))
