@@ -16,6 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from actors.evaluator.desk import Joiner, Order, WorkError, read_array, save_items
 from actors.evaluator.jobs import Sizes, method_step, predict_step, protocol
 from actors.evaluator.shared import Given, SharedWork, Tools
@@ -77,12 +80,14 @@ class CountedRuns:
         chunks = self._t.sizes.chunks(range(len(teachers)))
         runs = await asyncio.gather(*(self._chunk(key, method, tier, teachers, c, given, payer) for c in chunks))
         hits, failures = weak.hits.copy(), dict[int, str]()
+        says = np.zeros(hits.shape, dtype=np.float32)
         for _, rows, failed in runs:
             failures |= failed
-            for index, row in rows.items():
-                hits[index] = row
+            for index, (row, said) in rows.items():
+                hits[index], says[index] = row, said
         results = [result for result, _, _ in runs]
-        run = ScoredRun(hits, dict(sorted(failures.items())), Usage.of(results))
+        comparable = says if method.entrant else None
+        run = ScoredRun(hits, dict(sorted(failures.items())), Usage.of(results), comparable)
         self._t.shelf.put_run(key, run)
         self._t.desk.discard(results)
         return run
@@ -96,8 +101,8 @@ class CountedRuns:
         seeds: list[int],
         given: Given,
         payer: Payer,
-    ) -> tuple[LeaseResult, dict[int, Hits], dict[int, str]]:
-        """One lease: hits by seed index, and errors by seed index."""
+    ) -> tuple[LeaseResult, dict[int, tuple[Hits, npt.NDArray[np.float64]]], dict[int, str]]:
+        """One lease: hits and P(label 1) by seed index, and errors by seed index."""
         label = f"{tier}/{self._t.domain}/{method.name}/{method.code_hash[:12]}/{seeds[0]}-{seeds[-1]}"
         split = self._t.vault.split(tier)
         context = ("method", self._t.domain, tier, method.seeded_by)
@@ -107,12 +112,12 @@ class CountedRuns:
             steps = self._steps(method, tier, teachers, sheets, given, folder, sizes)
             order = method_order(label, payer, sizes, len(seeds), steps, self._shared.control(label, given))
             result = await self._t.desk.run(order)
-        rows: dict[int, Hits] = {}
+        rows: dict[int, tuple[Hits, npt.NDArray[np.float64]]] = {}
         failures: dict[int, str] = {}
         for i, sheet in sheets.items():
             try:
                 answers = read_array(result.step(f"seed-{i}-predict"), "probs.safetensors", "probs")
-                rows[i] = sheet.hits(answers, split)
+                rows[i] = sheet.hits(answers, split), sheet.in_order(answers)[0]
             except (WorkError, SheetError, KeyError):
                 failures[i] = _reason(result, i)
         return result, rows, failures

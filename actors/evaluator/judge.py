@@ -253,7 +253,10 @@ class Judge:
 
     def finalists(self) -> list[dict[str, Any]]:
         """The frozen finalists; before, those that would be frozen now if none failed its audit."""
-        first = (self._finals.order() or self._candidates())[: self._config.scoring.finalists]
+        order = self._finals.order() or self._candidates()
+        leaders = self._entrants.leaders([candidate.method for candidate in order])
+        distinct = [c for c in order if leaders[c.method.code_hash] is c.method]
+        first = distinct[: self._config.scoring.finalists]
         frozen = self._finals.frozen()
         return [finalist.to_dict() for finalist in (first if frozen is None else frozen)]
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ast
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from actors.evaluator.entrants import SAME_ANSWERS, answers_apart
+from actors.evaluator.entrants import same as same_run
 from actors.evaluator.shelf import ScoredRun, Usage
 from actors.evaluator.source import code_hash, entrant
 from gpu_pool.weak_to_strong.methods import registry
@@ -225,23 +226,37 @@ def test_the_code_hash_still_goes_by_what_runs() -> None:
     assert code_hash({"method.py": salted.encode()}, "v") != code_hash({"method.py": CONFIDENT.encode()}, "v")
 
 
-def scored(hits: np.ndarray[tuple[int, int], np.dtype[np.bool_]], *failed: int) -> ScoredRun:
-    return ScoredRun(hits, dict.fromkeys(failed, "crash"), Usage((), 0, "A", ""))
+Says = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 
 
-def test_copies_are_told_by_the_median_of_their_seeds() -> None:
-    hits = np.random.default_rng(0).random((5, 2000)) < 0.7
-    near, far = hits.copy(), hits.copy()
-    near[:, :4] ^= True
-    far[:, :6] ^= True
-    assert answers_apart(scored(hits), scored(hits)) == 0.0
-    assert (answers_apart(scored(hits), scored(near)) or 0) <= SAME_ANSWERS
-    assert (answers_apart(scored(hits), scored(far)) or 0) > SAME_ANSWERS
-    gated = hits.copy()
-    gated[:2] = ~gated[:2]
-    assert answers_apart(scored(hits), scored(gated)) == 0.0, "another method on two of five seeds"
-    assert answers_apart(scored(hits, 0), scored(hits, 1)) == 0.0, "a seed that fails says nothing"
-    assert answers_apart(scored(hits, 0, 1, 2), scored(hits)) is None
-    assert answers_apart(scored(hits[:3]), scored(hits)) is None
-    independent = [np.random.default_rng(s).random((5, 2000)) < 0.9 for s in (1, 2, 3)]
-    assert all((answers_apart(scored(a), scored(b)) or 0) > 0.1 for a, b in itertools.combinations(independent, 2))
+def says(seed: int) -> Says:
+    """P(label 1) of 2,000 items by five students."""
+    return np.random.default_rng(seed).random((5, 2000)).astype(np.float32)
+
+
+def scored(said: Says, *failed: int) -> ScoredRun:
+    return ScoredRun(said > 0.4, dict.fromkeys(failed, "crash"), Usage((), 0, "A", ""), said)
+
+
+def test_copies_say_the_same_at_most_seeds() -> None:
+    said = says(0)
+    run = scored(said)
+    assert same_run(run, scored(said + 1e-5))
+    assert same_run(run, scored((said - 0.4) * 0.9 + 0.4)), "a scale changes what is said and no answer"
+    assert not same_run(run, scored(said + 0.01))
+    assert not any(same_run(scored(says(a)), scored(says(b))) for a, b in itertools.combinations(range(4), 2))
+    gated = said.copy()
+    gated[:2] = 1 - gated[:2]
+    assert same_run(run, scored(gated)), "another method on two of five seeds"
+    gated[2] = 1 - gated[2]
+    assert not same_run(run, scored(gated)), "on three of five"
+
+
+def test_what_is_not_known_of_most_seeds_is_not_the_same() -> None:
+    run = scored(says(0))
+    assert same_run(scored(says(0), 0), scored(says(0), 1)), "a seed that fails says nothing"
+    assert not same_run(scored(says(0), 0, 1, 2), run)
+    assert not same_run(scored(says(0)[:3]), run)
+    assert not same_run(replace(run, says=None), run)
+    few = says(0)[:, :40]
+    assert not same_run(scored(few), scored((few - 0.4) * 0.9 + 0.4)), "the same answers to a few items are no sign"
