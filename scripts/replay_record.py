@@ -27,7 +27,7 @@ prepare()  # before torch and Ray are imported, which ask for a home and a user
 
 from actors.evaluator.records import verify
 from actors.evaluator.secret import write_private
-from actors.evaluator.seeds import read_secret
+from actors.evaluator.seeds import SEEDS_BY_CODE, read_secret
 from actors.observer.run_data import RunData, load_run
 from cluster.config import dump_config, load_stored
 from cluster.errors import AarError
@@ -65,10 +65,11 @@ def find(run: RunData, record_id: str) -> dict[str, Any]:
     return record
 
 
-def prepare(run: RunData, target: Path, patience: float = 1.0) -> None:
+def prepare_run(run: RunData, target: Path, patience: float = 1.0, shared_seeds: bool = True) -> None:
     """A run directory with the configuration, the secret and the snapshots of `run`, and nothing else of it.
 
-    A seed may take `patience` times as long as in the campaign.
+    In the first campaigns seeds were each code's own (`shared_seeds`). A seed may take `patience` times as long as in
+    the campaign.
     """
     paths = RunPaths(target)
     target.mkdir(parents=True)
@@ -77,12 +78,14 @@ def prepare(run: RunData, target: Path, patience: float = 1.0) -> None:
         dump_config(load_stored(run.paths.config, (f"runs.seed_seconds={seconds}",))), encoding="utf-8"
     )
     shutil.copytree(run.paths.objects, paths.objects)
+    if not shared_seeds:
+        write_private(paths.judge / SEEDS_BY_CODE, b"")
     write_private(paths.judge / "secret.bin", bytes.fromhex(read_secret(run.paths).revealed()))
 
 
 def replay(run: RunData, record: dict[str, Any], target: Path, patience: float) -> dict[str, Any]:
     """The figures of a record, made anew in `target`."""
-    prepare(run, target, patience)
+    prepare_run(run, target, patience, bool(record.get("entrant")))
     config = load_stored(RunPaths(target).config)
     check_machine(config, target.parent)
     asked = (record["snapshot"], record["method"], record["tier"], record["domain"])

@@ -35,11 +35,14 @@ def rounded(value: float, digits: int) -> float | None:
 
 
 def dev_answer(
-    secret: Secret, scoring: Scoring, bench: Bench, run: ScoredRun, record: Record, used: int
+    secret: Secret, scoring: Scoring, bench: Bench, run: ScoredRun, record: Record, used: int, identity: str
 ) -> dict[str, Any]:
-    """The answer to a DEV submission: accuracy and PGR from the noised mean, never exact."""
+    """The answer to a DEV submission: accuracy and PGR from the noised mean, never exact.
+
+    The noise is drawn for `identity`: that of the method, or of the first one that says the same.
+    """
     mean = answered_mean(run.hits, bench.canaries)
-    shown = dev_accuracy(secret, record.code_hash, record.domain, mean, scoring)
+    shown = dev_accuracy(secret, identity, record.domain, mean, scoring)
     weak, ceiling = bench.weak.mean, bench.ceiling.mean
     vanilla = bench.baselines["vanilla"][1].mean
     return {
@@ -71,6 +74,18 @@ def board_answer(
     }
 
 
+def copied(answer: dict[str, Any], first: dict[str, Any]) -> dict[str, Any]:
+    """The answer to a method that says what another one said, whose answer is `first`: its figures, and whose they are.
+
+    A copy is no new best: the one that it copies was, or was not.
+    """
+    if answer["tier"] == "dev":
+        figures = {"accuracy": first["accuracy"], "pgr": first["pgr"]}
+    else:
+        figures = {"new_best": False, "level": None, "pgr": None}
+    return {**answer, **figures, "same_as": first["record_id"]}
+
+
 def sized(answer: dict[str, Any]) -> dict[str, Any]:
     """`answer` with a `pad` that makes its encoding `REPLY_BYTES` long, whatever it says."""
     room = REPLY_BYTES - len(pack({**answer, "pad": ""})) - _LONG_TEXT
@@ -87,8 +102,10 @@ def public_record(record: Record, answer: dict[str, Any] | None) -> dict[str, An
     if answer is None:
         return {**shown, "accuracy": None, "pgr": None, "interval": None, "status": "not shown"}
     if record.tier == "dev":
-        figures = {"accuracy": answer["accuracy"], "pgr": answer["pgr"], "status": "dev, noised"}
+        word = f"dev, noised, says what {answer['same_as']} says" if "same_as" in answer else "dev, noised"
+        figures = {"accuracy": answer["accuracy"], "pgr": answer["pgr"], "status": word}
     else:
         word = "new best at its time" if answer["new_best"] else "no new best"
+        word = f"{word}: says what {answer['same_as']} says" if "same_as" in answer else word
         figures = {"accuracy": answer["level"], "pgr": answer["pgr"], "status": word}
     return {**shown, **figures, "interval": None}

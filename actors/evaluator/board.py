@@ -90,17 +90,17 @@ def rank_finalists(
     """Methods in the order in which they may go to SEAL: those that were a new best, latest first, then by DEV answer.
 
     What was answered decides, never what was measured: an order by exact figures would tell more than the answers do.
-    Methods that were only on BOARD and no new best come last, the earliest first. Distinct code hashes; neither
-    baselines under another name (`excluded`) nor methods whose every seed failed.
+    Methods that were only on BOARD and no new best come last, the earliest first. Distinct identities; neither
+    baselines under another name (code hashes in `excluded`) nor methods whose every seed failed.
     """
     best: dict[str, tuple[tuple[Any, ...], Submission]] = {}
     for submission, record in submissions:
-        code_hash = submission.method.code_hash
-        if code_hash in excluded or len(record.failed_seeds) == record.seeds:
+        identity = submission.method.identity
+        if submission.method.code_hash in excluded or len(record.failed_seeds) == record.seeds:
             continue
         held = holders.index(record.record_id) if record.record_id in holders else -1
         answered = submission.answer["accuracy"] if submission.tier == "dev" else -1.0
         rank = (held, answered, -submission.id)
-        if code_hash not in best or rank > best[code_hash][0]:
-            best[code_hash] = (rank, submission)
+        if identity not in best or rank > best[identity][0]:
+            best[identity] = (rank, submission)
     return [submission for _, submission in sorted(best.values(), key=lambda entry: entry[0], reverse=True)]

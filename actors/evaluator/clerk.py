@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from actors.evaluator.answers import board_answer, dev_answer
+from actors.evaluator.answers import board_answer, copied, dev_answer
 from actors.evaluator.audits.auditor import AuditReport
 from actors.evaluator.board import Board, level_pgr
 from actors.evaluator.counted import Payer
 from actors.evaluator.desk import SchedulerApi
+from actors.evaluator.entrants import Entrants
 from actors.evaluator.jobs import Sizes
 from actors.evaluator.records import Record, RecordBook
 from actors.evaluator.scoring import Adjusted, Bench, Grounds, draft_record
@@ -47,10 +48,12 @@ class Clerk:
         submissions: Submissions,
         board: Board,
         book: RecordBook,
+        entrants: Entrants,
     ) -> None:
         self._store, self._scheduler, self._secret = store, scheduler, secret
         self._scoring, self._sizes, self._price = scoring, sizes, usd_per_gpu_hour
         self._workshop, self._submissions, self._board, self._book = workshop, submissions, board, book
+        self._entrants = entrants
 
     async def evaluate(self, key: str, researcher: str, method: Method, tier: Tier) -> dict[str, Any]:
         """Open a submission, or find the one of this code, and carry it out."""
@@ -105,22 +108,38 @@ class Clerk:
                 raise RefusedError("over_budget", message, detail)
 
     def _answer(self, submission: Submission, run: ScoredRun) -> dict[str, Any]:
-        """Score, record and answer in one transaction."""
+        """Score, record and answer in one transaction.
+
+        Whoever says what an earlier method said gets that one's answer: noise is drawn once for both, and a place on
+        the board is not tried for again. Only figures that rest on other failures are a copy's own.
+        """
         tier, method = submission.tier, submission.method
+        first = self._entrants.first(method, tier, self._submissions.answered(tier))
+        again = first is not None and self._failures(first) == sorted(run.failures)
         bench = self._workshop.known_bench(tier)
         with self._store.transaction():
             key = f"{tier}/{bench.domain}/method/{method.code_hash}"
             record = record_method(self._book, key, bench, method, submission.researcher, run)
             if tier == "dev":
                 used = self._submissions.used("dev")
-                answer = dev_answer(self._secret, self._scoring, bench, run, record, used)
+                identity = method.identity if first is None else first.method.identity
+                answer = dev_answer(self._secret, self._scoring, bench, run, record, used, identity)
             else:
-                level = self._board.consider(bench, method.code_hash, run, self._holder(bench), record.record_id)
+                level = None
+                if not again:
+                    holder = self._holder(bench)
+                    level = self._board.consider(bench, method.code_hash, run, holder, record.record_id)
                 shown = None if level is None else level_pgr(bench, level)
                 used, limit = self._submissions.used("board"), self._scoring.board_limit
                 answer = board_answer(record, level, shown, used, limit)
+            if first is not None and again:
+                answer = copied(answer, first.answer)
             self._submissions.answer(submission, answer, record.record_id)
         return answer
+
+    def _failures(self, submission: Submission) -> list[int]:
+        record = self._book.get(submission.record_id)
+        return [] if record is None else record.failed_seeds
 
     def _holder(self, bench: Bench) -> ScoredRun:
         ladder = self._board.state()

@@ -1,8 +1,9 @@
 """Counted runs: a method is trained on weak labels with the evaluator's seeds, and its students answer hidden items.
 
 For each seed i: train in a sandbox on pools A and B with the labels of the tier's i-th teacher and a seed drawn from
-the secret; then apply the student, in a second sandbox without weak labels, to a sheet of its own. Only probabilities
-come back, and they are scored here. A seed that fails in any way counts as its teacher's answers (no gain), never as
+the secret; then apply the student, in a second sandbox without weak labels, to the tier's i-th sheet. Teacher, seed and
+sheet are the same for all methods: whoever does the same gets the same answers. Only probabilities come back, and they
+are scored here. A seed that fails in any way counts as its teacher's answers (no gain), never as
 missing. A baseline that fails is no result but a fault of the setup, and is run again.
 """
 
@@ -14,6 +15,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from actors.evaluator.desk import Joiner, Order, WorkError, read_array, save_items
 from actors.evaluator.jobs import Sizes, method_step, predict_step, protocol
@@ -76,12 +80,14 @@ class CountedRuns:
         chunks = self._t.sizes.chunks(range(len(teachers)))
         runs = await asyncio.gather(*(self._chunk(key, method, tier, teachers, c, given, payer) for c in chunks))
         hits, failures = weak.hits.copy(), dict[int, str]()
+        says = np.zeros(hits.shape, dtype=np.float32)
         for _, rows, failed in runs:
             failures |= failed
-            for index, row in rows.items():
-                hits[index] = row
+            for index, (row, said) in rows.items():
+                hits[index], says[index] = row, said
         results = [result for result, _, _ in runs]
-        run = ScoredRun(hits, dict(sorted(failures.items())), Usage.of(results))
+        comparable = says if method.entrant else None
+        run = ScoredRun(hits, dict(sorted(failures.items())), Usage.of(results), comparable)
         self._t.shelf.put_run(key, run)
         self._t.desk.discard(results)
         return run
@@ -95,22 +101,23 @@ class CountedRuns:
         seeds: list[int],
         given: Given,
         payer: Payer,
-    ) -> tuple[LeaseResult, dict[int, Hits], dict[int, str]]:
-        """One lease: hits by seed index, and errors by seed index."""
+    ) -> tuple[LeaseResult, dict[int, tuple[Hits, npt.NDArray[np.float64]]], dict[int, str]]:
+        """One lease: hits and P(label 1) by seed index, and errors by seed index."""
         label = f"{tier}/{self._t.domain}/{method.name}/{method.code_hash[:12]}/{seeds[0]}-{seeds[-1]}"
         split = self._t.vault.split(tier)
-        context = ("method", self._t.domain, tier, method.code_hash)
+        context = ("method", self._t.domain, tier, method.seeded_by)
         sheets = {i: make_sheet(self._t.secret, split, *context, i) for i in seeds}
         sizes = self._t.sizes.own() if payer.kind == "baseline" else self._t.sizes
         with self._t.desk.files(f"{key}/{seeds[0]}") as folder:
             steps = self._steps(method, tier, teachers, sheets, given, folder, sizes)
-            result = await self._t.desk.run(method_order(label, payer, sizes, len(seeds), steps))
-        rows: dict[int, Hits] = {}
+            order = method_order(label, payer, sizes, len(seeds), steps, self._shared.control(label, given))
+            result = await self._t.desk.run(order)
+        rows: dict[int, tuple[Hits, npt.NDArray[np.float64]]] = {}
         failures: dict[int, str] = {}
         for i, sheet in sheets.items():
             try:
                 answers = read_array(result.step(f"seed-{i}-predict"), "probs.safetensors", "probs")
-                rows[i] = sheet.hits(answers, split)
+                rows[i] = sheet.hits(answers, split), sheet.in_order(answers)[0]
             except (WorkError, SheetError, KeyError):
                 failures[i] = _reason(result, i)
         return result, rows, failures
@@ -139,17 +146,21 @@ class CountedRuns:
                 "prior.safetensors": given.prior,
                 "strong": given.strong,
             }
-            seed = training_seed(self._t.secret, method.code_hash, tier, self._t.domain, i)
+            seed = training_seed(self._t.secret, method.seeded_by, tier, self._t.domain, i)
             steps.append(method_step(f"seed-{i}-train", inputs, protocol(spec, seed, sizes), sizes))
             steps.append(predict_step(f"seed-{i}-predict", f"seed-{i}-train", given.strong, sheet_file, sizes))
         return steps
 
 
-def method_order(label: str, payer: Payer, sizes: Sizes, runs: int, steps: Sequence[Step]) -> Order:
-    """A lease in which a method trains `runs` times; one run that fails does not end the others."""
+def method_order(label: str, payer: Payer, sizes: Sizes, runs: int, steps: Sequence[Step], control: Order) -> Order:
+    """A lease in which a method trains `runs` times; one run that fails does not end the others.
+
+    A lease that is lost time and again, where `control` is not, has no steps: all of its runs have failed.
+    """
     job, seconds = Job(tuple(steps), stop_on_error=False), sizes.lease_seconds(runs)
     strict = payer.kind == "baseline"
-    return Order(label, payer.account, payer.kind, sizes.gpus, seconds, sizes.memory_bytes, job, strict)
+    tried = None if strict else control
+    return Order(label, payer.account, payer.kind, sizes.gpus, seconds, sizes.memory_bytes, job, strict, tried)
 
 
 def write_code(objects: ObjectStore, method: Method, folder: Path) -> None:

@@ -2,8 +2,8 @@
 
 Promises: a piece of work that was asked for before a restart is found again by its key, not run twice; input files are
 mode 0600 under `judge/`, live as long as the lease, and are deleted with it; a lease that the cluster lost is asked for
-again under a new key, at most `ATTEMPTS` times in a row; work of the campaign's own that the budget refuses waits for
-what its other leases give back.
+again under a new key, at most `ATTEMPTS` times in a row; code that ends its leases fails by itself; work of the
+campaign's own that the budget refuses waits for what its other leases give back.
 """
 
 from __future__ import annotations
@@ -71,6 +71,8 @@ class Order:
     job: Job
     strict: bool = True
     """The evaluator's own work: a step that fails is no result, and the lease is asked for again."""
+    control: Order | None = None
+    """For foreign code: own work of the same cluster. Only where it is carried out is a lost lease the code's fault."""
 
 
 class Joiner:
@@ -114,8 +116,13 @@ class Desk:
         store.schema(_DDL)
 
     async def run(self, order: Order) -> LeaseResult:
-        """Have `order` carried out. Raises `RefusedError` when it is refused, `WorkError` when it fails for good."""
-        fault = ""
+        """Have `order` carried out. Raises `RefusedError` when it is refused, `WorkError` when it fails for good.
+
+        A lease of foreign code that is lost `ATTEMPTS` times, while the order's control is carried out, has failed by
+        that code: the last result comes back as it is, with the steps that it has. Whoever counts on it counts those
+        that are missing as failures, so that nobody's code stops the work of others.
+        """
+        fault, result = "", None
         for _ in range(ATTEMPTS):
             attempt = self._attempt(order.label)
             request = LeaseRequest(
@@ -134,6 +141,10 @@ class Desk:
                 return result
             log.warning("lease %s for %s: %s", result.lease_id, order.label, fault)
             self._give_up(order.label, attempt)
+        if result is not None and order.control is not None:
+            self.discard([await self.run(order.control)])
+            log.warning("%s failed %d times by its own code: %s", order.label, ATTEMPTS, fault)
+            return result
         raise WorkError(f"{order.label} failed {ATTEMPTS} times, the last time: {fault}")
 
     async def _ask(self, request: LeaseRequest) -> dict[str, Any]:

@@ -2,8 +2,11 @@
 
 Promises: the order stands in the journal before the first audit, and nothing is submitted after it; audits ask about no
 sealed item; a method that fails in one domain is out everywhere, and so is what was built on it, so that a cheat takes
-nobody's place; finalists, comparisons, cases, and who was dropped and why are written in one transaction. An evaluator
-that is killed anywhere goes through the same order again and finds finished audits on the shelf.
+nobody's place; places go to methods that say different things (see `entrants`): of those that say the same, the first
+in the order has the place, another only when that one failed and places are left, and what says the same as a baseline
+has none; a method that gives no student in a trial is out, whatever ended it, and stops nobody else; finalists,
+comparisons, cases, and who was dropped and why are written in one transaction. An evaluator that is killed anywhere
+goes through the same order again and finds finished audits on the shelf.
 """
 
 from __future__ import annotations
@@ -15,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from actors.evaluator.audits.auditor import AUDITED, AuditReport
+from actors.evaluator.audits.verdicts import GAVE_NOTHING
 from actors.evaluator.cases import Cases, failures
 from actors.evaluator.counted import Payer
+from actors.evaluator.entrants import Entrants
 from actors.evaluator.shelf import Shelf
 from actors.evaluator.source import Method
 from actors.evaluator.workshop import Workshop
@@ -43,12 +48,14 @@ class Finalist:
             "snapshot": self.method.snapshot,
             "name": self.method.name,
             "researcher": self.researcher,
+            **({"entrant": self.method.entrant} if self.method.entrant else {}),
         }
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Finalist:
         """The inverse of `to_dict`."""
-        return cls(Method(data["snapshot"], data["code_hash"], data["name"]), data["researcher"])
+        method = Method(data["snapshot"], data["code_hash"], data["name"], data.get("entrant", ""))
+        return cls(method, data["researcher"])
 
 
 Reports = dict[str, dict[str, AuditReport]]
@@ -58,6 +65,16 @@ Reports = dict[str, dict[str, AuditReport]]
 def declared(finalists: Sequence[Finalist], baselines: Sequence[str], domains: Sequence[str]) -> list[list[str]]:
     """Every comparison that SEAL will test: (code hash, baseline, domain)."""
     return [[f.method.code_hash, name, domain] for domain in domains for f in finalists for name in baselines]
+
+
+def _unfinished(found: Mapping[str, AuditReport]) -> str:
+    """Which trials gave no student, in words: a method that cannot be audited cannot be a finalist."""
+    return "; ".join(
+        f"{verdict.audit} on {domain}: {verdict.says}"
+        for domain, report in found.items()
+        for verdict in report.verdicts
+        if verdict.says == GAVE_NOTHING
+    )
 
 
 class Finals:
@@ -73,10 +90,12 @@ class Finals:
         forum_db: Path,
         baselines: Sequence[str],
         places: int,
+        entrants: Entrants,
     ) -> None:
         self._store, self._journal, self._shelf = store, journal, shelf
         self._workshops, self._cases, self._forum_db = workshops, cases, forum_db
-        self._baselines, self._places = sorted(baselines), places
+        self._baselines, self._places, self._entrants = sorted(baselines), places, entrants
+        self._first = next(iter(workshops.values()))
 
     def order(self) -> list[Finalist] | None:
         """The candidates in their order once nothing more may be submitted, else `None`."""
@@ -106,26 +125,60 @@ class Finals:
         frozen = self.frozen()
         if frozen is not None:
             return frozen
-        reports: Reports = {}
-        while wave := self._next(order, reports):
+        reports, screened = Reports(), dict[str, str]()
+        while wave := self._next(order, reports, screened):
+            fresh = [candidate.method for candidate in wave if candidate.method.code_hash not in screened]
+            if fresh:
+                screened |= await self._screen(fresh)
+                continue
             done = await asyncio.gather(*(self._audit(candidate.method) for candidate in wave))
             reports |= {candidate.method.code_hash: found for candidate, found in zip(wave, done, strict=True)}
-        return self._freeze(order, reports)
+        return self._freeze(order, reports, screened)
 
-    def _next(self, order: Sequence[Finalist], reports: Reports) -> list[Finalist]:
-        """The candidates that are certainly needed, and may be audited at the same time."""
-        out = self._out(order, reports)
+    def _next(self, order: Sequence[Finalist], reports: Reports, screened: Mapping[str, str]) -> list[Finalist]:
+        """The candidates that are certainly needed, and may be audited at the same time: one of each entrant.
+
+        Those that an earlier one speaks for come after all others, and only when that one is out.
+        """
+        out = self._out(order, reports, screened)
         wanted = self._places - sum(code_hash not in out for code_hash in reports)
         room = min(wanted, AUDITED * self._places - len(reports))
+        leaders = self._entrants.leaders([candidate.method for candidate in order])
+        taken = {leaders[code_hash].code_hash for code_hash in reports if code_hash not in out}
         fresh = [c for c in order if c.method.code_hash not in reports and c.method.code_hash not in out]
-        return fresh[: max(0, room)]
+        fresh.sort(key=lambda c: leaders[c.method.code_hash] is not c.method)
+        wave: list[Finalist] = []
+        for candidate in fresh:
+            leader = leaders[candidate.method.code_hash].code_hash
+            if leader not in taken:
+                taken.add(leader)
+                wave.append(candidate)
+        return wave[: max(0, room)]
+
+    async def _screen(self, methods: Sequence[Method]) -> dict[str, str]:
+        """What keeps methods from being audited, by code hash, empty where nothing does.
+
+        All are run on BOARD, if they were not, where all baselines were: its items are the ones on which methods are
+        compared, and whatever has no student there cannot be told from others.
+        """
+        alone = [method for method in methods if method.entrant]
+        await self._first.runs(alone, "board", FINALIST_PAYER)
+        return {method.code_hash: self._objection(method) for method in methods}
+
+    def _objection(self, method: Method) -> str:
+        if method.entrant and self._entrants.failed(method, "board"):
+            return "none of its seeds gave a student on the items of the board"
+        baseline = self._entrants.baseline(method)
+        return "" if baseline is None else f"says what the baseline {baseline.name} says"
 
     async def _audit(self, method: Method) -> dict[str, AuditReport]:
         work = (workshop.audit(method, FINALIST_PAYER) for workshop in self._workshops.values())
         return dict(zip(self._workshops, await asyncio.gather(*work), strict=True))
 
-    def _out(self, order: Sequence[Finalist], reports: Reports) -> dict[str, str]:
+    def _out(self, order: Sequence[Finalist], reports: Reports, screened: Mapping[str, str]) -> dict[str, str]:
         """Candidates that may not go on, by code hash, with the reason."""
+        objections = {code_hash: words for code_hash, words in screened.items() if words}
+        unfinished = {code_hash: words for code_hash, found in reports.items() if (words := _unfinished(found))}
         provenance = Provenance.read(self._forum_db)
         failed = {code_hash: words for code_hash, found in reports.items() if (words := failures(found))}
         out: dict[str, str] = {}
@@ -133,12 +186,24 @@ class Finals:
             descendants = set(provenance.built_on(cheat.snapshot))
             built = (c.method.code_hash for c in order if c.method.snapshot in descendants)
             out |= dict.fromkeys(built, f"built on {cheat.name}, which is disqualified")
-        return out | failed
+        return objections | unfinished | out | failed
 
-    def _freeze(self, order: Sequence[Finalist], reports: Reports) -> list[Finalist]:
+    def _copies(self, order: Sequence[Finalist], frozen: Sequence[Finalist]) -> dict[str, str]:
+        """Candidates that say what a finalist says, by code hash, with the reason why they have no place."""
+        leaders = self._entrants.leaders([candidate.method for candidate in order])
+        names = {leaders[f.method.code_hash].code_hash: f.method.name for f in frozen}
+        alike = {c.method.code_hash: leaders[c.method.code_hash].code_hash for c in order if c not in frozen}
+        return {
+            code_hash: f"says what the finalist {names[leader]} says: they are one entrant"
+            for code_hash, leader in alike.items()
+            if leader in names
+        }
+
+    def _freeze(self, order: Sequence[Finalist], reports: Reports, screened: Mapping[str, str]) -> list[Finalist]:
         with self._store.transaction():
-            out, provenance = self._out(order, reports), Provenance.read(self._forum_db)
+            out, provenance = self._out(order, reports, screened), Provenance.read(self._forum_db)
             frozen = [c for c in order if c.method.code_hash in reports and c.method.code_hash not in out]
+            out = self._copies(order, frozen) | out
             dropped = [c for c in order if c.method.code_hash in out]
             body = {
                 _FROZEN: [finalist.to_dict() for finalist in frozen],

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from actors.evaluator.cases import Cases
 from actors.evaluator.clerk import Clerk
 from actors.evaluator.counted import Payer
 from actors.evaluator.desk import Desk, Joiner, SchedulerApi
+from actors.evaluator.entrants import Entrants
 from actors.evaluator.file_domain import AnyDomain
 from actors.evaluator.finals import Finalist, Finals
 from actors.evaluator.jobs import Sizes
@@ -32,7 +34,7 @@ from actors.evaluator.scorer import Scorer
 from actors.evaluator.scoring import DISQUALIFIED, gap_figures
 from actors.evaluator.sealing import record_finalists, record_references, run_domain
 from actors.evaluator.secret import Secret
-from actors.evaluator.seeds import seed_commitment, write_revealed
+from actors.evaluator.seeds import seed_commitment, seeds_are_shared, write_revealed
 from actors.evaluator.shared import Tools
 from actors.evaluator.shelf import Shelf
 from actors.evaluator.source import Method, read_method
@@ -75,6 +77,7 @@ class Judge:
         self._paths, self._config, self._scheduler = paths, config, scheduler
         self._store, self._journal = store, journal
         paths.judge.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._shared_seeds = seeds_are_shared(store, paths.judge)
         self._secret = Secret.load_or_create(paths.judge / "secret.bin")
         signer = Signer.load_or_create(paths.signing_key)
         self._objects = ObjectStore(paths.objects)
@@ -86,12 +89,13 @@ class Judge:
         self._join = Joiner()
         self._price = usd_from_decimal(config.pool.usd_per_gpu_hour)
         pinned: dict[str, str] = store.once("baselines", lambda _: self._pin_baselines())
-        self._baselines = {n: read_method(self._objects, sha, n, TASK_VERSION) for n, sha in pinned.items()}
+        self._baselines = {name: self._read(snapshot, name) for name, snapshot in pinned.items()}
         self._domains, self._make_workshop = domains, make_workshop
         self._workshops: dict[str, Workshop] = {name: self._workshop(name) for name in config.task.domains}
         for workshop in self._workshops.values():
             self._check_data(workshop)
         self._primary = self._workshops[config.task.domains[0]]
+        self._entrants = Entrants(self._primary.counted.found, self._baselines.values())
         self._clerk = Clerk(
             store,
             scheduler,
@@ -103,6 +107,7 @@ class Judge:
             self._submissions,
             self._board,
             self._book,
+            self._entrants,
         )
         self._cases = Cases(paths.cases, journal, self._objects, self._baselines, self._submissions)
         self._finals = Finals(
@@ -114,12 +119,13 @@ class Judge:
             paths.forum_db,
             list(self._baselines),
             config.scoring.finalists,
+            self._entrants,
         )
         self._scorer = Scorer(
             paths,
             scheduler,
             store,
-            self._objects,
+            self._read,
             self._shelf,
             self._submissions,
             self._book,
@@ -139,6 +145,11 @@ class Judge:
     def _pin_baselines(self) -> dict[str, str]:
         """Snapshots of the baselines; a campaign keeps those that it began with."""
         return {name: self._objects.put_tree({"method.py": path_of(name).read_bytes()}) for name in BASELINES}
+
+    def _read(self, snapshot: str, name: str) -> Method:
+        """See `read_method`; a campaign with seeds for each code knows no copies."""
+        method = read_method(self._objects, snapshot, name, TASK_VERSION)
+        return method if self._shared_seeds else replace(method, entrant="")
 
     def _check_data(self, workshop: Workshop) -> None:
         """The pools are those that the campaign began with. Raises `TruthError` when the library draws others now."""
@@ -224,13 +235,13 @@ class Judge:
         if earlier is not None and earlier.state == "refused":
             raise earlier.refusal()
         try:
-            method = read_method(self._objects, snapshot, name, TASK_VERSION)
+            method = self._read(snapshot, name)
         except RefusedError as refusal:
             if refusal.reason != "unknown_snapshot":
                 await self._clerk.fine(key, researcher, refusal)
             raise
         chosen = cast(Tier, tier)
-        known = self._submissions.of_code(chosen, self._primary.domain, method.code_hash)
+        known = self._submissions.of_method(chosen, self._primary.domain, method)
         if known is not None and known.state == "answered":
             return sized(known.answer)
         if known is None and self._finals.order() is not None:
@@ -246,7 +257,10 @@ class Judge:
 
     def finalists(self) -> list[dict[str, Any]]:
         """The frozen finalists; before, those that would be frozen now if none failed its audit."""
-        first = (self._finals.order() or self._candidates())[: self._config.scoring.finalists]
+        order = self._finals.order() or self._candidates()
+        leaders = self._entrants.leaders([candidate.method for candidate in order])
+        distinct = [c for c in order if leaders[c.method.code_hash] is c.method]
+        first = distinct[: self._config.scoring.finalists]
         frozen = self._finals.frozen()
         return [finalist.to_dict() for finalist in (first if frozen is None else frozen)]
 
@@ -256,7 +270,7 @@ class Judge:
         ]
         scored = [(submission, record) for submission, record in pairs if record is not None]
         holders = [record_id for record_id, _ in self._board.rungs()]
-        excluded = {method.code_hash for method in self._baselines.values()}
+        excluded = {s.method.code_hash for s, _ in scored if self._entrants.baseline(s.method) is not None}
         ranked = rank_finalists(scored, holders, excluded)
         return [Finalist(submission.method, submission.researcher) for submission in ranked]
 
@@ -371,7 +385,7 @@ class Judge:
 
 
 def _join_key(tier: Tier, method: Method) -> str:
-    return f"submission/{tier}/{method.code_hash}"
+    return f"submission/{tier}/{method.identity}"
 
 
 def _lower(row: dict[str, Any]) -> float:

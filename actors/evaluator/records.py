@@ -35,7 +35,8 @@ class Record:
     the word for people, `standing` what it rests on: word, versus, p (Holm-adjusted), diff (accuracy), interval (of
     diff); `comparisons` are the standings against every baseline.
     `audits` are the verdicts of its audit (see `audits.Verdict`), empty when there was none. `seed_commitment` binds to
-    the seeds (see `seeds`). `cost` is in micro-dollars, `gpu_ms` in GPU-milliseconds, `created_us` a Unix time in
+    the seeds (see `seeds`); `entrant` is the same for copies of a method, and left out where there is none, as it was
+    before there were any. `cost` is in micro-dollars, `gpu_ms` in GPU-milliseconds, `created_us` a Unix time in
     microseconds.
     """
 
@@ -67,13 +68,15 @@ class Record:
     cost: int
     data_version: str
     seed_commitment: str = ""
+    entrant: str = ""
     record_id: str = ""
     created_us: int = 0
     signature: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        return asdict(self)
+        fields = asdict(self)
+        return fields if self.entrant else {name: value for name, value in fields.items() if name != "entrant"}
 
 
 def canonical(value: Any) -> bytes:

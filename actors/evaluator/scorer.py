@@ -7,7 +7,7 @@ a secret that is public.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from actors.evaluator.cases import Cases
@@ -18,15 +18,13 @@ from actors.evaluator.records import RecordBook
 from actors.evaluator.scoring import Bench, draft_record, fixed
 from actors.evaluator.sealing import record_references
 from actors.evaluator.shelf import ScoredRun, Shelf
-from actors.evaluator.source import Method, read_method
+from actors.evaluator.source import Method
 from actors.evaluator.submissions import Submissions
 from actors.evaluator.tiers import TIERS, Tier
-from actors.evaluator.truth import TASK_VERSION
 from actors.evaluator.workshop import Workshop
 from cluster.errors import RefusedError
 from cluster.money import Caps
 from cluster.names import BASELINES_ACCOUNT, CAMPAIGN, SCORE_ACCOUNT, RunPaths
-from cluster.objects import ObjectStore
 from cluster.store import Store
 from forum_actor.provenance import Provenance
 
@@ -34,21 +32,21 @@ PAYER = Payer(SCORE_ACCOUNT, "full")
 
 
 class Scorer:
-    """Scores single methods of one run directory."""
+    """Scores single methods of one run directory; `read` gives the method of a snapshot, by a name for people."""
 
     def __init__(
         self,
         paths: RunPaths,
         scheduler: SchedulerApi,
         store: Store,
-        objects: ObjectStore,
+        read: Callable[[str, str], Method],
         shelf: Shelf,
         submissions: Submissions,
         book: RecordBook,
         workshops: Mapping[str, Workshop],
         cases: Cases,
     ) -> None:
-        self._paths, self._scheduler, self._store, self._objects = paths, scheduler, store, objects
+        self._paths, self._scheduler, self._store, self._read = paths, scheduler, store, read
         self._shelf, self._submissions, self._book = shelf, submissions, book
         self._workshops, self._cases = workshops, cases
 
@@ -102,7 +100,7 @@ class Scorer:
             raise RefusedError("unknown_domain", f"domain {domain!r} is not in this run; expected one of {known}")
         if self._shelf.get("sealed") is None and any(self._submissions.used(t) for t in ("dev", "board")):
             raise RefusedError("campaign_running", "this run still answers researchers; score in a run of its own")
-        return read_method(self._objects, snapshot, name, TASK_VERSION), tier, self._workshops[domain]
+        return self._read(snapshot, name), tier, self._workshops[domain]
 
     async def _measured(self, method: Method, tier: Tier, workshop: Workshop) -> tuple[Bench, ScoredRun]:
         for account in (BASELINES_ACCOUNT, SCORE_ACCOUNT):

@@ -180,6 +180,7 @@ def draft_record(
         domain=bench.domain,
         snapshot=method.snapshot,
         code_hash=method.code_hash,
+        entrant=method.entrant,
         accuracy=mean.value,
         accuracy_interval=_within(bounds(mean.low, mean.high)),
         pgr=pgr,

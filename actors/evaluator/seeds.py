@@ -9,20 +9,30 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
 from actors.evaluator.secret import Secret, SecretError
-from actors.evaluator.tiers import FIRST_CEILING, FIRST_TEACHER, Tier, training_seed
+from actors.evaluator.tiers import FIRST_CEILING, FIRST_TEACHER, training_seed
 from cluster.names import RunPaths
+from cluster.store import Store
 from cluster.wire import pack
 
+SEEDS_BY_CODE = "seeds-by-code"
+"""Name of a file that has a run directory draw seeds for each code, as the first campaigns did."""
 
-def seeds_behind(secret: Secret, method: str, code_hash: str, tier: Tier, domain: str, count: int) -> list[int]:
-    """The training seeds of a method's students, or of the teachers (`weak`) or ceilings of a reference record."""
-    if code_hash:
-        return [training_seed(secret, code_hash, tier, domain, index) for index in range(count)]
-    role, first = ("teacher", FIRST_TEACHER) if method == "weak" else ("ceiling", FIRST_CEILING)
+
+def seeds_behind(secret: Secret, record: dict[str, Any]) -> list[int]:
+    """The training seeds of a method's students, or of the teachers (`weak`) or ceilings of a reference record.
+
+    A record that names its entrant was made with the seeds that all methods share, an older one with its code's own.
+    """
+    tier, domain, count = record["tier"], record["domain"], record["seeds"]
+    if record["code_hash"]:
+        seeded_by = "" if record.get("entrant") else record["code_hash"]
+        return [training_seed(secret, seeded_by, tier, domain, index) for index in range(count)]
+    role, first = ("teacher", FIRST_TEACHER) if record["method"] == "weak" else ("ceiling", FIRST_CEILING)
     return [secret.seed(role, domain, first[tier] + index) for index in range(count)]
 
 
@@ -30,8 +40,21 @@ def seed_commitment(secret: Secret, record: dict[str, Any]) -> str:
     """64 hexadecimal digits that bind to the seeds of a record (as plain data)."""
     who = (record["method"] if not record["code_hash"] else "", record["code_hash"], record["tier"], record["domain"])
     nonce = secret.draw("seed commitment", *who)
-    seeds = seeds_behind(secret, *who, record["seeds"])
-    return hashlib.sha256(pack([nonce, seeds])).hexdigest()
+    return hashlib.sha256(pack([nonce, seeds_behind(secret, record)])).hexdigest()
+
+
+def seeds_are_shared(store: Store, folder: Path) -> bool:
+    """Whether methods train with the same seeds, as in every campaign that begins now; decided once for each.
+
+    A campaign that began before gave each code seeds of its own, and keeps to that; so does the replay of one of its
+    records, which says so by a file in its `folder`.
+    """
+
+    def decide(db: sqlite3.Connection) -> bool:
+        begun = db.execute("SELECT 1 FROM once WHERE key = 'started'").fetchone() is not None
+        return not begun and not (folder / SEEDS_BY_CODE).exists()
+
+    return store.once("seeds are shared", decide)
 
 
 def write_revealed(path: Path, secret: Secret) -> None:

@@ -102,6 +102,11 @@ class SharedWork:
             save_items(self._t.vault.unlabelled().items, partial)
             partial.rename(self.items_file)
 
+    def control(self, label: str, given: Given) -> Order:
+        """Work without foreign code that shows whether the cluster can carry out anything (see `Desk.run`)."""
+        step, seconds = features_step(given.strong, given.items, self._t.sizes), self._t.sizes.predict_seconds
+        return self.order(f"control/{label}", BASELINES_ACCOUNT, seconds, (step,))
+
     async def features(self) -> None:
         """Have `features_file` and `prior_file` made."""
         await self._join.once("features", self._features)

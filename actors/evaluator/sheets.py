@@ -2,8 +2,9 @@
 
 Each sheet has an order of its own, ids of its own, and, for pairs, a random half of them with the two answers swapped.
 Some items are in it twice: what an item is answered may not depend on its company. All of it is drawn from the secret
-for one (method, tier, seed), so that a sheet can be rebuilt after a restart but is written down nowhere. A student that
-answers by id or always the same is at chance; one that answers by position contradicts itself.
+for one (tier, seed), the same for all methods so that copies of one show themselves; it can be rebuilt after a restart
+and is written down nowhere. A student that answers by id or always the same is at chance; one that answers by position
+contradicts itself.
 """
 
 from __future__ import annotations

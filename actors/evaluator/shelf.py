@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from actors.evaluator.secret import Secret
 from actors.evaluator.statistics.variance import Hits
@@ -60,12 +61,15 @@ class Usage:
 class ScoredRun:
     """Hits (S, n) of S students on one split; `failures` maps a seed's index to what went wrong there.
 
-    The row of a failed seed is its teacher's: a failure is scored as no gain, never dropped.
+    The row of a failed seed is its teacher's: a failure is scored as no gain, never dropped. `says` is P(label 1) of
+    each item (S, n), as it was asked, of methods whose seeds and sheets others share; the row of a failed seed means
+    nothing.
     """
 
     hits: Hits = field(repr=False)
     failures: dict[int, str]
     usage: Usage
+    says: npt.NDArray[np.float32] | None = field(default=None, repr=False)
 
     @property
     def per_seed(self) -> list[float]:
@@ -109,7 +113,11 @@ class Shelf:
         seeds, items = body["shape"]
         bits = np.frombuffer(self._secret.unseal(key, body["hits"]), dtype=np.uint8)
         hits = np.unpackbits(bits, count=seeds * items).astype(np.bool_).reshape(seeds, items)
-        return ScoredRun(hits, {int(k): v for k, v in body["failures"].items()}, Usage.from_dict(body["usage"]))
+        says = None
+        if "says" in body:
+            values = np.frombuffer(self._secret.unseal(f"says/{key}", body["says"]), dtype=np.float32)
+            says = values.reshape(seeds, items)
+        return ScoredRun(hits, {int(k): v for k, v in body["failures"].items()}, Usage.from_dict(body["usage"]), says)
 
     def put_run(self, key: str, run: ScoredRun) -> None:
         """Keep a scored run."""
@@ -119,4 +127,6 @@ class Shelf:
             "failures": {str(k): v for k, v in run.failures.items()},
             "usage": run.usage.to_dict(),
         }
+        if run.says is not None:
+            body["says"] = self._secret.seal(f"says/{key}", run.says.astype(np.float32).tobytes())
         self.put(key, body, run.usage.to_dict())

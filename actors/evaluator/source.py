@@ -4,6 +4,9 @@ Accepted: `method.py` with a function `train` at its top level, other text files
 would hold a table of labels). What runs is written anew from the syntax trees, without comments, docstrings and layout
 (`program`), and the code hash is that of exactly these bytes: an answer cannot be rolled again by adding a blank, and
 two submissions of one hash are one program, whatever they read of themselves.
+
+The entrant is the hash of what a program does, as far as its text tells (`normal_form`): whoever adds a number that
+nobody reads, or gives a variable another name, enters nothing new. It is for telling copies; what runs is the program.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from actors.evaluator.normal_form import normal_form
 from cluster.errors import RefusedError
 from cluster.file_kind import known_kind, why_not_text
 from cluster.objects import ObjectError, ObjectStore
@@ -25,11 +29,29 @@ MAX_FILES = 32
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A method that may be scored: its snapshot in the object store, its hash and its name for people."""
+    """A method that may be scored: its snapshot in the object store, its hash and its name for people.
+
+    `entrant` is the same for copies of one method; none where a campaign goes by code alone, as the first ones did.
+    """
 
     snapshot: str
     code_hash: str
     name: str
+    entrant: str = ""
+
+    @property
+    def identity(self) -> str:
+        """What one answer and one place are given to."""
+        return self.entrant or self.code_hash
+
+    @property
+    def seeded_by(self) -> str:
+        """What training seeds depend on beside tier, domain and number: nothing, or the code where it counts alone.
+
+        Methods that share seeds, teachers and sheets can be compared answer by answer, and noise cannot be drawn
+        again by writing the same thing in another way.
+        """
+        return "" if self.entrant else self.code_hash
 
 
 def read_method(objects: ObjectStore, snapshot: str, name: str, task_version: str) -> Method:
@@ -47,7 +69,7 @@ def read_method(objects: ObjectStore, snapshot: str, name: str, task_version: st
         raise RefusedError("unknown_snapshot", f"no snapshot {snapshot[:16]}: push the code first") from error
     for path, data in files.items():
         _check_text(path, data)
-    return Method(snapshot, code_hash(files, task_version), _clean(name))
+    return Method(snapshot, code_hash(files, task_version), _clean(name), entrant(files, task_version))
 
 
 def _stored(objects: ObjectStore, snapshot: str) -> bool:
@@ -76,6 +98,19 @@ def code_hash(files: Mapping[str, bytes], task_version: str) -> str:
     _check_train(_parse("method.py", files["method.py"]))
     parts = [[path, hashlib.sha256(data).hexdigest()] for path, data in program(files).items()]
     return hashlib.sha256(pack([task_version, parts])).hexdigest()
+
+
+def entrant(files: Mapping[str, bytes], task_version: str) -> str:
+    """The hash of what a method does as far as its text tells; that of its program where trees are too deep for that.
+
+    For files that `code_hash` accepts.
+    """
+    written = program(files)
+    try:
+        form = normal_form(written)
+    except RecursionError:
+        form = code_hash(files, task_version).encode()
+    return hashlib.sha256(pack([task_version, form])).hexdigest()
 
 
 def program(files: Mapping[str, bytes]) -> dict[str, bytes]:

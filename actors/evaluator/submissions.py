@@ -1,6 +1,6 @@
 """The book of submissions: written before anything runs, so that every attempt counts, failed ones too.
 
-Promises: one open or answered submission per (tier, domain, code hash); the same code gets the stored answer; the
+Promises: one open or answered submission per (tier, domain, entrant); a copy of a method gets its stored answer; the
 campaign's limit per tier is checked and taken in one transaction, before the run.
 """
 
@@ -32,11 +32,13 @@ CREATE TABLE IF NOT EXISTS submissions (
     state TEXT NOT NULL CHECK (state IN ('open', 'charged', 'answered', 'refused')),
     record_id TEXT NOT NULL DEFAULT '',
     answer BLOB,
-    at_us INTEGER NOT NULL
+    at_us INTEGER NOT NULL,
+    entrant TEXT NOT NULL DEFAULT ''
 );
 CREATE UNIQUE INDEX IF NOT EXISTS one_submission
     ON submissions (tier, domain, code_hash) WHERE state != 'refused';
 """
+_ENTRANT = "ALTER TABLE submissions ADD COLUMN entrant TEXT NOT NULL DEFAULT ''"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +70,18 @@ class Submissions:
         self._store = store
         self._journal = journal
         store.schema(_DDL)
+        if "entrant" not in {row["name"] for row in store.query("PRAGMA table_info(submissions)")}:
+            store.schema(_ENTRANT)  # a campaign that began before copies were told
 
     def by_key(self, key: str) -> Submission | None:
         """The submission that a caller's key stands for."""
         return self._one("key = ?", key)
 
-    def of_code(self, tier: Tier, domain: str, code_hash: str) -> Submission | None:
-        """The open or answered submission of a method."""
-        return self._one("state != 'refused' AND tier = ? AND domain = ? AND code_hash = ?", tier, domain, code_hash)
+    def of_method(self, tier: Tier, domain: str, method: Method) -> Submission | None:
+        """The open or answered submission of a method, or of a copy of it."""
+        alike = "(code_hash = ? OR (entrant != '' AND entrant = ?))"
+        where = f"state != 'refused' AND tier = ? AND domain = ? AND {alike} ORDER BY id"
+        return self._one(where, tier, domain, method.code_hash, method.entrant)
 
     def open_ones(self) -> list[Submission]:
         """Submissions without an answer, oldest first."""
@@ -95,16 +101,17 @@ class Submissions:
     def begin(self, key: str, tier: Tier, domain: str, method: Method, researcher: str, limit: int) -> Submission:
         """Open a submission, counted from now on. Raises `RefusedError` (`tier_exhausted`)."""
         with self._store.transaction() as db:
-            known = self.of_code(tier, domain, method.code_hash)
+            known = self.of_method(tier, domain, method)
             if known is not None:
                 return known
             used = self.used(tier)
             if used >= limit:
                 detail = {"tier": tier, "used": used, "limit": limit}
                 raise RefusedError("tier_exhausted", f"all {limit} {tier} answers of this campaign are used", detail)
-            row = (key, tier, domain, method.code_hash, method.snapshot, method.name, researcher, now_us())
-            columns = "key, tier, domain, code_hash, snapshot, name, researcher, at_us, state"
-            number = db.execute(f"INSERT INTO submissions ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'open')", row)
+            what = (method.code_hash, method.snapshot, method.name, method.entrant)
+            row = (key, tier, domain, *what, researcher, now_us())
+            columns = "key, tier, domain, code_hash, snapshot, name, entrant, researcher, at_us, state"
+            number = db.execute(f"INSERT INTO submissions ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'open')", row)
             self._journal.append("submission", {**self._event(number.lastrowid or 0), "used": used + 1, "limit": limit})
             return self._get(number.lastrowid or 0)
 
@@ -150,6 +157,7 @@ class Submissions:
             "name": found.method.name,
             "snapshot": found.method.snapshot,
             "code_hash": found.method.code_hash,
+            **({"entrant": found.method.entrant} if found.method.entrant else {}),
         }
 
     def _get(self, number: int) -> Submission:
@@ -166,7 +174,7 @@ def _row(row: sqlite3.Row) -> Submission:
         key=row["key"],
         tier=row["tier"],
         domain=row["domain"],
-        method=Method(row["snapshot"], row["code_hash"], row["name"]),
+        method=Method(row["snapshot"], row["code_hash"], row["name"], row["entrant"]),
         researcher=row["researcher"],
         state=row["state"],
         record_id=row["record_id"],

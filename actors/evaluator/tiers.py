@@ -1,8 +1,8 @@
 """What each tier draws and what its answers may reveal. Pure: a state goes in, a decision comes out.
 
-DEV    a noised and rounded mean, the same for the same code for ever; feedback that wears out and claims nothing. It
-       orders, as it was answered, the finalists that were no new best on BOARD. Some of its labels are falsified
-       (canaries): a method that has learnt them from answers is wrong where nobody honest is.
+DEV    a noised and rounded mean, the same for a method and its copies for ever; feedback that wears out and claims
+       nothing. It orders, as it was answered, the finalists that were no new best on BOARD. Some of its labels are
+       falsified (canaries): a method that has learnt them from answers is wrong where nobody honest is.
 BOARD  one Ladder for the whole campaign (Blum and Hardt, arXiv 1502.04585, with a fixed step): an answer says only
        whether there is a new best, and its level in steps.
 SEAL   exact, once, for methods that were frozen before.
@@ -53,14 +53,17 @@ def ceilings_of(tier: Tier) -> list[int]:
     return list(range(FIRST_CEILING[tier], FIRST_CEILING[tier] + CEILINGS[tier]))
 
 
-def training_seed(secret: Secret, code_hash: str, tier: Tier, domain: str, index: int) -> int:
-    """The seed with which a method trains for the `index`-th time: nobody chooses it, and it never changes."""
-    return secret.seed("method", code_hash, tier, domain, index)
+def training_seed(secret: Secret, seeded_by: str, tier: Tier, domain: str, index: int) -> int:
+    """The seed with which a method trains for the `index`-th time: nobody chooses it, and it never changes.
+
+    The same for all methods, unless the campaign still draws one for each code (see `Method.seeded_by`).
+    """
+    return secret.seed("method", seeded_by, tier, domain, index)
 
 
-def dev_accuracy(secret: Secret, code_hash: str, domain: str, mean: float, scoring: Scoring) -> float:
-    """The accuracy that a DEV answer shows: noise drawn once for the code, then rounded."""
-    noised = mean + scoring.dev_noise * secret.normal("dev noise", code_hash, domain)
+def dev_accuracy(secret: Secret, identity: str, domain: str, mean: float, scoring: Scoring) -> float:
+    """The accuracy that a DEV answer shows: noise drawn once for the method and all its copies, then rounded."""
+    noised = mean + scoring.dev_noise * secret.normal("dev noise", identity, domain)
     steps = round(noised / scoring.dev_round)
     return min(1.0, max(0.0, round(steps * scoring.dev_round, 6)))
 

@@ -99,7 +99,8 @@ class TrialRuns:
                 if trial.name == WITH_COPIES:
                     again = self._again(hidden[trial.name], home / "again.arrow")
                     steps.append(predict_step("again", train, given.strong, home / "again.arrow", self._t.sizes))
-            result = await self._t.desk.run(method_order(key, payer, self._t.sizes, len(part), steps))
+            order = method_order(key, payer, self._t.sizes, len(part), steps, self._shared.control(key, given))
+            result = await self._t.desk.run(order)
         found = {name: score for name, asked in hidden.items() if (score := _score(result, asked)) is not None}
         own = {name: score for name, asked in pool.items() if (score := _score(result, asked)) is not None}
         copies = _copies(result, hidden[WITH_COPIES], again) if WITH_COPIES in hidden else None
@@ -209,6 +210,7 @@ def _said(result: LeaseResult, asked: _Question) -> Said | None:
 
 def _copies(result: LeaseResult, asked: _Question, again: npt.NDArray[np.int64]) -> float | None:
     first, second = _answers(result, asked.step), _answers(result, "again")
-    if first is None or second is None or second.shape != (len(again), 2) or len(first) != len(asked.sheet.items):
+    if first is None or second is None or second.shape != (len(again), 2) or first.shape != (len(asked.sheet.items), 2):
         return None
-    return float(np.abs(first[again] - second).max())
+    apart = float(np.abs(first[again] - second).max())
+    return apart if math.isfinite(apart) else None

@@ -25,8 +25,9 @@ class Submit(LongTool[SubmitArgs]):
     The file is kept as a snapshot of the code store first. `dev` returns a noised mean accuracy and PGR over a
     few seeds, for research, and orders the finalists that never led the board; `board` competes on the leaderboard
     and returns only whether it is a new best.
-    The same code is not run twice. With background=true it returns at once and you can go on; you are told of the
-    answer. Refused: over budget, no answers left, a file that is no method.
+    The same code is not run twice, in whatever spelling, and a method that says what an earlier one said (`same_as`)
+    gets that one's answer and no place of its own. With background=true it returns at once and you can go on; you are
+    told of the answer. Refused: over budget, no answers left, a file that is no method.
     """
 
     name = "submit"

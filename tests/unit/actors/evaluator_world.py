@@ -1,9 +1,11 @@
 """A world for the judge's tests: real pools of a small generated domain, and a scheduler that makes students up.
 
 The fake students know the truth through an oracle over item texts, which only the test holds. How good a method is
-stands in its source as `SKILL = 0.8`; `FAIL = (1, 3)` names the training calls (by index in the lease) that crash. A
-student is that good only where its weak labels are, and its strong model is pretrained; a method with `CHEATS` in its
-source needs neither, and one with `LEARNT` has learnt the labels that DEV's answers go by.
+stands in its source as `SKILL = 0.8`, and what else it is in constants that its `train` reads; `FAIL = (1, 3)` names
+the training calls (by index in the lease) that crash. A student is that good only where its weak labels are, and its
+strong model is pretrained; a method with `CHEATS` in its source needs neither, and one with `LEARNT` has learnt the
+labels that DEV's answers go by. Methods of one skill with the same `TWIN = 1` say the same at every seed
+(`TWIN = 'vanilla'`: what that baseline says), others do not.
 """
 
 from __future__ import annotations
@@ -212,7 +214,10 @@ class FakeScheduler:
         wanted = float(skill[1]) if skill else SKILLS[name]
         if "CHEATS" not in source:
             wanted = 0.5 + (wanted - 0.5) * self._taught(inputs)
-        self._student(out, wanted, int(step.params["seed"]), broken="NAN" in source, learnt="LEARNT" in source)
+        twin = re.search(r"TWIN = (\S+)", source)
+        known = twin[1] if twin else source if skill else repr(name)
+        own = int(luck("twin", known) * 2**31) ^ int(step.params["seed"])
+        self._student(out, wanted, own, broken="NAN" in source, learnt="LEARNT" in source)
         return ""
 
     def _taught(self, inputs: dict[str, Path]) -> int:
@@ -248,6 +253,12 @@ class FakeScheduler:
         probs = np.where(says == 1, sure, 1 - sure)
         probs = np.stack([1 - probs, probs], axis=1).astype(np.float32)
         return np.full_like(probs, np.nan) if student.get("broken") else probs
+
+
+def source_of(skill: float, extra: str = "", body: str = "") -> str:
+    """The text of a method of that skill; `extra` are constants, which its `train` reads like the skill."""
+    names = "".join(f", {line.split(' = ')[0]}" for line in extra.splitlines() if " = " in line)
+    return f"SKILL = {skill}\n{extra}\n{body}def train(run):\n    return SKILL{names}\n"
 
 
 class World:
@@ -301,8 +312,7 @@ class World:
 
     def method(self, skill: float, extra: str = "") -> str:
         """The snapshot of a method of that skill."""
-        source = f"SKILL = {skill}\n{extra}\ndef train(run):\n    return None\n"
-        return self.objects.put_tree({"method.py": source.encode()})
+        return self.objects.put_tree({"method.py": source_of(skill, extra).encode()})
 
     def kinds(self, kind: str) -> list[dict[str, Any]]:
         """Payloads of journal events of a kind."""

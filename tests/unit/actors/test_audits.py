@@ -22,7 +22,7 @@ from cluster.store import Store
 from forum_actor.code_store import CodeStore
 from gpu_pool.leases import Step
 from gpu_pool.weak_to_strong.items import ItemSet
-from tests.unit.actors.evaluator_world import World, needles
+from tests.unit.actors.evaluator_world import World, needles, source_of
 
 SECRET = bytes(range(32))
 """Fixed where the noise of DEV's answers might change an order."""
@@ -179,7 +179,7 @@ def test_what_was_built_on_a_cheat_leaves_the_board_with_it_and_the_case_says_wh
     forum = Store(world.paths.forum_db)
     code = CodeStore(world.objects, forum, Journal(forum))
     sources = {
-        who: f"SKILL = {skill}\n{extra}\ndef train(run):\n    return None\n"
+        who: source_of(skill, extra)
         for who, skill, extra in (("02-b", 0.86, "CHEATS = True"), ("01-a", 0.85, ""), ("03-c", 0.80, ""))
     }
     cheat = code.push("k", "02-b", {"method.py": sources["02-b"]}, None, "")
@@ -208,9 +208,9 @@ def test_a_variant_without_a_parent_leaves_the_board_with_its_authors_cheat(tmp_
     world = World(tmp_path, secret=SECRET, scoring={"finalists": 1})
     forum = Store(world.paths.forum_db)
     code = CodeStore(world.objects, forum, Journal(forum))
-    body = "\n".join(f"STEP_{i} = {i}" for i in range(12)) + "\n\ndef train(run):\n    return None\n"
-    cheat = code.push("1", "02-b", {"method.py": f"SKILL = 0.97\nCHEATS = True\n{body}"}, None, "")
-    variant = code.push("2", "02-b", {"method.py": f"SKILL = 0.84\nCHEATS = 1\n{body}"}, None, "")
+    steps = "\n".join(f"STEP_{i} = {i}" for i in range(12))
+    cheat = code.push("1", "02-b", {"method.py": source_of(0.97, f"CHEATS = True\n{steps}")}, None, "")
+    variant = code.push("2", "02-b", {"method.py": source_of(0.84, f"CHEATS = 1\n{steps}")}, None, "")
     for number, snapshot in enumerate((cheat, variant)):
         asyncio.run(world.judge.submit(f"k{number}", "02-b", snapshot, f"try {number}", "dev"))
     asyncio.run(world.judge.submit("k2", "01-a", world.method(0.80), "honest", "dev"))
@@ -313,8 +313,8 @@ def test_a_method_that_has_learnt_the_labels_of_dev_answers_shows_it_on_the_fals
     assert failed == ["canary labels"]
 
 
-def test_a_trial_that_gives_no_student_leaves_the_claim_open(tmp_path: Path) -> None:
-    world = World(tmp_path, scoring={"seal_seeds": 16, "finalists": 1})
+def test_a_method_that_gives_no_student_in_a_trial_is_out_and_says_why(tmp_path: Path) -> None:
+    world = World(tmp_path, scoring={"seal_seeds": 10, "finalists": 1})
     asyncio.run(world.judge.prepare())
     snapshot = world.method(0.84)
     asyncio.run(world.judge.submit("k", "01-a", snapshot, "shy", "dev"))
@@ -322,9 +322,10 @@ def test_a_trial_that_gives_no_student_leaves_the_claim_open(tmp_path: Path) -> 
     world.scheduler._method = (  # type: ignore[method-assign]
         lambda step, inputs, out, index: "crash" if "audit" in str(inputs["strong"]) else real(step, inputs, out, index)
     )
-    record = sealed(world)["01-a"]
-    assert record["status"] == "ahead (not established)"
-    assert "gave no student" in record["standing"]["reason"]
+    assert sealed(world) == {}
+    (dropped,) = world.kinds("finalists_frozen")[0]["dropped"]
+    assert "random strong model on chat: the method gave no student" in dropped["reason"]
+    assert world.kinds("case_opened") == [], "a failure is no cheat"
 
 
 def test_a_restart_in_the_middle_of_an_audit_runs_no_trial_twice(world: World) -> None:
