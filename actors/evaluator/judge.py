@@ -28,6 +28,7 @@ from actors.evaluator.finals import Finalist, Finals
 from actors.evaluator.given import GivenModels
 from actors.evaluator.jobs import Sizes
 from actors.evaluator.models import Models
+from actors.evaluator.pools import PoolReport
 from actors.evaluator.pretrained import Pretrained
 from actors.evaluator.records import Record, RecordBook, Signer
 from actors.evaluator.scorer import Scorer
@@ -150,9 +151,18 @@ class Judge:
                 f"{workshop.data_version}); resume it with the library that began it, and its files as they were then"
             )
 
+    def _journal_pools(self, name: str, report: PoolReport) -> bool:
+        self._journal.append("pools_chosen", {"domain": name, **report.to_dict()})
+        return True
+
     def _workshop(self, name: str) -> Workshop:
         domain = self._domains(name)
-        vault = Vault(self._secret, domain, alone=self._config.scoring.disguise)
+        vault = Vault(
+            self._secret, domain, alone=self._config.scoring.disguise, shortcuts=self._config.scoring.shortcuts
+        )
+        report = vault.report
+        if report is not None:
+            self._store.once(f"pools/{name}", lambda _: self._journal_pools(name, report))
         sizes = Sizes.of(self._config)
         disguise = None
         if self._config.scoring.disguise and not isinstance(domain, FileDomain):
