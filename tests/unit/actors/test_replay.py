@@ -15,7 +15,7 @@ from actors.observer.run_data import load_run
 from cluster.config import dump_config
 from cluster.errors import AarError, RefusedError
 from cluster.names import RunPaths
-from scripts.replay_record import BOUND, FIGURES, differences, find, prepare
+from scripts.replay_record import BOUND, FIGURES, differences, find, prepare_run
 from tests.unit.actors.evaluator_world import World
 
 
@@ -70,7 +70,7 @@ def test_a_record_that_is_run_again_gives_the_same_numbers(sealed: World, tmp_pa
 
 def test_a_replay_starts_from_configuration_secret_and_code_alone(sealed: World, tmp_path: Path) -> None:
     run = load_run(sealed.paths.root)
-    prepare(run, tmp_path / "again")
+    prepare_run(run, tmp_path / "again")
     there = sorted(path.name for path in (tmp_path / "again").iterdir())
     assert there == ["config.yaml", "judge", "objects"]
     assert (tmp_path / "again" / "judge" / "secret.bin").stat().st_mode & 0o777 == 0o600
