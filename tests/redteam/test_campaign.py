@@ -203,7 +203,9 @@ def lease(theatre: Theatre, source: str, name: str) -> LeaseResult:
         method_step("train", inputs, protocol(tools.vault.domain.spec.student, 5, tools.sizes), tools.sizes),
         predict_step("predict", "train", strong, home / "sheet.arrow", tools.sizes),
     )
-    order = method_order(name, Payer("campaign/score", "full"), tools.sizes, 1, steps)
+    order = method_order(
+        name, Payer("campaign/score", "full"), tools.sizes, 1, steps, shared.control(name, theatre.do(shared.given()))
+    )
     request = LeaseRequest(name, order.account, "full", order.gpus, order.seconds, order.job)
     granted = Lease(name, request, "slot-0", 1, str(theatre.stage.paths.leases / name))
     return theatre.do(theatre.stage.slots[0].run(granted))

@@ -11,6 +11,7 @@ from actors.evaluator.secret import KEY_BYTES, Secret
 from actors.evaluator.truth import SPLITS, Vault
 from actors.evaluator.worlds import Scene, Scenery, scored_domain, secret_world
 from cluster.config import CampaignConfig
+from gpu_pool.cache import NodeCache
 from gpu_pool.weak_to_strong.domains import DOMAIN_NAMES, Domain, get_domain
 from tests.unit.actors.evaluator_world import small_config, small_domain
 
@@ -55,7 +56,7 @@ def test_researchers_see_the_public_world_and_nothing_of_the_scored_one(tmp_path
     assert found.tools.disguise is not None
     shown = set(found.practice.items().firsts)
     assert not shown & {first for _, first, _ in texts(found.tools.vault)}
-    cache = Path(config.pool.cache_dir)
+    cache = NodeCache.of(config.pool).root
     assert found.practice.strong.is_relative_to(cache)
     assert found.models.folder("strong").is_relative_to(tmp_path / "judge"), "no sandbox reads the evaluator's folder"
     files = found.practice.files().values()
@@ -79,4 +80,4 @@ def test_without_disguise_and_from_files_there_is_one_world(tmp_path: Path) -> N
     found, config = scene(tmp_path, domain, disguise=False)
     assert found.practice is None
     assert scored_domain(domain, config, ONE) is domain
-    assert found.models.folder("strong").is_relative_to(Path(config.pool.cache_dir))
+    assert found.models.folder("strong").is_relative_to(NodeCache.of(config.pool).root)
