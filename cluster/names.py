@@ -67,6 +67,10 @@ class RunPaths:
         self.summary = root / "summary.json"
         self.report = root / "report.html"
         self.export = root / "export"
+        self.public_key = root / "evaluator.pub"
+        self.signing_key = self.judge / "signing.key"
+        self.cases = root / "cases"
+        self.closing = root / "closing.json"
 
     def researcher_db(self, researcher: str) -> Path:
         """The database of one researcher."""

@@ -94,6 +94,7 @@ class CodeStore:
             "parent": parent,
             "resembles": resembles,
             "note": note,
+            "at_us": at_us,
             "files": [list(entry) for entry in self._objects.list_tree(snapshot)],
             "bytes": size,
             "known": known,

@@ -21,7 +21,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from actors.director.begun import check_begun, publish_key
+from actors.director.closing import close_run
 from actors.director.estimate import estimate
+from actors.director.phases import Phase
 from actors.evaluator.estimate import check_budget, sealing
 from actors.gateway.keys import check_brain, hand_over, handed_path, key_of, take_from_environment
 from actors.gateway.replayer import as_recorded
@@ -203,16 +206,26 @@ def campaign(run_dir: Path, config: CampaignConfig, watch: Callable[[Any, Path],
 
 
 def finish(run_dir: Path) -> int:
-    """Write summary, export and report; verify; say where things are."""
+    """Write summary, export and report, close the run unless it is closed already; verify; say where things are."""
     from actors.observer import verify_run, write_all
     from scripts.report import print_summary
 
-    write_all(run_dir)
+    paths = RunPaths(run_dir)
+    if not paths.closing.exists():
+        write_all(run_dir)
+        print(f"Closed with {paths.closing.name}, sha256 {close_run(paths)}")
     print_summary(run_dir)
-    report = verify_run(run_dir)
+    report = verify_run(run_dir, going_on=False)
     print(report.text())
-    print(f"Report: {RunPaths(run_dir).report}")
+    print(f"Report: {paths.report}")
     return 0 if report.ok else 1
+
+
+def has_ended(run_dir: Path) -> bool:
+    """Whether the campaign in `run_dir` has gone through all its phases: nothing is left but its report and closing."""
+    from actors.observer import phase_of
+
+    return phase_of(run_dir) == Phase.DONE.label
 
 
 @contextmanager
@@ -232,6 +245,8 @@ def main(argv: list[str], watch: Callable[[Any, Path], None] = follow) -> int:
     run_dir: Path | None = None
     try:
         config = configuration(args)
+        if args.resume:
+            check_begun(RunPaths(args.runs_dir.absolute() / args.name), config)
         check_prompt(config)
         check_budget(config, len(BASELINES))
         if args.estimate:
@@ -244,7 +259,9 @@ def main(argv: list[str], watch: Callable[[Any, Path], None] = follow) -> int:
         run_dir = directory(args, config)
         with locked(run_dir), handed(key, run_dir, config):
             print(f"Campaign {run_dir.name} in {run_dir}", flush=True)
-            campaign(run_dir, config, watch)
+            print(f"Evaluator's public key: {publish_key(RunPaths(run_dir))}", flush=True)
+            if not has_ended(run_dir):
+                campaign(run_dir, config, watch)
             return finish(run_dir)
     except ConfigError as error:
         print(f"run_campaign: {error}", file=sys.stderr)

@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from actors.director.begun import pinned
 from actors.director.ideas import ForumApi, IdeaWatch
 from actors.director.namer import Namer
 from actors.director.phases import Phase
@@ -146,7 +147,7 @@ class Director:
             with self._store.transaction():
                 self._set("started_us", str(now_us()))
                 self._set("phase", Phase.PREPARE.label)
-                self._journal.append("campaign_started", {"config": self._config.model_dump(mode="json")})
+                self._journal.append("campaign_started", pinned(self._paths, self._config))
                 self._journal.append("phase", {"phase": Phase.PREPARE.label})
         else:
             self._journal.append("resumed", {"phase": self.phase.label})

@@ -70,8 +70,10 @@ class Board:
     def _climb(self, ladder: Ladder, record_id: str) -> None:
         with self._store.transaction() as db:
             sql = "INSERT INTO ladder (level, holder, step, record_id, at_us) VALUES (?, ?, ?, ?, ?)"
-            db.execute(sql, (ladder.level, ladder.holder, ladder.step, record_id, now_us()))
+            at = now_us()
+            db.execute(sql, (ladder.level, ladder.holder, ladder.step, record_id, at))
             payload = {"level": ladder.level, "holder": ladder.holder, "step": ladder.step, "record_id": record_id}
+            payload["at_us"] = at
             self._journal.append("ladder", payload)
 
 

@@ -12,6 +12,7 @@ from actors.evaluator.audits.auditor import AuditReport
 from actors.evaluator.audits.casefile import Case, write_case
 from actors.evaluator.source import Method
 from actors.evaluator.submissions import Submissions
+from cluster.inventory import file_digests
 from cluster.journal import Journal
 from cluster.objects import ObjectStore
 from forum_actor.provenance import Provenance
@@ -66,7 +67,7 @@ class Cases:
             "withdrawn": withdrawn,
             "read_by": dict(case.readers),
         }
-        self._journal.append(KIND, {**event, "folder": folder.name})
+        self._journal.append(KIND, {**event, "folder": folder.name, "files": file_digests(folder)})
 
     def off_the_board(self) -> set[str]:
         """Code hashes of methods that were disqualified, or were built on one."""

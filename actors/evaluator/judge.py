@@ -43,6 +43,7 @@ from actors.evaluator.workshop import Workshop
 from actors.evaluator.worlds import Scenery
 from cluster.config import CampaignConfig, Scoring
 from cluster.errors import RefusedError
+from cluster.inventory import file_digests
 from cluster.journal import Journal
 from cluster.money import usd_from_decimal
 from cluster.names import BASELINES_ACCOUNT, CAMPAIGN, RunPaths
@@ -75,7 +76,7 @@ class Judge:
         self._store, self._journal = store, journal
         paths.judge.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._secret = Secret.load_or_create(paths.judge / "secret.bin")
-        signer = Signer.load_or_create(paths.judge / "signing.key")
+        signer = Signer.load_or_create(paths.signing_key)
         self._objects = ObjectStore(paths.objects)
         self._shelf = Shelf(store, journal, self._secret)
         self._desk = Desk(scheduler, store, paths.judge / "leases", paths.leases)
@@ -103,7 +104,7 @@ class Judge:
             self._board,
             self._book,
         )
-        self._cases = Cases(paths.root / "cases", journal, self._objects, self._baselines, self._submissions)
+        self._cases = Cases(paths.cases, journal, self._objects, self._baselines, self._submissions)
         self._finals = Finals(
             store,
             journal,
@@ -127,7 +128,7 @@ class Judge:
         )
         self._resumed = False
         self._note = ""
-        (paths.root / "evaluator.pub").write_text(signer.public_hex + "\n", encoding="ascii")
+        paths.public_key.write_text(signer.public_hex + "\n", encoding="ascii")
         store.once("started", lambda _: self._journal_start(signer.public_hex))
 
     def _journal_start(self, public_key: str) -> bool:
@@ -183,7 +184,7 @@ class Judge:
                 self._board.start(board, self._config.scoring.board_limit)
                 figures = {"dev": gap_figures(dev), "board": gap_figures(board)}
                 event = {"domain": first.domain, "data_version": board.data_version, "figures": figures}
-                self._shelf.put("prepared", event, event)
+                self._shelf.put("prepared", event, {**event, "public": file_digests(self._paths.public)})
             self._note = ""
             self._desk.sweep()
         self._resume()

@@ -120,6 +120,10 @@ class Signer:
         """The public key, 64 hexadecimal digits."""
         return self._key.public_key().public_bytes_raw().hex()
 
+    def statement(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """`fields` (plain data without a signature) with their signature, for `verify`."""
+        return {**fields, "signature": self._key.sign(canonical(fields)).hex()}
+
     def sign(self, record: Record) -> Record:
         """`record` with its signature."""
         fields = record.to_dict()

@@ -15,6 +15,7 @@ import numpy as np
 from actors.evaluator.secret import Secret
 from actors.evaluator.statistics.variance import Hits
 from cluster.journal import Journal
+from cluster.objects import sha256_hex
 from cluster.store import Store
 from cluster.wire import pack, unpack
 from gpu_pool.leases import LeaseResult
@@ -96,8 +97,9 @@ class Shelf:
         """Keep a piece, with a `work_done` event; a piece that is there already stays."""
         with self._store.transaction() as db:
             if db.execute("SELECT 1 FROM shelf WHERE key = ?", (key,)).fetchone() is None:
-                db.execute("INSERT INTO shelf VALUES (?, ?)", (key, pack(body)))
-                self._journal.append("work_done", {"work": key, **event})
+                packed = pack(body)
+                db.execute("INSERT INTO shelf VALUES (?, ?)", (key, packed))
+                self._journal.append("work_done", {"work": key, **event, "body_sha256": sha256_hex(packed)})
 
     def run(self, key: str) -> ScoredRun | None:
         """The scored run under `key`, or `None`."""

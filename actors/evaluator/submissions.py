@@ -15,6 +15,7 @@ from actors.evaluator.tiers import Tier
 from cluster.clock import now_us
 from cluster.errors import RefusedError
 from cluster.journal import Journal
+from cluster.objects import sha256_hex
 from cluster.store import Store
 from cluster.wire import pack, unpack
 
@@ -130,7 +131,8 @@ class Submissions:
         """End a submission with its answer, in the caller's transaction if one is open."""
         with self._store.transaction():
             self._end(submission.id, "answered", answer, record_id)
-            self._journal.append("submission_answered", {**self._event(submission.id), "record_id": record_id})
+            told = {"record_id": record_id, "answer_sha256": sha256_hex(pack(answer))}
+            self._journal.append("submission_answered", {**self._event(submission.id), **told})
 
     def _end(self, number: int, state: str, body: dict[str, Any], record_id: str) -> None:
         with self._store.transaction() as db:
@@ -141,6 +143,7 @@ class Submissions:
         found = self._get(number)
         return {
             "submission": found.id,
+            "key": found.key,
             "tier": found.tier,
             "domain": found.domain,
             "researcher": found.researcher,

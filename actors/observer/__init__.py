@@ -13,13 +13,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from actors.observer.report import write_all
-    from actors.observer.run_data import NoRunError
+    from actors.observer.run_data import NoRunError, phase_of
     from actors.observer.verify import VerifyReport, verify_run
+    from actors.observer.write import write_all
 
-__all__ = ["NoRunError", "VerifyReport", "verify_run", "write_all"]
+__all__ = ["NoRunError", "VerifyReport", "phase_of", "verify_run", "write_all"]
 
-_HOME = {"NoRunError": "run_data", "VerifyReport": "verify", "verify_run": "verify", "write_all": "report"}
+_HOME = {
+    "NoRunError": "run_data",
+    "VerifyReport": "verify",
+    "phase_of": "run_data",
+    "verify_run": "verify",
+    "write_all": "write",
+}
 
 
 def __getattr__(name: str) -> Any:

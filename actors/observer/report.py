@@ -1,7 +1,7 @@
 """`report.html`: one file that opens without a network; every figure names its records or journal events.
 
 The page has no script and refuses to load anything (its own content policy); all text of researchers is escaped.
-`write_all` writes summary, export and page of a campaign in any state.
+It is made of the journals and the summary alone, so that the same ones give the same page.
 """
 
 from __future__ import annotations
@@ -13,13 +13,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from actors.observer import drawings
-from actors.observer.export import export
 from actors.observer.format import FILTERS
-from actors.observer.plain import plain, write_text
-from actors.observer.run_data import RunData, load_run
+from actors.observer.plain import plain
+from actors.observer.run_data import RunData
 from actors.observer.series import start_us
-from actors.observer.summary import write_summary
-from actors.observer.verify import VerifyReport, verify_run
 
 TEMPLATES = Path(__file__).parent / "templates"
 EXCERPT = 14
@@ -38,17 +35,8 @@ SECTIONS = (
 )
 
 
-def write_all(run_dir: Path) -> Path:
-    """Write `summary.json`, `export/*.parquet` and `report.html`; the page's path. Raises `NoRunError`."""
-    run = load_run(run_dir)
-    summary = write_summary(run)
-    export(run, run.paths.export)
-    write_text(run.paths.report, render_report(run, summary, verify_run(run_dir)))
-    return run.paths.report
-
-
-def render_report(run: RunData, summary: dict[str, Any], verified: VerifyReport) -> str:
-    """The page of a run as HTML text."""
+def render_report(run: RunData, summary: dict[str, Any]) -> str:
+    """The page of a run as HTML text, from its journals and a summary that holds what verifying them found."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -62,7 +50,7 @@ def render_report(run: RunData, summary: dict[str, Any], verified: VerifyReport)
         s=summary,
         css=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
         verdict=verdict(summary),
-        verified=verified,
+        verified=summary["verification"],
         sections=SECTIONS,
         charts=drawings.draw_all(run, summary),
         sources=sources(summary, run),

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cluster.config import CampaignConfig, ConfigError, load_config
 from cluster.errors import AarError
-from cluster.journal import BrokenEvent, Event, read_events, verify_chain
+from cluster.journal import GENESIS, BrokenEvent, Event, read_events, verify_chain
 from cluster.names import RunPaths
 from cluster.store import open_readonly
 from cluster.wire import WireError
 
 OFFICES = ("director", "scheduler", "forum", "evaluator")
-PUBLIC_KEY = "evaluator.pub"
 _READ_ORDER = {"director": 0, "forum": 2, "evaluator": 3, "scheduler": 4, "gateway": 5}
 """What refers to others is read before them (researchers come second), so that a running campaign has no loose end."""
 
@@ -58,13 +58,25 @@ class RunData:
 
     @property
     def name(self) -> str:
-        """The campaign's name: that of its directory."""
-        return self.paths.root.name
+        """The campaign's name: the one that it began with, else that of its directory."""
+        begun = self.events("director", "campaign_started")
+        return str((begun[0].payload if begun else {}).get("campaign") or self.paths.root.name)
 
     def events(self, store: str, *kinds: str) -> list[Event]:
         """Events of a store by kind, oldest first; none when the store is missing."""
         data = self.stores.get(store)
         return [] if data is None else data.of(*kinds)
+
+    def until(self, heads: Mapping[str, Any]) -> RunData:
+        """The run as it was when its journals had these heads; a head that is not readable counts as none."""
+        stores = dict[str, StoreData]()
+        for name, head in heads.items():
+            seq = head.get("seq") if isinstance(head, dict) else None
+            data = self.stores.get(name)
+            if data is not None and isinstance(seq, int) and 0 <= seq <= len(data.events):
+                last = data.events[seq - 1].hash if seq else GENESIS.hex()
+                stores[name] = StoreData(name, data.events[:seq], seq, last, data.broken)
+        return replace(self, stores=stores)
 
     def researchers(self) -> list[StoreData]:
         """The journals of researchers."""
@@ -88,6 +100,15 @@ def load_run(run_dir: Path) -> RunData:
             warnings.append(f"journal of {data.name} is broken at event {data.broken.seq}: {data.broken.reason}")
     config = _config(paths.config, warnings)
     return RunData(paths, config, stores, _tasks(paths.public, warnings), _public_key(root), tuple(warnings))
+
+
+def phase_of(run_dir: Path) -> str:
+    """The phase that the campaign's journal tells, "not started" before the first."""
+    path = RunPaths(run_dir).director_db
+    if not path.exists():
+        return "not started"
+    found = [str(event.payload.get("phase")) for event in read_store("director", path).of("phase")]
+    return found[-1] if found else "not started"
 
 
 def read_store(name: str, path: Path) -> StoreData:
@@ -141,6 +162,6 @@ def _tasks(public: Path, warnings: list[str]) -> dict[str, dict[str, Any]]:
 
 def _public_key(root: Path) -> bytes | None:
     try:
-        return (root / PUBLIC_KEY).read_bytes()
+        return RunPaths(root).public_key.read_bytes()
     except OSError:
         return None

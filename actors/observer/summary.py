@@ -16,6 +16,7 @@ from actors.observer.books import Books, replay
 from actors.observer.calls import model_calls
 from actors.observer.diversity import alarm
 from actors.observer.leases import LeaseRow, lease_rows
+from actors.observer.made_by import made_by
 from actors.observer.plain import plain, write_json
 from actors.observer.run_data import RunData
 from actors.observer.series import best_over_time, diversity, end_us, ladder, phases, start_us
@@ -65,6 +66,8 @@ def build_summary(run: RunData) -> dict[str, Any]:
         "failures": _failures(run, leases, rows),
         "sandbox_grade": _worst_grade(rows, leases),
         "evaluator_public_key": _fingerprint(run.public_key),
+        "evaluator_key": None if run.public_key is None else run.public_key.decode("ascii", "replace").strip(),
+        "made_by": made_by(),
         "chain_heads": {name: {"seq": d.head_seq, "hash": d.head} for name, d in run.stores.items()},
         "warnings": [*run.warnings, *filter(None, [alarm(ideas)])],
     }
@@ -72,9 +75,11 @@ def build_summary(run: RunData) -> dict[str, Any]:
     return document
 
 
-def write_summary(run: RunData) -> dict[str, Any]:
-    """Write `summary.json` into the run directory; what was written."""
+def write_summary(run: RunData, verification: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Write `summary.json` into the run directory; what was written. `verification` is what verifying the run found."""
     summary = build_summary(run)
+    if verification is not None:
+        summary["verification"] = plain(verification)
     write_json(run.paths.summary, summary)
     return summary
 

@@ -1,29 +1,45 @@
-"""Does a run directory hold together? Journals, anchors, ledger, leases, records and posts against each other.
+"""Does a run directory hold together? Journals, tables, files, ledger, leases, records and posts against each other.
 
 Promises: needs no Ray, writes nothing, and works while the campaign runs: journals are read so that what one refers to
-was read after it. The first broken event of each check is named by store and number. What it cannot know: the end of
-the director's journal, which no other journal anchors, is checked against `summary.json` alone; and whoever can write
-all journals and holds the evaluator's key can write another, consistent history.
+was read after it. The first broken event of each check is named by store and number. The first line of the report says
+in which state the run is and what is not covered in it: of a run that is closed, nothing but locks and SQLite's side
+files. What it cannot know: whoever can write all journals and holds the evaluator's key can write another, consistent
+history; the key as it was published, and an anchor that somebody else keeps, are against that.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from actors.observer.anchor_file import audit_facts
 from actors.observer.audit_calls import audit_calls
 from actors.observer.audit_claims import audit_claims, audit_code, audit_seal
+from actors.observer.audit_closing import audit_closing
+from actors.observer.audit_derived import derive_again
+from actors.observer.audit_figures import audit_figures
+from actors.observer.audit_files import (
+    audit_cases,
+    audit_config,
+    audit_keys,
+    audit_objects,
+    audit_public,
+    audit_revealed,
+)
 from actors.observer.audit_ledger import audit_leases, audit_rules, audit_tables
 from actors.observer.audit_records import audit_posts, audit_records
 from actors.observer.audit_seeds import audit_grounds, audit_seeds
+from actors.observer.audit_tables import Compared, compare_tables
+from actors.observer.coverage import state_of, uncovered
 from actors.observer.finding import Finding
 from actors.observer.run_data import RunData, load_run
 
 MAX_SHOWN = 5
 """Findings of one check that are printed; `to_dict` has all."""
+Outcome = tuple[int, list[Finding]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +58,12 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """The outcome of all checks of a campaign."""
+    """The outcome of all checks of a campaign, its `state`, and what is `uncovered` in it."""
 
     campaign: str
     checks: tuple[Check, ...]
+    state: str = ""
+    uncovered: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -57,9 +75,16 @@ class VerifyReport:
         """The first finding: by check, in their order."""
         return next((check.findings[0] for check in self.checks if check.findings), None)
 
+    @property
+    def title(self) -> str:
+        """The first line: whose verification it is, in which state the run is, and what is not covered."""
+        state = f" ({self.state})" if self.state else ""
+        limits = f"; not covered: {'; '.join(self.uncovered)}" if self.uncovered else ""
+        return f"Verification of {self.campaign}{state}{limits}"
+
     def text(self) -> str:
         """For a terminal: one line per check, every finding below its check, the first broken event at the end."""
-        lines = [f"Verification of {self.campaign}"]
+        lines = [self.title]
         for check in self.checks:
             lines.append(f"  {'ok  ' if check.ok else 'FAIL'}  {check.name} ({check.looked_at})")
             lines += [f"        {finding}" for finding in check.findings[:MAX_SHOWN]]
@@ -71,37 +96,113 @@ class VerifyReport:
     def to_dict(self) -> dict[str, Any]:
         """Plain data, also for `--json`."""
         checks = [
-            {"name": c.name, "ok": c.ok, "looked_at": c.looked_at, "findings": [asdict(f) for f in c.findings]}
+            {"name": c.name, "ok": c.ok, "looked_at": c.looked_at, "findings": [f.to_dict() for f in c.findings]}
             for c in self.checks
         ]
-        first = None if self.first is None else asdict(self.first)
+        first = None if self.first is None else self.first.to_dict()
         return {"campaign": self.campaign, "ok": self.ok, "first": first, "checks": checks}
 
 
-def verify_run(run_dir: Path) -> VerifyReport:
-    """Check the campaign in `run_dir`. Raises `NoRunError` when there is none."""
+def verify_run(
+    run_dir: Path,
+    *,
+    key: str | None = None,
+    anchor: dict[str, Any] | None = None,
+    going_on: bool | None = None,
+) -> VerifyReport:
+    """Check the campaign in `run_dir`. Raises `NoRunError` when there is none.
+
+    `key` is the evaluator's public key as it was published at the start; `anchor` what `read_anchor` gives;
+    `going_on`, whether somebody still works on the run, is looked up when it is `None`.
+    """
     run = load_run(run_dir)
-    audits: tuple[tuple[str, Callable[[RunData], tuple[int, list[Finding]]]], ...] = (
+    state = state_of(run, going_on)
+    compared = compare_tables(run)
+    derived = derive_again(run)
+    journals = _journal_checks(run, key, compared)
+    checks = [
+        *journals,
+        _check("heads in the summary", audit_summary_heads(run)),
+        _check("what people read, derived again", (derived.looked_at, [*derived.findings, *_told(run, journals)])),
+        _check("closing", audit_closing(run, _key(run, key), derived.same, state.to_be_closed)),
+    ]
+    if anchor is not None:
+        checks.append(_check("anchor", _anchor(run, anchor)))
+    return VerifyReport(run.name, tuple(checks), str(state), tuple(uncovered(run, state, compared, derived)))
+
+
+def verify_journals(run: RunData) -> VerifyReport:
+    """The checks that hold for a run before anything is derived from it."""
+    return VerifyReport(run.name, tuple(_journal_checks(run, None, compare_tables(run))))
+
+
+def _journal_checks(run: RunData, key: str | None, compared: dict[str, Compared]) -> list[Check]:
+    audits: tuple[tuple[str, Callable[[RunData], Outcome]], ...] = (
         ("journal chains", audit_chains),
         ("anchored heads", audit_anchors),
-        ("heads in the summary", audit_summary_heads),
+        ("configuration", audit_config),
+        ("the evaluator's key", lambda run: audit_keys(run, key)),
         ("rules of the ledger", audit_rules),
         ("balances and reservations", audit_tables),
         ("leases and settlements", audit_leases),
         ("calls of models and settlements", audit_calls),
         ("records", audit_records),
+        ("figures of records", audit_figures),
         ("grades and costs of records", audit_grounds),
         ("seeds of records", audit_seeds),
         ("code of records", audit_code),
         ("finalists and sealed records", audit_seal),
         ("claims of records", audit_claims),
         ("records in posts", audit_posts),
+        ("tables and journals", lambda _: _compared(compared)),
+        ("objects", audit_objects),
+        ("public files", audit_public),
+        ("case files", audit_cases),
+        ("the revealed secret", audit_revealed),
     )
-    return VerifyReport(run.name, tuple(_check(name, audit(run)) for name, audit in audits))
+    return [_check(name, audit(run)) for name, audit in audits]
 
 
-def _check(name: str, outcome: tuple[int, list[Finding]]) -> Check:
+def _check(name: str, outcome: Outcome) -> Check:
     return Check(name, outcome[0], tuple(outcome[1]))
+
+
+def _compared(compared: dict[str, Compared]) -> Outcome:
+    return sum(one.rows for one in compared.values()), [f for one in compared.values() for f in one.findings]
+
+
+def _key(run: RunData, given: str | None) -> str | None:
+    """The key that must have signed: as it was given, else as the first event pins it, else that of `evaluator.pub`."""
+    pinned = [
+        str(event.payload["public_key"])
+        for store, kind in (("director", "campaign_started"), ("evaluator", "evaluator_started"))
+        for event in run.events(store, kind)
+        if event.payload.get("public_key")
+    ]
+    file = [] if run.public_key is None else [run.public_key.decode("ascii", "replace").strip()]
+    return next(iter([*([] if given is None else [given]), *pinned, *file]), None)
+
+
+def _told(run: RunData, journals: list[Check]) -> list[Finding]:
+    """The verification that the summary tells is the one that the same journals give now."""
+    try:
+        summary = json.loads(run.paths.summary.read_bytes())
+        told, heads = summary["verification"], summary["chain_heads"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    now = {name: {"seq": data.head_seq, "hash": data.head} for name, data in run.stores.items()}
+    if heads != now or told == VerifyReport(run.name, tuple(journals)).to_dict():
+        return []
+    return [Finding("files", None, f"{run.paths.summary.name} tells of another verification")]
+
+
+def _anchor(run: RunData, anchor: dict[str, Any]) -> Outcome:
+    findings = audit_facts(run, anchor)
+    for name, head in anchor["heads"].items():
+        reason = _off_chain(run, name, head, "the anchor")
+        if reason is not None:
+            findings.append(Finding(name, *reason))
+    return len(anchor["heads"]), findings
 
 
 def audit_chains(run: RunData) -> tuple[int, list[Finding]]:

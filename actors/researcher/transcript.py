@@ -22,6 +22,7 @@ from actors.researcher.runs import Runs
 from actors.researcher.types import Decision, Done, Seen, ToolCall, ToolResult, Turn
 from cluster.clock import now_us
 from cluster.journal import Journal
+from cluster.objects import sha256_hex
 from cluster.store import Store
 from cluster.wire import pack, unpack
 
@@ -160,6 +161,7 @@ class Transcript:
             finished = self._load_turn(row)
             calls = [{"name": d.call.name, "ok": d.result.ok, "reason": d.result.reason} for d in finished.done]
             payload = {"researcher": self._researcher, "turn": turn, "calls": calls, "wall_ms": row["wall_ms"]}
+            payload["content_sha256"] = turn_sha256(row, db.execute(_CALLS, (turn,)).fetchall())
             self._journal.append("turn", payload)
         self._history.append(finished)
         return finished
@@ -215,6 +217,16 @@ def read_turns(db: sqlite3.Connection, first: int = 0) -> Iterator[Turn]:
     """Finished turns from number `first` on, for a reader of a store that another process may be writing."""
     for row in db.execute(_FINISHED, (first,)).fetchall():
         yield _turn(row, db.execute(_CALLS, (row["turn"],)).fetchall())
+
+
+TURN_CONTENT = ("seen", "said", "ending")
+CALL_CONTENT = ("idx", "name", "args", "note", "result")
+
+
+def turn_sha256(row: sqlite3.Row, calls: list[sqlite3.Row]) -> str:
+    """What names a finished turn in the journal: a hash over what was seen, said, called and answered."""
+    told = [row[name] for name in TURN_CONTENT]
+    return sha256_hex(pack([told, [[call[name] for name in CALL_CONTENT] for call in calls]]))
 
 
 def _turn(row: sqlite3.Row, calls: list[sqlite3.Row]) -> Turn:

@@ -15,6 +15,7 @@ from actors.scheduler.admission import Demand, holder_of
 from actors.scheduler.policy import WHOLE, Held, Usage, Waiting
 from cluster.clock import now_us
 from cluster.errors import AarError
+from cluster.objects import sha256_hex
 from cluster.store import Store
 from cluster.wire import pack, unpack
 from gpu_pool.leases import LeaseRequest, LeaseResult, LeaseStatus, SlotInfo
@@ -257,6 +258,11 @@ class Book:
         if not rows or rows[0]["result"] is None:
             return None
         return LeaseResult.from_dict(unpack(rows[0]["result"], RESULT_LIMIT))
+
+    def result_sha256(self, request_id: str) -> str:
+        """What names the result of an ended request in the journal."""
+        rows = self._store.query("SELECT result FROM leases WHERE request_id = ?", (request_id,))
+        return sha256_hex(rows[0]["result"])
 
     def held(self) -> dict[str, list[Held]]:
         """What is in use on each slot."""

@@ -30,6 +30,7 @@ from cluster.clock import now_us
 from cluster.errors import RefusedError
 from cluster.journal import Journal
 from cluster.money import Amounts, Caps
+from cluster.objects import sha256_hex
 from cluster.store import Store
 from gpu_pool.leases import Lease, LeaseRequest, LeaseResult, SlotInfo
 
@@ -124,6 +125,7 @@ class Scheduler:
             note = f"{request.kind} {request.label}"
             self.ledger.reserve(entry.reservation, request.account, demand.worst, note)
             payload = {**_facts(entry), "seconds": demand.duration_ms / 1000, "reserved": demand.worst.to_dict()}
+            payload["request_sha256"] = sha256_hex(demand.packed)
             self.journal.append("lease_requested", payload)
         return entry
 
@@ -278,6 +280,7 @@ class Scheduler:
                 "lease_id": entry.lease_id, "attempt": entry.attempt, "slot": entry.slot, "status": result.status,
                 "gpu_ms": charged.gpu_ms, "usd": charged.usd, "started_us": result.started_us,
                 "ended_us": result.ended_us, "sandbox_grade": result.sandbox_grade,
+                "result_sha256": self.book.result_sha256(entry.request_id),
             }  # fmt: skip
             self.journal.append("lease_ended", {**_facts(entry), **facts})
         event = self._ended.pop(entry.request_id, None)

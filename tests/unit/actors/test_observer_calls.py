@@ -17,9 +17,9 @@ from actors.observer.audit_calls import audit_calls
 from actors.observer.books import replay
 from actors.observer.calls import Calls, quantile
 from actors.observer.export import export
-from actors.observer.report import write_all
 from actors.observer.run_data import load_run
 from actors.observer.summary import build_summary
+from actors.observer.write import write_all
 from cluster.config import dump_config
 from cluster.errors import RefusedError
 from cluster.journal import Event

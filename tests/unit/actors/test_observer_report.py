@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from actors.observer.export import SCHEMAS
-from actors.observer.report import write_all
 from actors.observer.run_data import NoRunError, load_run
 from actors.observer.summary import build_summary
+from actors.observer.write import write_all
 from tests.unit.actors.observer_run import Synthetic, campaign
 
 
