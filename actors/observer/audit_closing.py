@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Set
+from dataclasses import dataclass, field
 from typing import Any
 
 from actors.evaluator.records import verify
@@ -31,25 +32,46 @@ def read_closing(run: RunData) -> dict[str, Any] | None:
     return found if whole else None
 
 
-def audit_closing(run: RunData, key: str | None, derived: Set[str], ended: bool) -> tuple[int, list[Finding]]:
-    """Everything in the directory. `key` must have signed, `derived` are files that were derived again and are right;
-    `ended`: the campaign is one that is closed at its end, and has come to it.
-    """
+@dataclass(slots=True)
+class Closed:
+    """What comparing with the closing came to: findings, those of `files` by path, and paths whose bytes are `intact`."""
+
+    looked_at: int = 0
+    findings: list[Finding] = field(default_factory=list)
+    files: dict[str, Finding] = field(default_factory=dict)
+    intact: set[str] = field(default_factory=set)
+
+    def outcome(self, derived: Set[str]) -> tuple[int, list[Finding]]:
+        """All findings, but for files that were `derived` anew and are right."""
+        changed = [finding for path, finding in self.files.items() if path not in derived]
+        return self.looked_at, [*self.findings, *changed]
+
+
+def audit_closing(run: RunData, key: str | None, ended: bool) -> Closed:
+    """Everything in the directory. `key` must have signed; `ended`: the campaign must have been closed by now."""
     name = run.paths.closing.name
     if not run.paths.closing.exists():
         reason = f"{name} is missing: the campaign ended and was never closed (--resume does it), or it was removed"
-        return 0, [Finding(CLOSING, None, reason)] if ended else []
+        return _fault(reason) if ended else Closed()
     told = read_closing(run)
     if told is None:
-        return 0, [Finding(CLOSING, None, f"{name} cannot be read")]
+        return _fault(f"{name} cannot be read")
     if key is None or told.get("public_key") != key or not _signed(told, key):
-        return 0, [Finding(CLOSING, None, f"{name} does not carry the evaluator's signature")]
+        return _fault(f"{name} does not carry the evaluator's signature")
     try:
         found = take(run.paths)
     except (sqlite3.DatabaseError, WireError) as error:
-        return 0, [Finding(CLOSING, None, f"a store is damaged: {error}")]
-    findings = [*_heads(run, told["heads"]), *_tables(told["tables"], found), *_files(told["files"], found, derived)]
-    return len(found.files) + sum(map(len, found.tables.values())), [*findings, *_sides(run)]
+        return _fault(f"a store is damaged: {error}")
+    return Closed(
+        len(found.files) + sum(map(len, found.tables.values())),
+        [*_heads(run, told["heads"]), *_tables(told["tables"], found), *_sides(run)],
+        dict(_files(told["files"], found)),
+        {path for path, what in found.files.items() if told["files"].get(path) == what},
+    )
+
+
+def _fault(reason: str) -> Closed:
+    return Closed(findings=[Finding(CLOSING, None, reason)])
 
 
 def _signed(told: dict[str, Any], key: str) -> bool:
@@ -75,11 +97,11 @@ def _tables(told: dict[str, Any], found: Inventory) -> Iterator[Finding]:
                 yield Finding(store, None, f"{what} not what was closed")
 
 
-def _files(told: dict[str, Any], found: Inventory, derived: Set[str]) -> Iterator[Finding]:
+def _files(told: dict[str, Any], found: Inventory) -> Iterator[tuple[str, Finding]]:
     for path in sorted(told.keys() | found.files.keys()):
-        if told.get(path) != found.files.get(path) and path not in derived:
+        if told.get(path) != found.files.get(path):
             what = "is missing" if path not in found.files else "was added" if path not in told else "was changed"
-            yield Finding("files", None, f"{_shown(path)} {what}")
+            yield path, Finding("files", None, f"{_shown(path)} {what}")
 
 
 def _shown(path: str) -> str:

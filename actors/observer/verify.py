@@ -118,13 +118,14 @@ def verify_run(
     run = load_run(run_dir)
     state = state_of(run, going_on)
     compared = compare_tables(run)
-    derived = derive_again(run)
+    closing = audit_closing(run, _key(run, key), state.to_be_closed)
+    derived = derive_again(run, closing.intact)
     journals = _journal_checks(run, key, compared)
     checks = [
         *journals,
         _check("heads in the summary", audit_summary_heads(run)),
         _check("what people read, derived again", (derived.looked_at, [*derived.findings, *_told(run, journals)])),
-        _check("closing", audit_closing(run, _key(run, key), derived.same, state.to_be_closed)),
+        _check("closing", closing.outcome(derived.same)),
     ]
     if anchor is not None:
         checks.append(_check("anchor", _anchor(run, anchor)))

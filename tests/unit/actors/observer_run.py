@@ -10,15 +10,26 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from actors.director.begun import pinned, publish_key
+from actors.director.closing import close_run
+from actors.evaluator.board import Board
 from actors.evaluator.records import Record, RecordBook, Signer
 from actors.evaluator.secret import Secret
-from actors.evaluator.seeds import seed_commitment
-from actors.evaluator.source import code_hash
+from actors.evaluator.seeds import seed_commitment, write_revealed
+from actors.evaluator.shelf import Shelf
+from actors.evaluator.source import Method, code_hash
+from actors.evaluator.submissions import Submissions
+from actors.evaluator.tiers import Ladder
 from actors.evaluator.truth import TASK_VERSION
+from actors.observer.write import write_all
+from actors.researcher.runs import Runs
+from actors.researcher.transcript import Transcript
+from actors.researcher.types import Decision, Seen, ToolCall, ToolResult
 from actors.scheduler.admission import check_request, cost_of
 from actors.scheduler.book import Book
 from actors.scheduler.ledger import Ledger
 from cluster.config import CampaignConfig, dump_config, load_config
+from cluster.inventory import file_digests
 from cluster.journal import Journal, verify_chain
 from cluster.money import Amounts, Caps
 from cluster.names import RunPaths
@@ -27,8 +38,11 @@ from cluster.store import Store, open_readonly
 from forum_actor.code_store import CodeStore
 from forum_actor.forum import Forum
 from gpu_pool.leases import Job, LeaseKind, LeaseRequest, LeaseResult, Step
+from gpu_pool.weak_to_strong.pgr import pgr as pgr_of
 
 PRICE = 2_000_000
+ITEMS = 5000
+SEEDS = {"dev": 3, "board": 5, "seal": 10}
 PASSED = {"audit": "null task", "outcome": "pass", "value": 0.5, "limit": 0.55, "says": "no leak of labels"}
 CLOCKS = (
     "cluster.journal",
@@ -37,6 +51,9 @@ CLOCKS = (
     "actors.scheduler.book",
     "actors.evaluator.records",
     "forum_actor.code_store",
+    "actors.evaluator.board",
+    "actors.evaluator.submissions",
+    "actors.researcher.transcript",
 )
 METHODS = (
     "def train(run):\n    return run.strong().finetune(run.items, relabel(run.weak))\n",
@@ -64,12 +81,21 @@ class Synthetic:
         self.journals = {name: Journal(store) for name, store in self.stores.items()}
         self.ledger = Ledger(self.stores["scheduler"], self.journals["scheduler"])
         self.book = Book(self.stores["scheduler"])
-        signer = Signer.load_or_create(_private(self.paths.judge / "key"))
-        (root / "evaluator.pub").write_text(signer.public_hex + "\n")
-        secret = Secret.load_or_create(_private(self.paths.judge / "secret.bin"))
-        facts = {"secret_commitment": secret.commitment(), "task_version": TASK_VERSION}
+        _private(self.paths.signing_key)
+        public = publish_key(self.paths)
+        signer = Signer.load_or_create(self.paths.signing_key)
+        self.secret = Secret.load_or_create(self.paths.judge / "secret.bin")
+        facts = {"secret_commitment": self.secret.commitment(), "task_version": TASK_VERSION, "public_key": public}
         self.event("evaluator", "evaluator_started", **facts)
-        commit = partial(seed_commitment, secret)
+        commit = partial(seed_commitment, self.secret)
+        evaluator = (self.stores["evaluator"], self.journals["evaluator"])
+        self.shelf = Shelf(*evaluator, self.secret)
+        self.submissions, self.board = Submissions(*evaluator), Board(*evaluator)
+        self.transcripts = {
+            name: Transcript(self.stores[f"researcher/{name}"], self.journals[f"researcher/{name}"],
+                             Runs(self.stores[f"researcher/{name}"]), name)
+            for name in self.config.researcher_ids()
+        }  # fmt: skip
         self.records = RecordBook(self.stores["evaluator"], self.journals["evaluator"], signer, commit)
         self.objects = ObjectStore(self.paths.objects)
         self.code = CodeStore(self.objects, self.stores["forum"], self.journals["forum"])
@@ -126,7 +152,9 @@ class Synthetic:
             journal.append("lease_requested", {**facts, "reserved": demand.worst.to_dict()})
         with store.transaction():
             entry = self.book.grant(entry.request_id, slot, 1, False)
-            journal.append("lease_granted", {**facts, "lease_id": entry.lease_id, "slot": slot, "attempt": 1})
+            journal.append(
+                "lease_granted", {**facts, "lease_id": entry.lease_id, "slot": slot, "attempt": 1, "threads": 1}
+            )
         self.second = start + seconds
         with store.transaction():
             gpu_ms = int(gpus * seconds * 1000)
@@ -146,7 +174,8 @@ class Synthetic:
         """A signed record; its id."""
         half = {"dev": 0.2, "board": 0.12, "seal": 0.07}[tier]
         by_definition = fields.get("status") == "reference"
-        accuracy = 0.7 + 0.18 * pgr
+        accuracy = round((0.7 + 0.18 * pgr) * ITEMS) / ITEMS
+        pgr = pgr_of(accuracy, 0.7, 0.88)
         source = f"NAME = {method!r}\n{METHODS[0]}".encode()
         snapshot = fields.get("snapshot", "" if by_definition else self.objects.put_tree({"method.py": source}))
         standings = [_standing(fields.get("status", "tied"), accuracy, versus) for versus in ("vanilla", "confident")]
@@ -165,9 +194,9 @@ class Synthetic:
             interval_method="delta",
             weak_accuracy=0.7,
             ceiling_accuracy=0.88,
-            seeds={"dev": 3, "board": 5, "seal": 10}[tier],
-            n=1200,
-            per_seed=[accuracy] * 3,
+            seeds=SEEDS[tier],
+            n=ITEMS,
+            per_seed=[accuracy] * SEEDS[tier],
             failed_seeds=[],
             status=fields.get("status", "tied"),
             standing=standings[0],
@@ -198,6 +227,42 @@ class Synthetic:
                 heads[name] = {"seq": report.events, "hash": report.head}
                 db.close()
         self.journals["director"].append("anchor", heads)
+
+    def publish(self) -> None:
+        """What is made when a campaign is prepared, and what an audit and leases leave."""
+        public = self.paths.public / "chat"
+        public.mkdir(parents=True)
+        (public / "task.json").write_text('{"domain": "chat", "kind": "chat", "n_items": 3}')
+        (public / "items.arrow").write_bytes(b"three items")
+        self.shelf.put("prepared", {"domain": "chat"}, {"domain": "chat", "public": file_digests(self.paths.public)})
+        self.shelf.put("audit/chat/0", {"outcome": "pass"}, {"outcome": "pass"})
+        case = self.paths.cases / "0123456789ab" / "code"
+        case.mkdir(parents=True)
+        (case / "method.py").write_text("def train(run): ...\n")
+        (case.parent / "case.md").write_text("# disqualified\n")
+        files = file_digests(case.parent)
+        self.event("evaluator", "case_opened", folder=case.parent.name, code_hash="0" * 64, withdrawn=[], files=files)
+        for name in ("result.msgpack", "train/log.txt"):
+            path = self.paths.leases / "r000001-1" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("step 1, loss 0.3\n")
+
+    def turn(self, researcher: str, number: int) -> None:
+        """A whole turn with a call, and a file in the workspace."""
+        transcript = self.transcripts[researcher]
+        turn = transcript.observe(number, Seen(), 3000)
+        turn = transcript.decide(turn, Decision((ToolCall("bash", {"command": "ls"}, "to see"),)), 5000)
+        transcript.store_result(turn.number, 0, ToolResult(True, {"output": "method.py"}), 0, last=True)
+        transcript.finish(turn.number, 0)
+        path = self.paths.workspace(researcher) / "notes" / f"{number}.md"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("a note\n")
+
+    def finish(self) -> None:
+        """What the driver does at the end: stores are left, everything is derived, the run is closed."""
+        self.close()
+        write_all(self.paths.root)
+        close_run(self.paths)
 
     def phase(self, name: str) -> None:
         self.event("director", "phase", phase=name)
@@ -232,7 +297,7 @@ def campaign(root: Path, researchers: int = 3, rounds: int = 2) -> Synthetic:
     """A whole campaign with every kind of event, still open (not closed)."""
     random.seed(7)
     run = Synthetic(root, researchers)
-    run.event("director", "campaign_started", config=run.config.model_dump(mode="json"))
+    run.event("director", "campaign_started", **pinned(run.paths, run.config))
     run.phase("prepare")
     run.open_accounts()
     _prepare(run)
@@ -258,7 +323,9 @@ def _prepare(run: Synthetic) -> None:
     for n, (name, pgr) in enumerate((("vanilla", 0.22), ("confident", 0.31))):
         lease = run.lease("campaign/baselines", "baseline", 1.0, 15 + 8 * n, 7, f"slot-{n}", label=f"board/chat/{name}")
         run.record(name, "board", pgr, lease, status="baseline")
-    run.event("evaluator", "prepared", domain="chat")
+    run.publish()
+    baseline = run.records.all()[-1]
+    run.board._climb(Ladder(baseline.accuracy, baseline.code_hash, 0.01), "")
 
 
 def _research(run: Synthetic, rounds: int) -> None:
@@ -273,8 +340,7 @@ def _research(run: Synthetic, rounds: int) -> None:
             sha = run.code.push(f"k{turn}", name, {"method.py": source}, None, "a try")
             method = f"{name[3:]}-{turn}"
             code = run.hash_of(sha)
-            facts = {"researcher": name, "name": method, "snapshot": sha, "code_hash": code, "domain": "chat"}
-            run.event("evaluator", "submission", **facts, tier="board")
+            submitted = run.submissions.begin(f"s{turn}/{name}", "board", "chat", Method(sha, code, method), name, 99)
             status = "expired" if (turn, n) == (0, 1) else "done"
             lease = run.lease(f"{account}/evaluations", "full", 1.0, begin + 3, 5, slot, status, f"board/chat/{method}")
             run.ledger.spend(f"answer/{turn}/{name}", f"{account}/evaluations", Amounts(answers=1))
@@ -284,7 +350,8 @@ def _research(run: Synthetic, rounds: int) -> None:
             run.record(method, "dev", round(pgr + 0.05, 2), lease, **fields)
             record = run.record(method, "board", pgr, lease, **fields)
             run.post(name, kind="result", title=f"{method} <b>scored</b>", body="it works", record_ids=[record])
-            run.event(f"researcher/{name}", "turn", researcher=name, turn=turn, calls=[], wall_ms=8000)
+            run.submissions.answer(submitted, {"new_best": False}, record)
+            run.turn(name, turn)
             clock += 4.5
     run.post(team[0], title="labels at the margin hurt", body="dropping the least confident tenth helped twice")
 
@@ -310,3 +377,5 @@ def _seal(run: Synthetic) -> None:
         sealed.append(run.record(record.method, "seal", pgr, lease, status=status, **fields))
         sealed.append(run.record(record.method, "seal", pgr - 0.2, lease, status="tied", domain="math", **fields))
     run.event("evaluator", "sealed", records=sealed, task={})
+    run.event("evaluator", "secret_revealed", secret_commitment=run.secret.commitment())
+    write_revealed(run.paths.revealed, run.secret)

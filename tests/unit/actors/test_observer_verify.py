@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -12,8 +13,7 @@ from actors.evaluator.records import Record, Signer
 from actors.evaluator.secret import Secret
 from actors.evaluator.seeds import write_revealed
 from actors.observer.finding import Finding
-from actors.observer.run_data import NoRunError, load_run
-from actors.observer.summary import write_summary
+from actors.observer.run_data import NoRunError
 from actors.observer.verify import verify_run
 from cluster.journal import GENESIS, link_hash
 from cluster.wire import pack, unpack
@@ -25,8 +25,7 @@ Edit = Callable[[list[dict[str, Any]]], None]
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs") / "demo"
-    campaign(root, researchers=2, rounds=1).close()
-    write_summary(load_run(root))
+    campaign(root, researchers=2, rounds=1).finish()
     return root
 
 
@@ -81,6 +80,8 @@ def test_a_run_that_nobody_touched_holds(run: Path) -> None:
     report = verify_run(run)
     assert report.ok, report.first
     assert [check.name for check in report.checks if not check.looked_at] == ["calls of models and settlements"]
+    state, left = "ended, sealed, closed", "locks and SQLite's side files (*.lock, *-wal, *-shm)"
+    assert report.title == f"Verification of demo ({state}); not covered: {left}"
     assert report.text().endswith("All checks hold.")
 
 
@@ -251,7 +252,7 @@ def _no_leftovers(run: Path) -> Iterator[None]:
 
 def resigned(run: Path, **changes: Any) -> Edit:
     """An edit of the last record by one who has the evaluator's key, its table included."""
-    signer = Signer.load_or_create(run / "judge" / "key")
+    signer = Signer.load_or_create(run / "judge" / "signing.key")
 
     def edit(events: list[dict[str, Any]]) -> None:
         event = find(events, "record")
@@ -305,7 +306,7 @@ def test_a_grade_better_than_that_of_the_leases_is_found(run: Path) -> None:
 
 def test_a_revealed_secret_is_held_against_commitment_and_records(run: Path) -> None:
     true = Secret.load_or_create(run / "judge" / "secret.bin")
-    write_revealed(run / "revealed.json", true)
+    assert json.loads((run / "revealed.json").read_text())["secret"] == true.revealed()
     assert verify_run(run).ok
     rewrite(run / "evaluator.db", resigned(run, seed_commitment="0" * 64))
     assert "was not made with the seeds of the revealed secret" in broken(run)["seeds of records"].reason
@@ -339,7 +340,7 @@ def test_a_claim_with_all_its_grounds_holds(run: Path) -> None:
         (claiming({"p": None}), "with p = None"),
         (claiming({"interval": [-0.001, 0.05]}), "with an interval of [-0.001, 0.05]"),
         (claiming({"interval": None}), "with an interval of None"),
-        (claiming({}, seeds=9), "with 9 seeds and 1200 items"),
+        (claiming({}, seeds=9), "with 9 seeds and 5000 items"),
         (claiming({}, n=1199), "with 10 seeds and 1199 items"),
         (claiming({}, sandbox_grade="B"), "with sandbox grade B"),
         (claiming({}, audits=[PASSED, FAILED]), "with an audit that it did not pass"),
