@@ -34,7 +34,7 @@ def read_closing(run: RunData) -> dict[str, Any] | None:
 
 @dataclass(slots=True)
 class Closed:
-    """What comparing with the closing came to: findings, those of `files` by path, and paths whose bytes are `intact`."""
+    """What the closing was compared with: findings, those of `files` by path, and paths whose bytes are `intact`."""
 
     looked_at: int = 0
     findings: list[Finding] = field(default_factory=list)

@@ -142,7 +142,7 @@ def _events(db: sqlite3.Connection, last: int | None) -> tuple[Event, ...]:
 def _config(path: Path, warnings: list[str]) -> CampaignConfig | None:
     try:
         return load_config(file=path)
-    except ConfigError as error:
+    except (ConfigError, OSError, UnicodeDecodeError) as error:
         warnings.append(f"the configuration cannot be read: {error}")
         return None
 

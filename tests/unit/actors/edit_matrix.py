@@ -17,7 +17,8 @@ from typing import Any
 from cluster.inventory import left_out
 from cluster.names import RunPaths
 
-Apply = Callable[[], None]
+Apply = Callable[[], object]
+FRESH: dict[str, Any] = {"INTEGER": 7, "REAL": 0.5, "BLOB": b"new"}
 
 
 @dataclass(frozen=True)
@@ -61,17 +62,22 @@ def table_edits(paths: RunPaths) -> Iterator[Edit]:
         for table, sql in listed:
             if table == "sqlite_sequence" or sql.upper().startswith("CREATE VIRTUAL"):
                 continue
-            columns = [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
-            keys = [row[1] for row in db.execute(f"PRAGMA table_info({table})") if row[5]]
+            about = db.execute(f"PRAGMA table_info({table})").fetchall()
+            columns, keys = [one[1] for one in about], [one[1] for one in about if one[5]]
+            fresh = tuple(FRESH.get(one[2], "new") for one in about)
             row = db.execute(f"SELECT * FROM {table} LIMIT 1").fetchone()
+            most = db.execute(f"SELECT {', '.join(f'max({c})' for c in columns)} FROM {table}").fetchone()
             name = f"{store}.{table}"
             if row is not None:
                 for index, column in enumerate(columns):
-                    yield Edit(f"{name}.{column}", path, name, column, _update(path, table, columns, row, index))
+                    changed = _other(most[index] if column in keys else row[index])
+                    yield Edit(
+                        f"{name}.{column}", path, name, column, _update(path, table, columns, row, index, changed)
+                    )
                 yield Edit(f"{name}: a row less", path, name, "", _delete(path, table, columns, row))
             twin = tuple(
-                _other(value) if column in (keys or columns[:1]) else value
-                for column, value in zip(columns, row or ("new",) * len(columns), strict=True)
+                _other(top) if row and column in (keys or columns[:1]) else value
+                for column, value, top in zip(columns, row or fresh, most, strict=True)
             )
             yield Edit(f"{name}: a row more", path, name, "", _insert(path, table, columns, twin))
         db.close()
@@ -137,9 +143,9 @@ def _is(columns: list[str]) -> str:
     return " AND ".join(f'"{column}" IS ?' for column in columns)
 
 
-def _update(path: Path, table: str, columns: list[str], row: tuple[Any, ...], index: int) -> Apply:
+def _update(path: Path, table: str, columns: list[str], row: tuple[Any, ...], index: int, new: Any) -> Apply:
     statement = f'UPDATE {table} SET "{columns[index]}" = ? WHERE {_is(columns)}'
-    return _run(path, statement, (_other(row[index]), *row))
+    return _run(path, statement, (new, *row))
 
 
 def _delete(path: Path, table: str, columns: list[str], row: tuple[Any, ...]) -> Apply:
