@@ -53,11 +53,16 @@ def close_run(paths: RunPaths) -> str:
         "tables": found.tables,
         "files": found.files,
     }
-    data = (json.dumps(signer.statement(fields), indent=1) + "\n").encode("ascii")
+    data = statement_bytes(signer.statement(fields))
     partial = paths.closing.with_name(f".{paths.closing.name}.tmp")
     partial.write_bytes(data)
     partial.replace(paths.closing)
     return sha256_hex(data)
+
+
+def statement_bytes(statement: dict[str, Any]) -> bytes:
+    """The one form in which a statement is written."""
+    return (json.dumps(statement, indent=1) + "\n").encode("ascii")
 
 
 def _heads(paths: RunPaths) -> dict[str, dict[str, Any]]:

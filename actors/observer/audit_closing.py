@@ -12,6 +12,7 @@ from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from typing import Any
 
+from actors.director.closing import statement_bytes
 from actors.evaluator.records import verify
 from actors.observer.finding import Finding
 from actors.observer.run_data import RunData
@@ -25,11 +26,12 @@ _FIELDS = ("heads", "tables", "files")
 def read_closing(run: RunData) -> dict[str, Any] | None:
     """The statement, whoever signed it; `None` when there is none that can be read."""
     try:
-        found = json.loads(run.paths.closing.read_bytes())
+        data = run.paths.closing.read_bytes()
+        found = json.loads(data)
     except (OSError, ValueError):
         return None
     whole = isinstance(found, dict) and all(isinstance(found.get(name), dict) for name in _FIELDS)
-    return found if whole else None
+    return found if whole and statement_bytes(found) == data else None
 
 
 @dataclass(slots=True)

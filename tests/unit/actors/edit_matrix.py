@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,14 +101,14 @@ def file_edits(paths: RunPaths) -> Iterator[Edit]:
         if other is not None:
             changes["swapped"] = other.read_bytes()
         for what, changed in changes.items():
-            yield Edit(f"{name}: {what}", path, "", "", lambda path=path, new=changed: path.write_bytes(new))
+            yield Edit(f"{name}: {what}", path, "", "", partial(path.write_bytes, changed))
         yield Edit(f"{name}: gone", path, "", "", path.unlink)
     for folder in (root, *(path for path in found if path.is_dir())):
         name = folder.relative_to(root).as_posix()
         new = folder / "planted"
-        yield Edit(f"{name}: a file more", new, "", "", lambda new=new: new.write_text("planted"))
+        yield Edit(f"{name}: a file more", new, "", "", partial(new.write_text, "planted"))
         yield Edit(f"{name}: a folder more", new, "", "", new.mkdir)
-        yield Edit(f"{name}: a link more", new, "", "", lambda new=new: new.symlink_to("/etc/passwd"))
+        yield Edit(f"{name}: a link more", new, "", "", partial(new.symlink_to, "/etc/passwd"))
 
 
 def _flip(data: bytes, at: int) -> bytes:
@@ -153,6 +154,6 @@ def _delete(path: Path, table: str, columns: list[str], row: tuple[Any, ...]) ->
 
 
 def _insert(path: Path, table: str, columns: list[str], row: tuple[Any, ...]) -> Apply:
-    unique = tuple(f"{value}~new" if isinstance(value, str) and column in ("key", "id", "request_id") else value
+    unique = tuple(f"{value}~new" if isinstance(value, str) and column in ("key", "id", "request_id", "code_hash") else value
                    for column, value in zip(columns, row, strict=True))  # fmt: skip
     return _run(path, f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", unique)

@@ -87,7 +87,10 @@ def test_a_run_that_nobody_touched_holds(run: Path) -> None:
 
 def test_a_running_campaign_can_be_verified(tmp_path: Path) -> None:
     open_run = campaign(tmp_path / "live", researchers=1, rounds=1)
-    assert verify_run(tmp_path / "live").first is None
+    report = verify_run(tmp_path / "live", going_on=True)
+    assert report.first is None
+    assert "still going on" in report.title
+    assert "scheduler.holders" in report.title
     open_run.close()
 
 
