@@ -4,8 +4,9 @@
     seal          the test split, all of it              dev, board       a fifth of train_unlabel each, at most 1,300
 
 Promises: items that speak about the same question (equal prompts apart from white space, or equal groups) are in one
-pool alone, whatever links them; no item is there twice, also not with its answers exchanged; order and ids come from
-the secret, so that neither tells anything. A group is never part of an item that leaves: its name may be an answer key.
+pool alone, whatever links them; a prompt that is an instruction (see `questions`) links none; no item is there twice,
+also not with its answers exchanged; order and ids come from the secret, so that neither tells anything. A group is
+never part of an item that leaves: its name may be an answer key.
 
 The sizes are those of research on adaptive scoring for the published chat task (6,826 unlabelled items).
 """
@@ -23,6 +24,7 @@ from actors.evaluator.statistics.variance import Groups
 from gpu_pool.weak_to_strong.errors import TaskError
 from gpu_pool.weak_to_strong.items import ItemSet
 from gpu_pool.weak_to_strong.tasks import Task
+from gpu_pool.weak_to_strong.tasks.questions import instructions, question_keys
 
 Labels = npt.NDArray[np.int8]
 TIER_SHARE = 0.2
@@ -96,7 +98,8 @@ def _questions(sets: Sequence[ItemSet]) -> list[npt.NDArray[np.int64]]:
             key = parent[key]
         return key
 
-    prompts = [[("prompt", " ".join(prompt.split())) for prompt in items.prompts] for items in sets]
+    shared = instructions(sets)
+    prompts = [[("prompt", key) for key in question_keys(items, shared)] for items in sets]
     for items, keys in zip(sets, prompts, strict=True):
         for key, prompt, group in zip(keys, items.prompts, items.groups or items.prompts, strict=True):
             # A group that is the prompt itself stands for none.

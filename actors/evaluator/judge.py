@@ -26,6 +26,7 @@ from actors.evaluator.file_domain import AnyDomain
 from actors.evaluator.finals import Finalist, Finals
 from actors.evaluator.jobs import Sizes
 from actors.evaluator.models import Models
+from actors.evaluator.pools import PoolReport
 from actors.evaluator.practice import Practice
 from actors.evaluator.records import Record, RecordBook, Signer
 from actors.evaluator.scorer import Scorer
@@ -148,9 +149,16 @@ class Judge:
                 f"{workshop.data_version}); resume it with the library that began it, and its files as they were then"
             )
 
+    def _journal_pools(self, name: str, report: PoolReport) -> bool:
+        self._journal.append("pools_chosen", {"domain": name, **report.to_dict()})
+        return True
+
     def _workshop(self, name: str) -> Workshop:
         scenery = Scenery(self._config, self._secret, self._desk, self._shelf, self._paths.judge)
         scene = scenery.scene(self._domains(name))
+        report = scene.tools.vault.report
+        if report is not None:
+            self._store.once(f"pools/{name}", lambda _: self._journal_pools(name, report))
         return self._make_workshop(
             scene.tools,
             scene.models,

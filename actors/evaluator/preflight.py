@@ -15,10 +15,11 @@ from pathlib import Path
 import torch
 from transformers import AutoModel, AutoModelForCausalLM
 
-from actors.evaluator.carving import Pool, carve
+from actors.evaluator.carving import Pool
 from actors.evaluator.file_domain import FileDomain, read_domain
 from actors.evaluator.given import asked, source
 from actors.evaluator.models import Which
+from actors.evaluator.pools import file_pools
 from actors.evaluator.secret import KEY_BYTES, Secret
 from cluster.config import CampaignConfig, ConfigError, Training
 from cluster.sandbox import python_binds
@@ -49,9 +50,10 @@ def check_files(config: CampaignConfig) -> list[str]:
         with _named(f"{field}.path"):
             domain = read_domain(config.task, name)
             assert isinstance(domain, FileDomain), "files hide the generated domain of their name"
-            pools = carve(domain.task, Secret(os.urandom(KEY_BYTES)), name)
+            made = file_pools(domain.task, Secret(os.urandom(KEY_BYTES)), name, config.scoring.shortcuts)
+            pools = made.pools
         sizes = ", ".join(f"{pool} {len(made.items)}" for pool, made in pools.items())
-        notes += [f"{name}: {note}" for note in domain.task.notes] + [f"{name}: {sizes} items"]
+        notes += [f"{name}: {note}" for note in domain.task.notes] + [f"{name}: {sizes} items", made.report.line(name)]
         with _named(f"{field}.weak"):
             weak = _look(domain, "weak")
         with _named(f"{field}.strong"):

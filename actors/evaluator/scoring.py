@@ -16,10 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from actors.evaluator.audits.auditor import AuditReport
+from actors.evaluator.pools import PoolReport
 from actors.evaluator.records import Record, bounds, finite
 from actors.evaluator.shelf import ScoredRun
 from actors.evaluator.source import Method
 from actors.evaluator.statistics import Comparison, accuracy, compare, detectable, estimate_pgr
+from actors.evaluator.statistics.influence import Influence, influence
 from actors.evaluator.statistics.variance import Groups
 from actors.evaluator.tiers import Tier
 from cluster.money import gpu_cost
@@ -48,6 +50,8 @@ class Bench:
     baselines: Mapping[str, tuple[Method, ScoredRun]]
     data_version: str
     usd_per_gpu_hour: int
+    pool: PoolReport | None = None
+    """What was done to the unlabelled items of a task from files; none for a generated one, whose text is disguised."""
 
     @property
     def items(self) -> int:
@@ -57,6 +61,13 @@ class Bench:
     def against_baselines(self, run: ScoredRun) -> dict[str, Comparison]:
         """The run compared to each baseline, paired by item and teacher."""
         return {name: compare(run.hits, other.hits, self.groups) for name, (_, other) in self.baselines.items()}
+
+    def influence(self, run: ScoredRun) -> Influence | None:
+        """How much the run depends on which teacher it had; on a task from files alone."""
+        if self.pool is None:
+            return None
+        ran = [seed for seed in range(len(run.hits)) if seed not in run.failures]
+        return influence(run.hits[ran], self.weak.hits[ran], self.groups)
 
     def above_ceiling(self, run: ScoredRun) -> bool:
         """Whether the run is more than three standard errors above the ceiling: too good to pass without an audit."""
@@ -105,7 +116,8 @@ def standing(bench: Bench, run: ScoredRun, versus: str, tested: Adjusted, ground
         word = AHEAD if reason else f"beats {versus}{where}"
     found = finite(detectable(comparison.se, comparison.df, tested.tests))
     numbers = {"p": finite(tested.p), "diff": comparison.difference, "interval": interval, "detectable": found}
-    return {"word": word, "versus": versus, **numbers, "reason": reason}
+    caveat = {"caveat": bench.pool.caveat} if bench.pool is not None and bench.pool.caveat else {}
+    return {"word": word, "versus": versus, **numbers, "reason": reason, **caveat}
 
 
 def _lesser_word(bench: Bench, run: ScoredRun, interval: list[float] | None, grounds: Grounds) -> tuple[str, str]:
@@ -142,7 +154,17 @@ def _short_of_a_claim(bench: Bench, run: ScoredRun, versus: str, p: float, groun
         return f"{versus} failed {len(bench.baselines[versus][1].failures)} of its seeds"
     if not enough(seeds, items):
         return f"{seeds} seeds and {items} items are too few"
-    return "" if p < ALPHA else "not significant after correction"
+    if p >= ALPHA:
+        return "not significant after correction"
+    return _without_teacher(bench, run)
+
+
+def _without_teacher(bench: Bench, run: ScoredRun) -> str:
+    """Why a gain on a task from files may come from elsewhere than teacher and strong model, or nothing."""
+    if bench.pool is not None and bench.pool.open:
+        return bench.pool.caveat
+    taught = bench.influence(run)
+    return "" if taught is None or taught.shown else taught.says
 
 
 def unverified(grade: str) -> str:

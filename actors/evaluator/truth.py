@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from actors.evaluator.carving import carve
 from actors.evaluator.file_domain import AnyDomain, FileDomain
+from actors.evaluator.pools import Policy, PoolReport, file_pools
 from actors.evaluator.secret import Secret
 from actors.evaluator.statistics.variance import Groups
 from cluster.errors import AarError
@@ -57,18 +57,24 @@ class Split:
 class Vault:
     """All pools of one domain."""
 
-    def __init__(self, secret: Secret, domain: AnyDomain, *, alone: bool = False) -> None:
+    def __init__(
+        self, secret: Secret, domain: AnyDomain, *, alone: bool = False, shortcuts: Policy = "balance"
+    ) -> None:
         """Draw or carve every pool (well under a second for a generated one).
 
-        `alone`: no two unlabelled works of a generated domain are of one problem, so that none can be voted on. Raises
+        `alone`: no two unlabelled works of a generated domain are of one problem, so that none can be voted on.
+        `shortcuts`: whether unlabelled items of files are chosen so that their statistics tell nothing. Raises
         `TruthError` when a world is too small for its sizes, `TaskError` when files are.
         """
         self.domain = domain
         self._secret = secret
         self._alone = alone and domain.kind == "binary"
+        self.report: PoolReport | None = None
+        """What was done to the unlabelled items of a task from files."""
         if isinstance(domain, FileDomain):
-            carved = carve(domain.task, secret, domain.name)
-            self._splits = {name: Split(name, p.items, p.labels, p.groups) for name, p in carved.items()}
+            made = file_pools(domain.task, secret, domain.name, shortcuts)
+            self.report = made.report
+            self._splits = {name: Split(name, p.items, p.labels, p.groups) for name, p in made.pools.items()}
         else:
             self._splits = self._drawn(domain)
 

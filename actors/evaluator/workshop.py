@@ -104,7 +104,8 @@ class Workshop:
         others = [] if bench is None else [run.per_seed for _, run in bench.baselines.values()]
         spread = Spread.of([] if own is None else own.per_seed, others)
         above = None if bench is None or own is None else bench.above_ceiling(own)
-        return await self.auditor.audit(method, InEarnest(own, spread, above), weak, payer)
+        influence = None if bench is None or own is None else bench.influence(own)
+        return await self.auditor.audit(method, InEarnest(own, spread, above, influence), weak, payer)
 
     def known_audit(self, method: Method) -> AuditReport:
         """The report on a method that was audited before."""
@@ -136,6 +137,7 @@ class Workshop:
             baselines=complete,
             data_version=self.data_version,
             usd_per_gpu_hour=self._price,
+            pool=self._t.vault.report,
         )
 
     async def ready_practice(self) -> None:

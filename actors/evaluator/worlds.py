@@ -81,7 +81,8 @@ class Scenery:
         return Scene(tools, Pretrained(secret, home, self.desk, self.shelf, tools.sizes), self._practice(domain))
 
     def _tools(self, scored: AnyDomain, disguise: Disguise | None = None) -> Tools:
-        vault = Vault(self.secret, scored, alone=disguise is not None)
+        alone, shortcuts = disguise is not None, self.config.scoring.shortcuts
+        vault = Vault(self.secret, scored, alone=alone, shortcuts=shortcuts)
         return Tools(
             vault, self.secret, self.desk, self.shelf, Sizes.of(self.config), self.home / scored.name, disguise
         )

@@ -400,6 +400,11 @@ class Scoring(Strict):
         "words, a strong model that reads them, and no two works of one problem; without it, cheats that read the text "
         "or bring the public world along are left to the audits",
     )
+    shortcuts: Literal["balance", "keep"] = Field(
+        "balance",
+        description="tasks from files: balance chooses unlabelled items, one a question, whose statistics tell nothing "
+        "of the truth; keep takes all, and records say that they do not cover shortcuts",
+    )
     reply_seconds: NotNegative = Field(60, description="answers are given at multiples of this time; 0: at once")
 
 

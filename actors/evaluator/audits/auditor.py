@@ -22,6 +22,7 @@ from actors.evaluator.desk import Joiner
 from actors.evaluator.shared import SharedWork, Tools
 from actors.evaluator.shelf import ScoredRun, Usage
 from actors.evaluator.source import Method, program_bytes
+from actors.evaluator.statistics.influence import Influence
 from cluster.objects import ObjectStore
 
 LEASES = 2
@@ -33,12 +34,14 @@ AUDITED = 2
 class InEarnest:
     """What is known of a method from its counted runs: the runs, the spread between seeds, whether it is too good.
 
-    In a domain where it was never run there are no runs, and nothing to hold against the ceiling (`None`).
+    `influence` is that of the runs' teachers, on a task from files. In a domain where it was never run there are no
+    runs, and nothing to hold against the ceiling or its teachers (`None`).
     """
 
     run: ScoredRun | None
     spread: Spread
     above_ceiling: bool | None
+    influence: Influence | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +123,7 @@ class Auditor:
             above_ceiling=own.above_ceiling,
             unmoved=_apart({name: said for findings in done for name, said in findings.answers.items()}),
             disguised=self._t.disguise is not None,
+            influence=own.influence,
             constants=program_bytes(self._objects.get_tree(method.snapshot)),
         )
         found_verdicts = tuple(verdicts(evidence))

@@ -19,6 +19,7 @@ from scipy import stats
 
 from actors.evaluator.audits import trials
 from actors.evaluator.sheets import SAME_ITEM
+from actors.evaluator.statistics.influence import Influence
 from actors.evaluator.statistics.variance import over_seeds
 
 Outcome = Literal["pass", "tag", "fail", "open"]
@@ -87,7 +88,8 @@ class Evidence:
     labels of DEV than they are wrong on its other items; `copies` the largest difference between two answers to one
     item; `above_ceiling` whether the counted runs lie more than three standard errors above the ceiling; `unmoved` the
     largest difference between the answers of the students of the two pools; `constants` the bytes of information in
-    the source; `disguised` whether counted runs and trials were, so that no student can have come with the code.
+    the source; `disguised` whether counted runs and trials were, so that no student can have come with the code;
+    `influence` that of the teachers in the counted runs, where no disguise covers the text.
     """
 
     own: float
@@ -101,6 +103,7 @@ class Evidence:
     unmoved: float | None
     constants: int
     disguised: bool = False
+    influence: Influence | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +134,7 @@ def verdicts(evidence: Evidence) -> list[Verdict]:
         _unmoved(evidence),
         _constants(evidence),
         *([] if evidence.above_ceiling is None else [_ceiling(evidence)]),
+        *([] if evidence.influence is None else [_influence(evidence.influence)]),
         _shuffled(evidence),
         _inverted(evidence),
     ]
@@ -244,6 +248,12 @@ def _ceiling(e: Evidence) -> Verdict:
     if e.above_ceiling:
         return Verdict("too good", "open", e.own, None, "more than three standard errors above the ceiling")
     return Verdict("too good", "pass", e.own, None, "not above the ceiling")
+
+
+def _influence(found: Influence) -> Verdict:
+    """Computed answers are the same whoever taught; so are those of a strong model that needs no teacher."""
+    value = found.slope if math.isfinite(found.slope) else None
+    return Verdict("influence of the teacher", "pass" if found.shown else "tag", value, found.limit, found.says)
 
 
 def _shuffled(e: Evidence) -> Verdict:

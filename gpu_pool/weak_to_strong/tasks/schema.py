@@ -4,7 +4,7 @@
     train_unlabel  what students train on with the teacher's labels; its truth, when known, is for the ceiling alone
     test           what weak, strong and student models are scored on
 
-Promises: the splits hold items of one kind with ids of their own; no prompt occurs in two splits; labels are 0 or 1,
+Promises: the splits hold items of one kind with ids of their own; no question occurs in two splits; labels are 0 or 1,
 both occur, and only the splits that may go without have none. A task is never changed, and is the judge's: labels
 stand here, so this package never enters a sandbox. A method gets `train_unlabel.items`, which cannot hold a label.
 """
@@ -29,6 +29,7 @@ from safetensors.numpy import load_file, save
 from gpu_pool.weak_to_strong.errors import ItemError, TaskError
 from gpu_pool.weak_to_strong.formats import PromptFormat
 from gpu_pool.weak_to_strong.items import KINDS, ItemSet, Kind
+from gpu_pool.weak_to_strong.tasks.questions import instructions, question_keys
 
 Labels = npt.NDArray[np.int8]
 SPLITS = ("train_label", "train_unlabel", "test")
@@ -73,8 +74,9 @@ class Split:
 class Task:
     """Three splits of one kind; `fmt` is the text format when the task has one of its own.
 
-    Items whose prompt is in a split of higher rank (test, then train_label) are dropped at construction; `notes` says
-    how many. Raises TaskError, naming the split and the remedy, when a promise of this module cannot be kept.
+    Items whose question (see `questions`) is in a split of higher rank (test, then train_label) are dropped at
+    construction; `notes` says how many. Raises TaskError, naming the split and the remedy, when a promise of this
+    module cannot be kept.
     """
 
     name: str
@@ -161,12 +163,12 @@ class Task:
         return f"task {self.name}: {split}"
 
     def _keep_prompts_apart(self) -> None:
-        """Drop items whose prompt, apart from white space, stands in a split of higher rank."""
+        """Drop items whose question, apart from white space, stands in a split of higher rank."""
         seen: dict[str, str] = {}
+        shared = instructions([split.items for split in self.splits.values()])
         for name in _KEEPING:
             split: Split = getattr(self, name)
-            prompts = [" ".join(prompt.split()) for prompt in split.items.prompts]
-            owners = [seen.setdefault(prompt, name) for prompt in prompts]
+            owners = [seen.setdefault(key, name) for key in question_keys(split.items, shared)]
             fresh = np.array([owner == name for owner in owners], dtype=bool)
             if fresh.all():
                 continue

@@ -1,0 +1,7 @@
+"""Shortcuts: what a pool's own statistics tell about its truth, and a choice of its items in which they tell nothing."""
+
+from __future__ import annotations
+
+from actors.evaluator.shortcuts.balance import Balanced, Shortcut, balance
+
+__all__ = ["Balanced", "Shortcut", "balance"]
