@@ -98,13 +98,17 @@ def file_pools(task: Task, secret: Secret, name: str, policy: Policy = "balance"
     pools = carve(task, secret, name)
     both = _Both.of(pools)
     rng = secret.generator("shortcuts", name)
-    choice, rows = ("all", both.every) if policy == "keep" else both.choose(rng)
+    choice, rows = both.choose(rng) if policy == "balance" else _everything(both)
     found = balance(both.items.take(rows), both.labels[rows], rng)
     kept = rows[found.rows]
     if policy == "keep" or not both.usable(kept):
         kept, found = rows, Balanced(found.rows, found.before, found.before)
     report = PoolReport(policy, choice, len(both.every), len(kept), found.before, found.after)
     return FilePools({**pools, **both.pools(kept)}, report)
+
+
+def _everything(both: _Both) -> tuple[Choice, Rows]:
+    return "all", both.every
 
 
 @dataclass(frozen=True, slots=True)

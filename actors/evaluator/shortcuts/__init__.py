@@ -1,4 +1,4 @@
-"""Shortcuts: what a pool's own statistics tell about its truth, and a choice of its items in which they tell nothing."""
+"""Shortcuts: what a pool's own statistics tell of its truth, and a choice of its items in which they tell nothing."""
 
 from __future__ import annotations
 

@@ -5,8 +5,8 @@ class (overlap weights: Li, Morgan and Zaslavsky, JASA 2018). Right and wrong it
 frequent, so that no threshold on any figure that the probe knows separates them. Counts change when items go, so that
 this is repeated on what is left, with fresh folds each time, until a probe finds no more than `MOST`.
 
-What cannot be mended so: figures that *are* the truth. Then hardly any item contradicts them, too few would be left, and
-the pool stays as it is; who asks is told what was found.
+What cannot be mended so: figures that *are* the truth. Then hardly any item contradicts them, too few would be left,
+and the pool stays as it is; who asks is told what was found.
 """
 
 from __future__ import annotations

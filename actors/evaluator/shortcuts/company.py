@@ -1,4 +1,4 @@
-"""Which pieces keep company: how often two stand together against chance, and the axes along which texts differ most."""
+"""Which pieces keep company: how often two stand together against chance, and along which axes texts differ most."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Company:
 
 
 class Axes:
-    """Along which pieces texts differ most, whatever these say: the leading eigenvectors of how pieces vary together."""
+    """Along which pieces texts differ most: the leading eigenvectors of how pieces vary together."""
 
     def __init__(self, units: Units) -> None:
         found = _presence(units)

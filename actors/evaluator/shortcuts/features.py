@@ -1,7 +1,7 @@
 """What can be counted of an item within its pool: how usual its pieces are, and how usual after what they stand.
 
-Every figure is free of identity: it says how often others have a piece, never which piece it is. An item's own text does
-not count towards its own figures.
+Every figure is free of identity: it says how often others have a piece, never which piece it is. An item's own text
+does not count towards its own figures.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from gpu_pool.weak_to_strong.items import ItemSet
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
+_NO_DIGITS = str.maketrans("", "", "0123456789")
 
 
 class Texts:
@@ -49,7 +50,7 @@ def _surface(prompts: list[str], answers: list[str]) -> Floats:
         words, asked = answer.split(), set(prompt.split())
         count, distinct = len(words), set(words)
         rows.append((
-            np.log1p(len(answer)), np.log1p(count), answer.count("\n"), sum(map(answer.count, "0123456789")),
+            np.log1p(len(answer)), np.log1p(count), answer.count("\n"), len(answer) - len(answer.translate(_NO_DIGITS)),
             len(distinct) / max(1, count), len(answer) / max(1, count), sum(map(answer.count, ".,;:!?")),
             len(distinct & asked) / max(1, len(distinct)), len(distinct & asked) / max(1, len(asked)),
         ))  # fmt: skip

@@ -54,19 +54,28 @@ def steps_of(figures: Floats, member: Mask, *, odd: bool) -> Steps:
 
 
 def ask(steps: Steps, labels: Labels, folds: npt.NDArray[np.int64], member: Mask, *, odd: bool) -> Found:
-    """Fit to the members of all folds (n,) but one and ask about that one. Both classes have the same weight."""
+    """Fit to the members of all folds (n,) but one and ask about that one. Both classes have the same weight.
+
+    They have it in what is fitted to, not only in the whole: else the class that a fold has more of than its share is
+    rarer in the others, and a probe that knows nothing is wrong more often than right.
+    """
     target = (labels == 1).astype(np.float64)
-    share = float(target[member].mean())
-    weight = np.where(member, 0.5 / np.where(labels == 1, share, 1 - share), 0.0)
     score = np.zeros(len(labels))
     for fold in range(FOLDS):
         fitted, asked = folds != fold, folds == fold
-        score[asked] = _boost(steps[fitted], target[fitted], weight[fitted], steps[asked], odd=odd)
+        weight = _even(target, member & fitted)[fitted]
+        score[asked] = _boost(steps[fitted], target[fitted], weight, steps[asked], odd=odd)
     inside, own = score[member], labels[member]
     right = [float(np.mean(inside[own == side] * (2 * side - 1) > 0)) for side in (0, 1)]
     even = [float(np.mean(inside[own == side] == 0)) / 2 for side in (0, 1)]
     se = float(np.sqrt(sum(0.25 / np.sum(own == side) for side in (0, 1)))) / 2
-    return Found(_calibrated(score, target, weight), sum(right + even) / 2 - 0.5, se)
+    return Found(_calibrated(score, target, _even(target, member)), sum(right + even) / 2 - 0.5, se)
+
+
+def _even(target: Floats, member: Mask) -> Floats:
+    """A weight for each item (n,): none outside `member`, and both classes the same within."""
+    share = float(target[member].mean()) if member.any() else 0.5
+    return np.where(member, 0.5 / np.maximum(1e-9, np.where(target == 1, share, 1 - share)), 0.0)
 
 
 def _boost(steps: Steps, target: Floats, weight: Floats, asked: Steps, *, odd: bool) -> Floats:

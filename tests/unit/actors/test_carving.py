@@ -165,3 +165,30 @@ def test_a_name_of_files_hides_the_generated_domain_and_others_stay_generated(tm
     assert isinstance(read_domain(both, "math"), FileDomain)
     assert read_domain(both, "math").kind == "pair"
     assert not isinstance(read_domain(both, "chat"), FileDomain)
+
+
+def test_an_instruction_that_all_items_share_is_no_question(tmp_path: Path) -> None:
+    texts = [f"a film that is {i} minutes long" for i in range(700)]
+    reviews = [
+        {"question": "Is this\n review favourable?", "choice": t, "label": i % 3 == 0} for i, t in enumerate(texts)
+    ]
+    twice = {**reviews[0], "question": " Is this review  favourable?"}
+    parts = {"train_label": [*reviews[:100], twice], "train_unlabel": [*reviews[100:600], twice], "test": reviews[600:]}
+    found = vault(tmp_path, parts)
+    assert {name: len(found.split(name)) for name in ("train_label", "dev", "board", "seal")} == {
+        "train_label": 100, "dev": 100, "board": 100, "seal": 100,
+    }  # fmt: skip
+    seen = [text for name in SPLITS for text in found.split(name).items.firsts]
+    assert len(seen) == len(set(seen)) > 600
+    assert all(len(np.unique(found.split(name).groups)) == len(found.split(name)) for name in SPLITS)
+
+
+def test_a_group_makes_one_question_of_items_with_a_shared_instruction(tmp_path: Path) -> None:
+    reviews = [
+        {"question": "Favourable?", "choice": f"text {i}", "label": bool(i % 2), "group": f"film {i // 3}"}
+        for i in range(900)
+    ]
+    found = vault(tmp_path, {"train_label": reviews[:90], "train_unlabel": reviews[90:801], "test": reviews[801:]})
+    films = {name: {int(text.split()[1]) // 3 for text in found.split(name).items.firsts} for name in SPLITS}
+    assert sum(map(len, films.values())) == len(set().union(*films.values()))
+    assert len(films["pool_a"]) == len(found.split("pool_a")), "one item a film"

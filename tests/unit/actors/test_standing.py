@@ -12,8 +12,10 @@ from actors.evaluator.audits import TRIALS, AuditReport, Verdict
 from actors.evaluator.audits.auditor import LEASES
 from actors.evaluator.estimate import check_budget, largest_lease, sealing
 from actors.evaluator.jobs import Sizes
+from actors.evaluator.pools import PoolReport
 from actors.evaluator.scoring import Adjusted, Bench, Grounds, draft_record, fixed, standing
 from actors.evaluator.shelf import ScoredRun, Usage
+from actors.evaluator.shortcuts import Shortcut
 from actors.evaluator.source import Method
 from actors.evaluator.statistics import compare, detectable
 from cluster.config import ConfigError, load_config
@@ -167,3 +169,55 @@ def test_a_budget_that_cannot_pay_for_the_seal_is_refused_with_what_would_do() -
     hours = load_config("quickstart", overrides=("budget.campaign.gpu_hours=0.1", "budget.campaign.usd=null"))
     with pytest.raises(ConfigError, match=rf"gpu_hours: 0.1 .* at least {need.gpu_ms / MS_PER_HOUR:.2f}"):
         check_budget(hours, 2)
+
+
+def on_files(made: Bench, **more: Any) -> Bench:
+    """The bench as that of a task from files."""
+    figures = {"before": Shortcut(0.01, 0.01), "after": Shortcut(0.01, 0.01), **more}
+    return replace(
+        made, pool=PoolReport(**{"policy": "balance", "choice": "one", "carved": 900, "items": 800} | figures)
+    )
+
+
+def taught_by(made: Bench, own: ScoredRun) -> ScoredRun:
+    """The run with a tenth of its answers its teacher's."""
+    mixed = np.random.default_rng(5).random(own.hits.shape) < 0.1
+    return replace(own, hits=np.where(mixed, made.weak.hits, own.hits))
+
+
+def test_on_files_a_method_that_depends_on_its_teacher_beats_the_baseline() -> None:
+    made = on_files(bench(run(0.5, 3)))
+    found = word(made, taught_by(made, run(0.75, 4)))
+    assert found["word"] == "beats vanilla on math"
+    assert "caveat" not in found
+
+
+def test_on_files_computed_answers_make_no_claim_without_a_person() -> None:
+    found = word(on_files(bench(run(0.5, 3))), run(0.75, 4))
+    assert found["word"] == "ahead (not established)"
+    assert "do not depend on its teacher's" in found["reason"]
+
+
+def test_a_shortcut_that_could_not_be_balanced_stands_in_the_record_and_takes_the_claim_away() -> None:
+    left = Shortcut(0.2, 0.01)
+    made = on_files(bench(run(0.5, 3)), before=left, after=left)
+    found = word(made, taught_by(made, run(0.75, 4)))
+    assert found["word"] == "ahead (not established)"
+    assert found["reason"] == found["caveat"]
+    assert "shortcuts: the pool's own statistics give .20" in found["caveat"]
+
+
+def test_a_published_pool_to_the_letter_makes_claims_that_say_what_they_do_not_cover() -> None:
+    made = on_files(bench(run(0.5, 3)), policy="keep", choice="all", before=Shortcut(0.2, 0.01))
+    found = word(made, taught_by(made, run(0.75, 4)))
+    assert found["word"] == "beats vanilla on math"
+    assert "does not cover shortcuts: the pool was kept as published" in found["caveat"]
+
+
+def test_a_failed_seed_whose_answers_are_its_teachers_is_no_sign_of_a_teacher() -> None:
+    made = on_files(bench(run(0.5, 3)))
+    own = run(0.75, 4, s0="timeout")
+    failed = replace(own, hits=np.vstack([made.weak.hits[:1], own.hits[1:]]))
+    influence = made.influence(failed)
+    assert influence is not None
+    assert not influence.shown
