@@ -186,9 +186,9 @@ def test_an_instruction_that_all_items_share_is_no_question(tmp_path: Path) -> N
 def test_a_group_makes_one_question_of_items_with_a_shared_instruction(tmp_path: Path) -> None:
     reviews = [
         {"question": "Favourable?", "choice": f"text {i}", "label": bool(i % 2), "group": f"film {i // 3}"}
-        for i in range(900)
+        for i in range(2400)
     ]
-    found = vault(tmp_path, {"train_label": reviews[:90], "train_unlabel": reviews[90:801], "test": reviews[801:]})
+    found = vault(tmp_path, {"train_label": reviews[:90], "train_unlabel": reviews[90:2301], "test": reviews[2301:]})
     films = {name: {int(text.split()[1]) // 3 for text in found.split(name).items.firsts} for name in SPLITS}
     assert sum(map(len, films.values())) == len(set().union(*films.values()))
     assert len(films["pool_a"]) == len(found.split("pool_a")), "one item a film"

@@ -1,4 +1,4 @@
-"""Does a student depend on which teacher it had? Shown for whoever learns from it, not for whoever works answers out."""
+"""Does a student depend on which teacher it had? Shown for who learns from it, not for who works answers out."""
 
 from __future__ import annotations
 

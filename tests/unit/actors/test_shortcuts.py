@@ -46,7 +46,7 @@ def training(pools: dict[str, Pool]) -> tuple[ItemSet, Any]:
 
 def chance(n: int) -> float:
     """What luck may add to a half: the limit, and three standard errors."""
-    return 0.5 + MOST + 1.5 / np.sqrt(n)
+    return float(0.5 + MOST + 1.5 / np.sqrt(n))
 
 
 @pytest.fixture(scope="module")
@@ -173,14 +173,14 @@ def test_texts_of_any_shape_are_counted(text: str) -> None:
     assert not found.before.found
 
 
-def test_seven_thousand_long_items_take_seconds() -> None:
-    rng, n = np.random.default_rng(3), 7000
+def test_long_items_take_milliseconds_each() -> None:
+    rng, n = np.random.default_rng(3), 1500
     words = np.array([f"w{i}" for i in rng.zipf(1.3, 4000) % 30_000])
     texts = [" ".join(words[rng.integers(0, len(words), 330)]) for _ in range(n)]
     items = ItemSet("binary", tuple(map(str, range(n))), tuple(text[:200] for text in texts), tuple(texts), ("",) * n)
     start = time.process_time()
     balance(items, rng.integers(0, 2, n).astype(np.int8), rng)
-    assert time.process_time() - start < 60
+    assert time.process_time() - start < 0.01 * n
 
 
 def test_the_report_reads_like_a_sentence() -> None:

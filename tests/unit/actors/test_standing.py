@@ -173,10 +173,8 @@ def test_a_budget_that_cannot_pay_for_the_seal_is_refused_with_what_would_do() -
 
 def on_files(made: Bench, **more: Any) -> Bench:
     """The bench as that of a task from files."""
-    figures = {"before": Shortcut(0.01, 0.01), "after": Shortcut(0.01, 0.01), **more}
-    return replace(
-        made, pool=PoolReport(**{"policy": "balance", "choice": "one", "carved": 900, "items": 800} | figures)
-    )
+    clean = PoolReport("balance", "one", 900, 800, Shortcut(0.01, 0.01), Shortcut(0.01, 0.01))
+    return replace(made, pool=replace(clean, **more))
 
 
 def taught_by(made: Bench, own: ScoredRun) -> ScoredRun:
