@@ -154,6 +154,7 @@ def _delete(path: Path, table: str, columns: list[str], row: tuple[Any, ...]) ->
 
 
 def _insert(path: Path, table: str, columns: list[str], row: tuple[Any, ...]) -> Apply:
-    unique = tuple(f"{value}~new" if isinstance(value, str) and column in ("key", "id", "request_id", "code_hash") else value
+    named = ("key", "id", "request_id", "code_hash")
+    unique = tuple(f"{value}~new" if isinstance(value, str) and column in named else value
                    for column, value in zip(columns, row, strict=True))  # fmt: skip
     return _run(path, f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", unique)
