@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
 import tempfile
 import time
 from pathlib import Path
 from typing import IO
+
+from cluster.trees import remove_tree
 
 PREFIX = "aar-lane-"
 _LOCK = "owner.lock"
@@ -40,8 +41,8 @@ class Scratch:
             os.chown(self.path, uid, uid)
 
     def remove(self) -> None:
-        """Remove the directory; repeated calls do nothing."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Remove the directory, whatever foreign code left in it; repeated calls do nothing."""
+        remove_tree(self.path)
         self._lock.close()
 
 
@@ -52,17 +53,21 @@ def sweep() -> int:
         with contextlib.suppress(OSError):
             found = path.stat()
             if os.getuid() in (0, found.st_uid) and _abandoned(path, found.st_mtime):
-                shutil.rmtree(path, ignore_errors=True)
+                remove_tree(path)
                 removed += 1
     return removed
 
 
 def _abandoned(path: Path, made: float) -> bool:
+    """Whether nobody holds the lock. What stands in its place and is no file that can be locked is nobody's."""
     try:
-        with (path / _LOCK).open("r+") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
+        lock = os.open(path / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return time.time() - made > _YOUNG_S  # its owner may be about to make and lock it
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except FileNotFoundError:
-        return time.time() - made > _YOUNG_S  # its owner may be about to lock it
+    finally:
+        os.close(lock)
+    return True

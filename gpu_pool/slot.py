@@ -122,7 +122,8 @@ class Slot:
         spec = self._spec
         limits = Limits(memory_bytes=spec.memory_bytes, processes=256, file_bytes=spec.file_bytes)
         uid = uid_of(role, spec.index)
-        return Lane(spec.library, spec.cache_models, limits, uid, spec.gpus, shelter=spec.shelter)
+        reusable = role == "method" and spec.reuse == "wiped"
+        return Lane(spec.library, spec.cache_models, limits, uid, spec.gpus, shelter=spec.shelter, reusable=reusable)
 
     async def warm(self) -> None:
         """Start the library lane, then one spare method lane in the background; inference starts at its first step."""
@@ -338,7 +339,7 @@ class Slot:
         if lane is None:
             return
         self._lent -= 1
-        if lane.alive and (self._spec.reuse == "wiped" or not lane.dirty):
+        if lane.alive and (lane.reusable or not lane.dirty):
             self._spares.append(lane)
         else:
             await lane.close()
