@@ -244,7 +244,7 @@ class Lane:
         except StagingError as problem:
             return StepResult(step.name, "error", str(problem), 0.0, None, {}, "")
         out = await asyncio.to_thread(self._new_out)
-        places = ("/in", f"/out/{out.name}") if moved else (str(self._in), str(out))
+        places = ("/in", f"/out/{out.name}" if self.reusable else "/out") if moved else (str(self._in), str(out))
         order = {"op": "step", "entry": step.entry, "params": step.params, "threads": threads}
         order["device"] = "cuda" if self._gpus else "cpu"
         order |= {"in": places[0], "out": places[1]}
@@ -267,7 +267,12 @@ class Lane:
         stage(inputs, self._in, self._cache_models, cache)
 
     def _new_out(self) -> Path:
-        """A directory that no step has seen: not only its files, its mode and attributes could say something."""
+        """A directory for what the step makes.
+
+        In a reusable lane one that no step has seen: not only its files, its mode and attributes could say something.
+        """
+        if not self.reusable:
+            return self._out
         self._steps += 1
         out = self._out / str(self._steps)
         out.mkdir(mode=0o755)
@@ -276,9 +281,10 @@ class Lane:
         return out
 
     def _clear(self, out: Path) -> None:
-        """What cannot be removed stays where no later step sees it, until the scratch directory goes."""
-        remove_tree(out)
-        empty_tree(self._in)
+        """What cannot be removed ends the lane, but in a reusable one it stays where no later step sees it."""
+        gone = remove_tree(out) if self.reusable else empty_tree(out)
+        if not (empty_tree(self._in) and (gone or self.reusable)):
+            self._mark_dead()
 
     def _drain_log(self) -> None:
         """Read what the step printed last: the zygote passed it on before it said that the step was done."""

@@ -5,7 +5,8 @@ Promises:
   is on disk before it is answered.
 - Three kinds of lanes, each with a uid of its own. Foreign code runs only in a method lane; what it made is read only
   in the inference lane, which gets students and items; truth goes to the library lane alone, where neither ever was.
-- With `sandbox_reuse = never` a lane that ran foreign code is killed at the end of its lease; a spare is kept warm.
+- A lane that ran foreign code is killed at the end of its lease, and a spare is kept warm; with `sandbox_reuse = wiped`
+  it serves on, where each step lives in namespaces of its own and `check_reuse` found that nothing passes between two.
 - A lease uses at most what was reserved: its steps end at its end, and the reported GPU time is capped by it. The time
   of a `serve` step counts from its first start, even when the slot itself was started anew since.
 """
@@ -18,7 +19,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from cluster.clock import now_us
 from cluster.money import gpu_ms
 from cluster.sandbox import FIRST_UID, Limits
 from cluster.wire import pack, unpack
+from gpu_pool.handover import check_handover
 from gpu_pool.lane import Lane, LaneError, Shelter
 from gpu_pool.leases import FOREIGN_ENTRIES, Lease, LeaseResult, LeaseStatus, Step, StepResult
 from gpu_pool.serving.server import ModelServer
@@ -130,6 +132,25 @@ class Slot:
         await self._trusted_lane("library")
         self._warm_spare()
 
+    async def check_reuse(self) -> dict[str, bool]:
+        """Try whether a method lane may serve a second lease; rows (True: it held), empty where none is used twice.
+
+        One row that did not hold, and from now on every lane that ran foreign code is replaced.
+        """
+        if self._spec.reuse == "never":
+            return {}
+        lane = await self._take_method_lane()
+        rows = await check_handover(lane) if lane.reusable and isinstance(lane, Lane) else {}
+        if not lane.reusable or not all(rows.values()):
+            log.warning(
+                "slot %s: no sandbox is used twice: %s", self._spec.name, [n for n, held in rows.items() if not held]
+            )
+            lane.dirty = True
+            lane.reusable = False
+            self._spec = replace(self._spec, reuse="never")
+        await self._give_back(lane)
+        return rows
+
     async def run(self, lease: Lease) -> LeaseResult:
         """Carry the lease out, or join it, or give its stored result."""
         stored = self._stored(lease)
@@ -156,6 +177,10 @@ class Slot:
         """The model server of a running lease, `None` when there is none (yet, or any more)."""
         running = self._running.get(lease_id)
         return None if running is None or running.server is None else running.server.state
+
+    def regrade(self, grade: str) -> None:
+        """The grade that results carry from now on."""
+        self._spec = replace(self._spec, grade=grade)
 
     def _finished(self, task: asyncio.Task[LeaseResult]) -> None:
         self._tasks.discard(task)
