@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -46,8 +47,16 @@ class SlotActor:
             if self._slot is None:
                 slot = await asyncio.to_thread(self._build)
                 await slot.warm()
+                await self._check_reuse(slot)
                 self._slot = slot
         return self._slot
+
+    async def _check_reuse(self, slot: Slot) -> None:
+        """A slot in which something passed between two leases uses no sandbox twice, and its grade is no A."""
+        assert self._info is not None
+        if not all((await slot.check_reuse()).values()) and self._info.sandbox_grade == "A":
+            self._info = replace(self._info, sandbox_grade="B")
+            slot.regrade("B")
 
     def _build(self) -> Slot:
         sweep()
@@ -68,7 +77,7 @@ class SlotActor:
             name=self._name,
             threads=self._pool.threads_per_slot,
             memory_bytes=self._pool.memory_bytes,
-            reuse="never" if shelter == "landlock" else self._pool.sandbox_reuse,
+            reuse=self._pool.sandbox_reuse if shelter == "namespaces" else "never",
             library=library,
             cache_models=cache.models,
             index=self._index,

@@ -7,7 +7,6 @@ hash of everything that its content depends on. Sandboxes see `models/` read-onl
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.config import Pool
+from cluster.trees import remove_tree
 
 _PAUSE_SHARE = 8
 
@@ -70,4 +70,4 @@ class NodeCache:
                 if not self.has(key):
                     raise
         finally:
-            shutil.rmtree(directory, ignore_errors=True)
+            remove_tree(directory)

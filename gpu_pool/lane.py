@@ -3,6 +3,8 @@
 Promises:
 - A step ends at its deadline: first the zygote is asked, then, after a grace of seconds, the whole sandbox is killed.
 - A lane that missed heartbeats, broke the protocol or was not clean after a step is dead and never used again.
+- A `reusable` lane runs each step in namespaces of its own, with an output directory of its own: what one step made,
+  set or left running is nowhere for the next one.
 - What comes out of a step: the named files within their size limits (read back without following links), at most
   `LOG_BYTES` of its output (head and tail), and plain-data metrics.
 """
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import sys
 import time
@@ -31,11 +34,14 @@ from cluster.sandbox import (
     readback_to,
     spawn,
 )
+from cluster.trees import empty_tree, remove_tree, tree_bytes
 from cluster.wire import FrameReader, WireError, frame
 from gpu_pool.leases import Step, StepResult, StepStatus
 from gpu_pool.scratch import Scratch
-from gpu_pool.staging import CACHE_INSIDE, StagingError, clear_directory, directory_bytes, stage
+from gpu_pool.staging import CACHE_INSIDE, MOST_ENTRIES, StagingError, stage
 from gpu_pool.uncontained import Uncontained
+
+log = logging.getLogger(__name__)
 
 LOG_BYTES = 256 << 10
 READY_S = 180.0
@@ -43,7 +49,10 @@ READY_S = 180.0
 HEARTBEAT_S = 15.0
 CANCEL_GRACE_S = 2.0
 OUT_BYTES_SLACK = 64 << 20
-_CODE = "import sys; sys.path.insert(0, {!r}); from gpu_pool.child.zygote import main; main(contained={})"
+_CODE = "import sys; sys.path.insert(0, {!r}); from gpu_pool.child.zygote import main; main({!r}, {!r})"
+_SCRATCH_BYTES = {"/tmp": 64 << 20, "/ws": 64 << 20, "/dev/shm": 64 << 20}
+_DRAINS = 64
+"""Reads of 256 KiB: many times what a pipe holds, and an end to it."""
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -59,6 +68,11 @@ def _fileno(stream: IO[bytes] | None) -> int:
     if stream is None:
         raise LaneError("a sandbox without pipes")
     return stream.fileno()
+
+
+def _exceeds(out: Path, most_bytes: int) -> bool:
+    size = tree_bytes(out, MOST_ENTRIES)
+    return size is None or size > most_bytes
 
 
 class LaneError(AarError):
@@ -108,8 +122,11 @@ class Lane:
         gpus: tuple[int, ...] = (),
         *,
         shelter: Shelter = "namespaces",
+        reusable: bool = False,
     ) -> None:
         """`library` is seen as /aar, `cache_models` as /cache; `uid` is the sandbox's own when the slot runs as root.
+
+        `reusable` asks for steps that live apart from each other; whether they do is known after `start`.
 
         With the shelter `landlock` all lies where it lies on the host, and what one step leaves running lives until the
         lane is closed. With `none` there is no sandbox at all: only where the user allowed it, never graded above C.
@@ -117,6 +134,9 @@ class Lane:
         self._library, self._cache_models = library, cache_models
         self._limits, self._uid, self._gpus = limits, uid, gpus
         self._shelter = shelter
+        self.reusable = reusable and shelter == "namespaces"
+        """Whether a step may follow one of another lease here; `dirty` or not."""
+        self._steps = 0
         self._scratch = Scratch()
         if shelter == "landlock":
             self._scratch.hand_to(uid)
@@ -131,16 +151,21 @@ class Lane:
         """The sandbox of this lane, running its zygote or, to be probed, `argv`."""
         places = {"/aar": self._library, CACHE_INSIDE: self._cache_models, "/in": self._in}
         moved = self._shelter == "namespaces"
+        kind = ("apart" if self.reusable else "contained") if moved else "bare"
         interpreter = python_binds() if moved else tuple(Bind(bind.host, bind.host) for bind in python_binds())
-        code = _CODE.format("/aar" if moved else str(self._library), moved)
+        code = _CODE.format("/aar" if moved else str(self._library), kind, _SCRATCH_BYTES)
         return SandboxSpec(
             argv=argv or (sys.executable, "-I", "-B", "-c", code),
             ro_binds=(*interpreter, *(Bind(str(host), at if moved else str(host)) for at, host in places.items())),
             rw_binds=(Bind(str(self._out), "/out" if moved else str(self._out)),),
             env=ENVIRONMENT,
             uid=self._uid,
+            tmp_bytes=_SCRATCH_BYTES["/tmp"],
+            shm_bytes=_SCRATCH_BYTES["/dev/shm"],
+            ws_bytes=_SCRATCH_BYTES["/ws"],
             limits=self._limits,
             gpus=self._gpus,
+            nested=self.reusable and argv is None,
         )
 
     def _spawn(self) -> Sandboxed | Uncontained:
@@ -148,7 +173,7 @@ class Lane:
             return spawn(self.spec())
         if self._shelter == "landlock":
             return confine(self.spec())
-        code = _CODE.format(str(self._library), False)
+        code = _CODE.format(str(self._library), "bare", {})
         return Uncontained((sys.executable, "-I", "-B", "-c", code), ENVIRONMENT)
 
     @property
@@ -174,6 +199,9 @@ class Lane:
             tail = self._log.take()[-2000:].decode(errors="replace")
             await self.close()
             raise LaneError(f"a sandbox did not become warm within {READY_S:.0f} s; it printed: {tail}")
+        if self.reusable and message.get("apart") is not True:
+            log.warning("steps cannot live apart here, so no sandbox is used twice: %s", message.get("reason"))
+            self.reusable = False
 
     def _read_frames(self, fd: int, reader: FrameReader) -> None:
         try:
@@ -215,39 +243,74 @@ class Lane:
             await asyncio.to_thread(self._stage, inputs, CACHE_INSIDE if moved else str(self._cache_models))
         except StagingError as problem:
             return StepResult(step.name, "error", str(problem), 0.0, None, {}, "")
-        places = ("/in", "/out") if moved else (str(self._in), str(self._out))
+        out = await asyncio.to_thread(self._new_out)
+        places = ("/in", f"/out/{out.name}" if self.reusable else "/out") if moved else (str(self._in), str(out))
         order = {"op": "step", "entry": step.entry, "params": step.params, "threads": threads}
         order["device"] = "cuda" if self._gpus else "cpu"
         order |= {"in": places[0], "out": places[1]}
-        status, error, first_ms, metrics = await self._serve(order, step, began, seconds, progress)
+        status, error, first_ms, metrics = await self._serve(order, out, step, began, seconds, progress)
         outputs: dict[str, str] = {}
         if status == "ok":
             try:
-                outputs = await asyncio.to_thread(self._collect, step, into)
+                outputs = await asyncio.to_thread(self._collect, step, out, into)
             except ReadbackError as problem:
                 status, error = "bad_output", str(problem)
         log_path = into / "log.txt"
+        self._drain_log()
         log_path.write_bytes(self._log.take())
-        clear_directory(self._out)
-        clear_directory(self._in)
+        await asyncio.to_thread(self._clear, out)
         took = time.monotonic() - began
         return StepResult(step.name, status, error, took, first_ms, outputs, str(log_path), metrics)
 
     def _stage(self, inputs: dict[str, Path], cache: str) -> None:
-        clear_directory(self._in)
+        empty_tree(self._in)
         stage(inputs, self._in, self._cache_models, cache)
 
-    def _collect(self, step: Step, into: Path) -> dict[str, str]:
+    def _new_out(self) -> Path:
+        """A directory for what the step makes.
+
+        In a reusable lane one that no step has seen: not only its files, its mode and attributes could say something.
+        """
+        if not self.reusable:
+            return self._out
+        self._steps += 1
+        out = self._out / str(self._steps)
+        out.mkdir(mode=0o755)
+        if os.geteuid() == 0:
+            os.chown(out, self._uid, self._uid)
+        return out
+
+    def _clear(self, out: Path) -> None:
+        """What cannot be removed ends the lane, but in a reusable one it stays where no later step sees it."""
+        gone = remove_tree(out) if self.reusable else empty_tree(out)
+        if not (empty_tree(self._in) and (gone or self.reusable)):
+            self._mark_dead()
+
+    def _drain_log(self) -> None:
+        """Read what the step printed last: the zygote passed it on before it said that the step was done."""
+        stream = self._box.stderr if self._box is not None else None
+        if stream is None or stream.closed:
+            return
+        for _ in range(_DRAINS):
+            try:
+                data = os.read(stream.fileno(), 1 << 18)
+            except OSError:
+                return
+            if not data:
+                return
+            self._log.feed(data)
+
+    def _collect(self, step: Step, out: Path, into: Path) -> dict[str, str]:
         outputs = {}
         for name, limit in step.outputs.items():
-            if name in step.optional and not os.path.lexists(self._out / name):
+            if name in step.optional and not os.path.lexists(out / name):
                 continue
-            readback_to(self._out, name, into / name, limit)
+            readback_to(out, name, into / name, limit)
             outputs[name] = str(into / name)
         return outputs
 
     async def _serve(
-        self, order: dict[str, Any], step: Step, began: float, seconds: float, progress: Progress
+        self, order: dict[str, Any], out: Path, step: Step, began: float, seconds: float, progress: Progress
     ) -> tuple[StepStatus, str, float | None, dict[str, Any]]:
         """Hand the step over and follow it to its end: status, error, first-line time, metrics."""
         while not self._frames.empty() and self.alive:
@@ -256,7 +319,7 @@ class Lane:
             return "crashed", "the sandbox was gone", None, {}
         first_ms: float | None = None
         most_out = sum(step.outputs.values()) + OUT_BYTES_SLACK
-        too_much = f"it wrote more than {most_out >> 20} MiB"
+        too_much = f"it wrote more than {most_out >> 20} MiB or {MOST_ENTRIES:,} files and folders, or locked some"
         last_sign = time.monotonic()
         while True:
             now = time.monotonic()
@@ -266,7 +329,7 @@ class Lane:
             if now - last_sign > HEARTBEAT_S:
                 await self._drop()
                 return "crashed", "the sandbox stopped answering", first_ms, {}
-            if directory_bytes(self._out) > most_out:
+            if _exceeds(out, most_out):
                 await self._cancel()
                 return "bad_output", too_much, first_ms, {}
             try:
@@ -289,7 +352,7 @@ class Lane:
                 progress(data)
             elif message.get("event") == "done":
                 status, error, first_ms, metrics = self._ended(message, first_ms)
-                if status != "ok" and directory_bytes(self._out) > most_out:
+                if status != "ok" and _exceeds(out, most_out):
                     return "bad_output", too_much, first_ms, metrics
                 return status, error, first_ms, metrics
             elif message is _ABORT:
@@ -355,7 +418,7 @@ class Lane:
     async def close(self) -> None:
         """Kill the sandbox with everything in it and remove its directories."""
         await self._drop()
-        self._scratch.remove()
+        await asyncio.to_thread(self._scratch.remove)
 
     async def _drop(self) -> None:
         if self._box is not None:

@@ -7,14 +7,17 @@ copy's name is the hash of its content, which stands in records as the version o
 from __future__ import annotations
 
 import hashlib
-import shutil
 import tempfile
 from pathlib import Path
+
+from cluster.trees import remove_tree
 
 ROOT = Path(__file__).resolve().parent.parent
 ALLOWED = (
     "cluster/__init__.py",
     "cluster/errors.py",
+    "cluster/openat2.py",
+    "cluster/trees.py",
     "cluster/wire.py",
     "cluster/sandbox/errors.py",
     "cluster/sandbox/seccomp.py",
@@ -69,5 +72,5 @@ def materialise(cache_dir: Path) -> Path:
         building.rename(target)
     except OSError:
         # Another slot of this node was faster; its copy has the same content by name.
-        shutil.rmtree(building)
+        remove_tree(building)
     return target

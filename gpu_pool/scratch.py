@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
 import tempfile
 import time
 from pathlib import Path
 from typing import IO
+
+from cluster.trees import remove_tree
 
 PREFIX = "aar-lane-"
 _LOCK = "owner.lock"
@@ -41,8 +42,8 @@ class Scratch:
             os.chown(self.path, uid, uid)
 
     def remove(self) -> None:
-        """Remove the directory; repeated calls do nothing."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Remove the directory, whatever foreign code left in it; repeated calls do nothing."""
+        remove_tree(self.path)
         self._lock.close()
 
 
@@ -53,20 +54,24 @@ def sweep() -> int:
         with contextlib.suppress(OSError):
             found = path.stat()
             if os.getuid() in (0, found.st_uid) and _abandoned(path, _LOCK_S):
-                shutil.rmtree(path, ignore_errors=True)
+                remove_tree(path)
                 removed += 1
     return removed
 
 
 def _abandoned(path: Path, patience_s: float) -> bool:
+    """Whether nobody holds the lock. What stands in its place and is no file that can be locked is nobody's."""
     try:
-        with (path / _LOCK).open("r+") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-    except BlockingIOError:
-        return False
-    except FileNotFoundError:
+        lock = os.open(path / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
         if not patience_s:
             return True
-        time.sleep(patience_s)  # its owner may be about to lock it
+        time.sleep(patience_s)  # its owner may be about to make and lock it
         return _abandoned(path, 0.0)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(lock)
+    return True

@@ -5,7 +5,8 @@ Promises:
   is on disk before it is answered.
 - Three kinds of lanes, each with a uid of its own. Foreign code runs only in a method lane; what it made is read only
   in the inference lane, which gets students and items; truth goes to the library lane alone, where neither ever was.
-- With `sandbox_reuse = never` a lane that ran foreign code is killed at the end of its lease; a spare is kept warm.
+- A lane that ran foreign code is killed at the end of its lease, and a spare is kept warm; with `sandbox_reuse = wiped`
+  it serves on, where each step lives in namespaces of its own and `check_reuse` found that nothing passes between two.
 - A fault of the slot's own storage, or its end, is no result: `run` raises `StorageError` or `ClosedError`, nothing is
   charged, and the lease may be carried out elsewhere.
 - A lease uses at most what was reserved: its steps end at its end, and the reported GPU time is capped by it. The time
@@ -24,7 +25,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +34,7 @@ from cluster.money import gpu_ms
 from cluster.sandbox import FIRST_UID, Limits
 from cluster.storage import Place, StorageError, storage_fault
 from cluster.wire import pack, unpack
+from gpu_pool.handover import check_handover
 from gpu_pool.lane import Lane, LaneError, Shelter
 from gpu_pool.leases import FOREIGN_ENTRIES, ClosedError, Lease, LeaseResult, LeaseStatus, Step, StepResult
 from gpu_pool.serving.server import ModelServer
@@ -159,12 +161,32 @@ class Slot:
         spec = self._spec
         limits = Limits(memory_bytes=spec.memory_bytes, processes=256, file_bytes=spec.file_bytes)
         uid = uid_of(role, spec.index)
-        return Lane(spec.library, spec.cache_models, limits, uid, spec.gpus, shelter=spec.shelter)
+        reusable = role == "method" and spec.reuse == "wiped"
+        return Lane(spec.library, spec.cache_models, limits, uid, spec.gpus, shelter=spec.shelter, reusable=reusable)
 
     async def warm(self) -> None:
         """Start the library lane, then one spare method lane in the background; inference starts at its first step."""
         await self._trusted_lane("library")
         self._warm_spare()
+
+    async def check_reuse(self) -> dict[str, bool]:
+        """Try whether a method lane may serve a second lease; rows (True: it held), empty where none is used twice.
+
+        One row that did not hold, and from now on every lane that ran foreign code is replaced.
+        """
+        if self._spec.reuse == "never":
+            return {}
+        lane = await self._take_method_lane()
+        rows = await check_handover(lane) if lane.reusable and isinstance(lane, Lane) else {}
+        if not lane.reusable or not all(rows.values()):
+            log.warning(
+                "slot %s: no sandbox is used twice: %s", self._spec.name, [n for n, held in rows.items() if not held]
+            )
+            lane.dirty = True
+            lane.reusable = False
+            self._spec = replace(self._spec, reuse="never")
+        await self._give_back(lane)
+        return rows
 
     async def run(self, lease: Lease) -> LeaseResult:
         """Carry the lease out, or join it, or give its stored result."""
@@ -194,6 +216,10 @@ class Slot:
         """The model server of a running lease, `None` when there is none (yet, or any more)."""
         running = self._running.get(lease_id)
         return None if running is None or running.server is None else running.server.state
+
+    def regrade(self, grade: str) -> None:
+        """The grade that results carry from now on."""
+        self._spec = replace(self._spec, grade=grade)
 
     def _finished(self, task: asyncio.Task[LeaseResult]) -> None:
         self._tasks.discard(task)
@@ -411,7 +437,7 @@ class Slot:
         if lane is None:
             return
         self._lent -= 1
-        if lane.alive and (self._spec.reuse == "wiped" or not lane.dirty):
+        if lane.alive and (lane.reusable or not lane.dirty):
             self._spares.append(lane)
         else:
             await lane.close()

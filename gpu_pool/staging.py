@@ -7,7 +7,6 @@ reached through the read-only bind `/cache` by a symbolic link, because a model 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import stat
@@ -15,32 +14,15 @@ from pathlib import Path
 
 from cluster.errors import AarError
 from cluster.objects import safe_relative
+from cluster.trees import Walk
 
 CACHE_INSIDE = "/cache"
-HUGE = 1 << 62
+MOST_ENTRIES = 10_000
+"""Files and folders of one input, and of what a step writes: an honest one has a handful."""
 
 
 class StagingError(AarError):
     """An input that is not there or has a bad name."""
-
-
-def _open_up(_function: object, path: str, _info: object) -> None:
-    """A directory that foreign code left without permissions: give them back and remove it."""
-    Path(path).parent.chmod(0o700)
-    if Path(path).is_dir() and not Path(path).is_symlink():
-        Path(path).chmod(0o700)
-        shutil.rmtree(path)
-    else:
-        Path(path).unlink()
-
-
-def clear_directory(directory: Path) -> None:
-    """Remove everything inside `directory`, whoever made it and with whatever permissions."""
-    for entry in directory.iterdir():
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry, onerror=_open_up)
-        else:
-            entry.unlink()
 
 
 def stage(inputs: dict[str, Path], into: Path, cache_models: Path, cache_inside: str = CACHE_INSIDE) -> None:
@@ -54,15 +36,22 @@ def stage(inputs: dict[str, Path], into: Path, cache_models: Path, cache_inside:
             target.symlink_to(Path(cache_inside) / source.relative_to(cache_models))
         elif source.is_dir():
             target.mkdir(mode=0o755)
-            for path in sorted(source.rglob("*")):
-                if path.is_file() and not path.is_symlink():
-                    inner = target / path.relative_to(source)
-                    inner.parent.mkdir(parents=True, exist_ok=True)
-                    _bring(path, inner)
+            _bring_folder(name, source, target)
         elif source.is_file():
             _bring(source, target)
         else:
             raise StagingError(f"input {name}: {source} does not exist")
+
+
+def _bring_folder(name: str, source: Path, target: Path) -> None:
+    """The regular files of a folder; links and everything else stay behind."""
+    walk = Walk(source, MOST_ENTRIES)
+    for path in sorted(found.path for found in walk if found.regular):
+        inner = target / path
+        inner.parent.mkdir(parents=True, exist_ok=True)
+        _bring(source / path, inner)
+    if not walk.whole:
+        raise StagingError(f"input {name}: {source} is too deep, has more than {MOST_ENTRIES} files, or is locked")
 
 
 def _bring(source: Path, target: Path) -> None:
@@ -81,29 +70,3 @@ def link_or_copy(source: Path, target: Path, *, link: bool) -> bool:
             return True
     shutil.copyfile(source, target)
     return False
-
-
-def directory_bytes(directory: Path, most_entries: int = 10_000) -> int:
-    """Bytes of the files below `directory`, which a step may change meanwhile.
-
-    Says "huge" after `most_entries` entries, and for a directory that may not be read: an honest step makes neither.
-    """
-    total, entries = 0, 0
-    pending = [directory]
-    while pending:
-        try:
-            listing = list(os.scandir(pending.pop()))
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except OSError:
-            return HUGE
-        for entry in listing:
-            entries += 1
-            if entries > most_entries:
-                return HUGE
-            with contextlib.suppress(FileNotFoundError):
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append(Path(entry.path))
-                else:
-                    total += entry.stat(follow_symlinks=False).st_size
-    return total

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import shutil
 import statistics
 import sys
 import tempfile
@@ -39,6 +38,7 @@ from cluster.names import RunPaths
 from cluster.objects import ObjectStore
 from cluster.store import Store
 from cluster.terminal import run_script
+from cluster.trees import remove_tree
 from gpu_pool.cache import NodeCache
 from gpu_pool.leases import Lease, LeaseRequest, Step
 from gpu_pool.library import materialise
@@ -161,7 +161,7 @@ def main(argv: list[str]) -> int:
     try:
         found = asyncio.run(measure(root, args.reuse, args.repeats, args.task))
     finally:
-        shutil.rmtree(root, ignore_errors=True)
+        remove_tree(root)
     counted, alone = (statistics.median(column) for column in zip(*found, strict=True))
     print(f"counted {counted:.2f} s, plain {alone:.2f} s: {counted / alone:.3f} times (aim: {AIM:.2f})")
     print(f"an audit trains {len(TRIALS)} students (aim: {MOST_TRAININGS}) and asks them on other items")

@@ -28,6 +28,7 @@ from actors.evaluator.secret import write_private
 from cluster.errors import AarError, RefusedError
 from cluster.names import RESEARCHERS
 from cluster.store import Store
+from cluster.trees import remove_tree
 from gpu_pool.leases import Job, LeaseKind, LeaseRequest, LeaseResult, StepResult
 from gpu_pool.weak_to_strong.items import ItemSet
 
@@ -186,12 +187,12 @@ class Desk:
             yield folder
         finally:
             self._out -= 1
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_tree(folder)
 
     def sweep(self) -> None:
         """Delete input files that a killed evaluator left behind, unless an order is out."""
         if not self._out:
-            shutil.rmtree(self._private, ignore_errors=True)
+            remove_tree(self._private)
 
     def discard(self, results: list[LeaseResult]) -> None:
         """Delete students and answers of leases that are scored: a ceiling's are as good as truth."""

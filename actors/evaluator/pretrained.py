@@ -19,6 +19,7 @@ from actors.evaluator.jobs import Sizes, pretrain_step
 from actors.evaluator.models import Which
 from actors.evaluator.shelf import Shelf, Usage
 from cluster.names import BASELINES_ACCOUNT
+from cluster.trees import remove_tree
 from gpu_pool.leases import Job
 from gpu_pool.weak_to_strong.domains import Domain, prepare_corpus, write_pretrain_inputs
 from gpu_pool.weak_to_strong.tasks.artefacts import code_version
@@ -105,6 +106,6 @@ def _install(sources: dict[str, Path], target: Path) -> None:
     try:
         temporary.rename(target)
     except OSError:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove_tree(temporary)
         if not all((target / name).is_file() for name in _FILES):
             raise

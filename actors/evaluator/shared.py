@@ -8,7 +8,6 @@ limited by what it needs: teachers need the weak model, features and ceilings th
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from actors.evaluator.statistics.variance import Hits
 from actors.evaluator.tiers import Tier
 from actors.evaluator.truth import Vault
 from cluster.names import BASELINES_ACCOUNT
+from cluster.trees import remove_tree
 from gpu_pool.leases import Job, LeaseResult, Step, StepResult
 from gpu_pool.weak_to_strong.items import ItemSet
 
@@ -138,7 +138,7 @@ class SharedWork:
         given = Given(home / "strong", home / "items.arrow", home / "features.safetensors", self.prior_file)
         if not home.exists():
             partial = home.with_suffix(".partial")
-            shutil.rmtree(partial, ignore_errors=True)
+            remove_tree(partial)
             partial.mkdir(mode=0o700)
             disguise.model(strong, partial / given.strong.name)
             save_items(disguise.items(self._t.vault.unlabelled().items), partial / given.items.name)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,10 +17,13 @@ from cluster.file_kind import why_not_text
 from cluster.objects import ObjectError, safe_relative
 from cluster.sandbox.errors import ReadbackError
 from cluster.sandbox.readback import readback
+from cluster.trees import Walk
 
 MAX_FILE_BYTES = 256 << 10
 MAX_METHOD_BYTES = 64 << 10
 MAX_LISTED = 500
+MAX_ENTRIES = 50_000
+"""Files and folders of a workspace that are looked at, to list them or to add up their bytes."""
 QUOTA_BYTES = 256 << 20
 """What a workspace may hold before tools that write into it refuse."""
 FORUM_FOLDER = "forum"
@@ -113,17 +115,13 @@ class Workspace:
         return [{"path": path, "bytes": size} for _, path, size in found[:most]]
 
     def used_bytes(self) -> int:
-        """Bytes of all files."""
+        """Bytes of the files that can be seen: a command may make folders deeper, and more, than are looked at."""
         return sum(size for _, size in self._files())
 
     def _files(self) -> Iterator[tuple[str, int]]:
-        for folder, _, names, fd in os.fwalk(self.root, follow_symlinks=False):
-            relative = Path(folder).relative_to(self.root)
-            for name in names:
-                with contextlib.suppress(FileNotFoundError):
-                    found = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                    if stat.S_ISREG(found.st_mode):
-                        yield str(relative / name), found.st_size
+        for found in Walk(self.root, MAX_ENTRIES):
+            if found.regular:
+                yield os.fsencode(found.path).decode("utf-8", "replace"), found.bytes
 
     def _write(self, name: str, data: bytes) -> None:
         *folders, leaf = name.split("/")

@@ -45,12 +45,13 @@ def _system_args() -> list[str]:
     return args
 
 
-def _namespace_args(uid: int) -> list[str]:
-    return [
+def _namespace_args(uid: int, nested: bool) -> list[str]:
+    args = [
         "--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try",
-        "--hostname", "sandbox", "--uid", str(uid), "--gid", str(uid), "--disable-userns", "--assert-userns-disabled",
-        "--die-with-parent", "--new-session", "--clearenv", "--cap-drop", "ALL",
+        "--hostname", "sandbox", "--uid", str(uid), "--gid", str(uid), "--die-with-parent", "--new-session",
+        "--clearenv", "--cap-drop", "ALL",
     ]  # fmt: skip
+    return [*args, *(("--cap-add", "CAP_SYS_ADMIN") if nested else ("--disable-userns", "--assert-userns-disabled"))]
 
 
 def bwrap_args(spec: SandboxSpec) -> tuple[list[str], list[tuple[str, int, bool]]]:
@@ -58,11 +59,13 @@ def bwrap_args(spec: SandboxSpec) -> tuple[list[str], list[tuple[str, int, bool]
 
     The launcher may bind a source to another place first and then replaces the argument.
     """
-    args = _namespace_args(spec.uid)
+    args = _namespace_args(spec.uid, spec.nested)
     for key, value in {**environment(spec), **spec.env}.items():
         args += ["--setenv", key, value]
     args += _system_args()
-    args += ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"]
+    args += ["--proc", "/proc", "--dev", "/dev"]
+    if not spec.nested:  # which mounts a /proc of its own: the kernel allows that where the whole of this one is seen
+        args += ["--ro-bind", "/proc/sys", "/proc/sys"]
     args += ["--size", str(spec.shm_bytes), "--tmpfs", "/dev/shm", *gpu_args(spec.gpus), "--remount-ro", "/dev"]
     args += ["--size", str(spec.tmp_bytes), "--tmpfs", "/tmp"]
     if all(bind.inside != "/ws" for bind in spec.ro_binds + spec.rw_binds):

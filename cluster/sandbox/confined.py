@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -29,6 +28,7 @@ from cluster.sandbox.launcher import Plan
 from cluster.sandbox.limits import Group
 from cluster.sandbox.process import PIPE, Sandboxed, start
 from cluster.sandbox.spec import SandboxSpec
+from cluster.trees import remove_tree
 
 _PROGRAM = Path(__file__).with_name("confine.py")
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc/ld.so.cache", "/etc/alternatives")
@@ -63,7 +63,7 @@ class Confined(Sandboxed):
 
     def _end(self) -> None:
         super()._end()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        remove_tree(self._scratch)
 
 
 def _plan(spec: SandboxSpec, group: Group, scratch: Path) -> Plan:
@@ -91,7 +91,7 @@ def _plan(spec: SandboxSpec, group: Group, scratch: Path) -> Plan:
         "enter": list(group.enter),
         "rlimits": [str(word) for pair in rlimits.items() for word in pair],
         "fds": [str(fd) for fd in spec.pass_fds],
-        "seccomp": [seccomp.program(no_socket=True).hex()],
+        "seccomp": [seccomp.program(shared=True).hex()],
     }
 
 
@@ -115,7 +115,7 @@ def confine(spec: SandboxSpec, stdin: int | IO[bytes] | None = PIPE, stdout: int
     except (OSError, RuntimeError, SandboxError) as error:
         os.close(read_end)
         group.remove()
-        shutil.rmtree(scratch, ignore_errors=True)
+        remove_tree(scratch)
         if isinstance(error, SpecError):
             raise
         raise SandboxError(f"the sandbox could not be started: {error}") from error

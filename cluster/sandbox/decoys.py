@@ -11,7 +11,6 @@ import ctypes
 import json
 import os
 import secrets
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.sandbox.errors import SandboxError
+from cluster.trees import remove_tree
 
 _PROGRAM = str(Path(__file__).with_name("decoy_process.py"))
 _SYS_ADD_KEY = {"x86_64": 248, "aarch64": 217}
@@ -94,4 +94,4 @@ def decoys(uid: int) -> Iterator[dict[str, Any]]:
             process.communicate()
         _remove_key(serial)
         shm.unlink(missing_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_tree(folder)

@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import platform
+import secrets
 import signal
 import subprocess
 import sys
@@ -79,9 +80,14 @@ def _source() -> str:
     return Path(__file__).with_name("probe.py").read_text()
 
 
+@functools.cache
+def _handover_source() -> str:
+    return Path(__file__).with_name("handover.py").read_text()
+
+
 def probe_hash() -> str:
-    """SHA-256 (hex) of the probe's source."""
-    return hashlib.sha256(_source().encode()).hexdigest()
+    """SHA-256 (hex) of the sources of both probes."""
+    return hashlib.sha256((_source() + _handover_source()).encode()).hexdigest()
 
 
 def _command() -> tuple[str, ...]:
@@ -196,6 +202,23 @@ def _try_limits(spec: SandboxSpec, start: Start) -> dict[str, bool]:
     }
 
 
+def _try_handover(spec: SandboxSpec, start: Start) -> dict[str, bool]:
+    """Rows (True: held) of what one sandbox leaves for the next one of the same user."""
+    marker = f"aar-{secrets.token_hex(7)}"
+    answers = []
+    spec = dataclasses.replace(spec, argv=(sys.executable, "-I", "-S", "-B", "-c", _handover_source()))
+    for mode in ("leave", "find"):
+        with start(spec) as sandbox:
+            try:
+                out, err = sandbox.communicate(_line({"marker": marker}, mode), _SECONDS)
+            except subprocess.TimeoutExpired as error:
+                raise SandboxError("the probe of what is left behind did not end") from error
+        answers += _answers(out)
+    if len(answers) != 2 or not any(answers[0]["left"].values()):
+        raise SandboxError(f"the probe of what is left behind: {err.decode(errors='replace').strip()[-500:]}")
+    return {f"left_{name}": not found for name, found in answers[1]["found"].items()}
+
+
 def _cache_key() -> dict[str, Any]:
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return {"boot": boot, "probe": probe_hash(), "uid": os.geteuid(), "python": sys.executable}
@@ -249,6 +272,7 @@ def grade(spec_factory: SpecFactory, cache: Path | None = None, start: Start = s
             if control is None:
                 control = _control(description)
                 _keep_control(cache, control)
+        rows |= _try_handover(spec, start)
         rows |= _try_limits(spec, start)
         letter, reason = _letter(rows, control)
         if letter == "A" and start is not spawn:

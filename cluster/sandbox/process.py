@@ -246,7 +246,7 @@ def spawn(spec: SandboxSpec, stdin: int | IO[bytes] | None = PIPE, stdout: int |
     bwrap = find_bwrap()
     if bwrap is None:
         raise SandboxError("bubblewrap (bwrap) is not installed")
-    filter_ = seccomp.program(interfaces=spec.interfaces)
+    filter_ = seccomp.program(interfaces=spec.interfaces, nested=spec.nested)
     group = Group(spec.limits)
     read_end, write_end = os.pipe()
     try:

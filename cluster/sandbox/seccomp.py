@@ -40,6 +40,19 @@ _NEWER = {  # numbers that every architecture shares, for a libseccomp older tha
     "pidfd_getfd": 438, "process_madvise": 440, "mount_setattr": 442, "quotactl_fd": 443, "open_tree_attr": 467,
 }  # fmt: skip
 _UNKNOWN = -1
+_NESTED = ("mount", "unshare")
+"""What a trusted process needs that gives each of its children namespaces of its own; they deny it to themselves."""
+_PERSISTENT = (
+    "shmget", "shmat", "shmdt", "shmctl", "semget", "semop", "semtimedop", "semctl", "msgget", "msgsnd", "msgrcv",
+    "msgctl", "ipc", "mq_open", "mq_unlink",
+)  # fmt: skip
+"""IPC that outlives its maker; a namespace ends it, and where there is none nobody gets it."""
+_OF_OTHERS = (
+    ("prlimit64", 0), ("sched_setaffinity", 0), ("sched_setscheduler", 0), ("sched_setparam", 0),
+    ("sched_setattr", 0), ("migrate_pages", 0), ("move_pages", 0), ("setpriority", 1), ("ioprio_set", 1),
+)  # fmt: skip
+"""Calls that change another process of the same user, and which argument names it: 0 is the caller itself."""
+_PRIO_PROCESS, _IOPRIO_WHO_PROCESS = 0, 1
 _NAMESPACE_FLAGS = (0x00000080, 0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000)
 _ALLOWED_FAMILIES = (1, 2, 10)  # AF_UNIX, AF_INET and AF_INET6: the network namespace has only its own loopback
 _AF_NETLINK, _NETLINK_ROUTE = 16, 0
@@ -66,10 +79,11 @@ def _deny(lib: ModuleType, filter_: Any, name: str, *args: Any, error: int = err
         filter_.add_rule(lib.ERRNO(error), number, *args)
 
 
-def _build(lib: ModuleType, no_exec: bool, interfaces: bool, no_socket: bool) -> Any:
+def _build(lib: ModuleType, no_exec: bool, interfaces: bool, shared: bool, nested: bool) -> Any:
     filter_ = lib.SyscallFilter(lib.ALLOW)
     for name in _DENIED:
-        _deny(lib, filter_, name)
+        if not (nested and name in _NESTED):
+            _deny(lib, filter_, name)
     for flag in _NAMESPACE_FLAGS:
         _deny(lib, filter_, "clone", lib.Arg(0, lib.MASKED_EQ, flag, flag))
     _deny(lib, filter_, "clone3", error=errno.ENOSYS)  # its flags lie in memory; libc falls back to clone
@@ -82,9 +96,20 @@ def _build(lib: ModuleType, no_exec: bool, interfaces: bool, no_socket: bool) ->
         _deny(lib, filter_, "ioctl", lib.Arg(1, lib.MASKED_EQ, 0xFFFFFFFF, request))
     if no_exec:
         _deny_exec(lib, filter_)
-    if no_socket:
+    if shared:
         _deny(lib, filter_, "socket")
+        _deny_others(lib, filter_)
     return filter_
+
+
+def _deny_others(lib: ModuleType, filter_: Any) -> None:
+    """What reaches other processes of the user, or stays when the caller has ended."""
+    for name in _PERSISTENT:
+        _deny(lib, filter_, name)
+    for name, argument in _OF_OTHERS:
+        _deny(lib, filter_, name, lib.Arg(argument, lib.NE, 0))
+    _deny(lib, filter_, "setpriority", lib.Arg(0, lib.NE, _PRIO_PROCESS))
+    _deny(lib, filter_, "ioprio_set", lib.Arg(0, lib.NE, _IOPRIO_WHO_PROCESS))
 
 
 def _deny_families(lib: ModuleType, filter_: Any, call: str, allowed: tuple[int, ...]) -> None:
@@ -100,19 +125,21 @@ def _deny_exec(lib: ModuleType, filter_: Any) -> None:
 
 
 @functools.cache
-def program(no_exec: bool = False, interfaces: bool = False, no_socket: bool = False) -> bytes:
+def program(no_exec: bool = False, interfaces: bool = False, shared: bool = False, nested: bool = False) -> bytes:
     """The filter as BPF instructions of 8 bytes each for the native architecture; other ABIs are refused whole.
 
     With `interfaces` the network interfaces may be listed (route netlink, of the sandbox's own empty network).
 
     With `no_exec` also execve and execveat fail, which no sandbox can start under: it is for tests and for callers that
-    load it later. With `no_socket` no socket can be made (a socketpair can), for where there is no network namespace.
+    load it later. With `shared`, for where there are no namespaces, no socket can be made (a socketpair can), nothing
+    that outlives its maker, and no change to another process. With `nested` namespaces and mounts can be made: for a
+    trusted command that gives each of its children its own and has them load the filter without `nested`.
     Raises `SandboxError` when libseccomp is missing.
     """
     lib = _pyseccomp()
     descriptor = os.memfd_create("seccomp", os.MFD_CLOEXEC)
     with os.fdopen(descriptor, "w+b") as file:
-        _build(lib, no_exec, interfaces, no_socket).export_bpf(file)
+        _build(lib, no_exec, interfaces, shared, nested).export_bpf(file)
         file.seek(0)
         return file.read()
 

@@ -73,6 +73,7 @@ class SandboxSpec:
     `pass_fds[i]` is open inside as descriptor `3 + i`. `tmp_bytes`, `shm_bytes` and `ws_bytes` size the tmpfs at /tmp,
     /dev/shm and /ws; a bind at /ws takes the place of that tmpfs. `gpus` are device minors (`gpu_minors()`).
     `interfaces`: it may list the network interfaces of its own empty network, which gloo insists on; for trusted code.
+    `nested`: it may give its children namespaces of their own; for trusted code, which denies them to its children.
     `uid` is taken on only when the caller is root; otherwise it is what the caller's own uid is called inside.
     """
 
@@ -88,6 +89,7 @@ class SandboxSpec:
     gpus: tuple[int, ...] = ()
     pass_fds: tuple[int, ...] = ()
     interfaces: bool = False
+    nested: bool = False
     chdir: str = "/ws"
 
     def __post_init__(self) -> None:

@@ -29,6 +29,11 @@ def run_entry(message: dict[str, Any], send: Send) -> dict[str, Any]:
     return {"event": "result", "ok": True, "error": "", "metrics": metrics}
 
 
+def is_foreign(message: dict[str, Any]) -> bool:
+    """Whether the step that `message` names runs foreign code."""
+    return message.get("entry") in _FOREIGN
+
+
 def describe_error(error: BaseException) -> str:
     """The error's own line first, then the last lines of its traceback, at most 3,000 characters."""
     head = "".join(traceback.format_exception_only(error)).strip()[-1000:]

@@ -7,7 +7,6 @@ together about a second of each forked step. `warm_up` takes a tiny model throug
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
+from cluster.trees import remove_tree
 from gpu_pool.weak_to_strong.formats import FORMATS
 from gpu_pool.weak_to_strong.items import Item, ItemSet
 from gpu_pool.weak_to_strong.models import LabelModel
@@ -58,4 +58,4 @@ def warm_up() -> None:
         Student.load(root / "student.safetensors", base).predict(items)
         base.zero_shot(items)
     finally:
-        shutil.rmtree(root)
+        remove_tree(root)

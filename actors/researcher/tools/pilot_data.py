@@ -7,7 +7,6 @@ label: the pool is public and its labels are with the evaluator.
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from cluster.errors import RefusedError
+from cluster.trees import remove_tree
 
 TENSORS = ("weak.safetensors", "features.safetensors", "prior.safetensors")
 ITEMS = "items.arrow"
@@ -69,7 +69,7 @@ def prepare(public: Path, private: Path, items: int, seed: int) -> PilotData:
         if target.is_dir():
             return data
         building = private / f".{target.name}"
-        shutil.rmtree(building, ignore_errors=True)
+        remove_tree(building)
         for name, chosen in (("train", train), ("held", held)):
             part = building / name
             part.mkdir(parents=True)

@@ -122,9 +122,15 @@ def _checked(train: Callable[[MethodRun], object]) -> Callable[[MethodRun], Stud
 
 def _importable(folder: Path) -> Iterator[Path]:
     """The Python files that can be imported with `folder` on the path: those in it and in what may be packages."""
-    for where, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if name.isidentifier() and name != "__pycache__"]
-        yield from (Path(where) / name for name in files if name.endswith(".py"))
+    pending = [folder]
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    if entry.name.isidentifier() and entry.name != "__pycache__":
+                        pending.append(Path(entry.path))
+                elif entry.name.endswith(".py"):
+                    yield Path(entry.path)
 
 
 def _lies_in(package: str, folders: list[Path]) -> bool:

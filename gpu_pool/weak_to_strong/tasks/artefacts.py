@@ -15,7 +15,6 @@ import importlib.util
 import json
 import logging
 import re
-import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ import numpy.typing as npt
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from cluster.trees import remove_tree
 from gpu_pool.weak_to_strong.errors import ArtefactError
 
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
@@ -201,7 +201,7 @@ def _mapped(path: Path) -> dict[str, npt.NDArray[Any]]:
 
 
 def _discard(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
+    remove_tree(folder)
 
 
 @contextmanager

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -26,6 +25,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from cluster.trees import remove_tree
 from gpu_pool.weak_to_strong.errors import ItemError, TaskError
 from gpu_pool.weak_to_strong.formats import PromptFormat
 from gpu_pool.weak_to_strong.items import KINDS, ItemSet, Kind
@@ -141,7 +141,7 @@ class Task:
             building.chmod(0o755)
             building.rename(folder)
         finally:
-            shutil.rmtree(building, ignore_errors=True)
+            remove_tree(building)
 
     @classmethod
     def load(cls, folder: Path) -> Task:

@@ -19,7 +19,8 @@ T = TypeVar("T")
 class Bench:
     """One event loop and one lane that is replaced when a test killed it."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, reusable: bool = False) -> None:
+        self.reusable = reusable
         self.loop = asyncio.new_event_loop()
         self.root = root
         self.models = root / "models"
@@ -34,7 +35,8 @@ class Bench:
         if self.lane is None or not self.lane.alive:
             if self.lane is not None:
                 await self.lane.close()
-            self.lane = Lane(self.library, self.models, Limits(memory_bytes=1 << 30, processes=128), 64001)
+            limits = Limits(memory_bytes=1 << 30, processes=128)
+            self.lane = Lane(self.library, self.models, limits, 64001, reusable=self.reusable)
             await self.lane.start()
         return self.lane
 

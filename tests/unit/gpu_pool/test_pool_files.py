@@ -10,7 +10,7 @@ import pytest
 from cluster.config import Pool
 from gpu_pool.cache import NodeCache
 from gpu_pool.library import engine_version, library_files, materialise
-from gpu_pool.staging import StagingError, clear_directory, directory_bytes, stage
+from gpu_pool.staging import StagingError, stage
 
 
 def test_the_library_leaves_out_what_knows_the_truth() -> None:
@@ -77,20 +77,15 @@ def test_links_inside_an_input_directory_are_not_followed(tmp_path: Path) -> Non
     assert [path.name for path in (into / "code").iterdir()] == ["method.py"]
 
 
-def test_a_directory_without_permissions_is_cleared(tmp_path: Path) -> None:
-    locked = tmp_path / "locked"
-    (locked / "inner").mkdir(parents=True)
-    (locked / "inner" / "file").write_text("x")
-    (locked / "inner").chmod(0)
-    clear_directory(tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_directory_bytes_stops_counting_at_many_entries(tmp_path: Path) -> None:
+def test_an_input_folder_is_brought_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpu_pool.staging.MOST_ENTRIES", 10)
+    source, into = tmp_path / "code", tmp_path / "in"
+    source.mkdir()
+    into.mkdir()
     for n in range(12):
-        (tmp_path / f"f{n}").write_bytes(b"12")
-    assert directory_bytes(tmp_path) == 24
-    assert directory_bytes(tmp_path, most_entries=10) > 1 << 60
+        (source / f"f{n}.py").write_text("x = 1")
+    with pytest.raises(StagingError, match="more than 10 files"):
+        stage({"code": source}, into, tmp_path / "models")
 
 
 def test_a_cache_entry_appears_whole_or_not_at_all(tmp_path: Path) -> None:
