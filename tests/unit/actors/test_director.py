@@ -381,3 +381,17 @@ def test_a_plateau_counts_from_the_last_move_of_the_board_in_seconds_of_research
     director, _ = direct(tmp_path, world, config(minutes=5, plateau_minutes=1))
     watch.seconds = 111.0
     assert asyncio.run(director._plateau(watch))
+
+
+def test_a_status_that_fails_is_counted_and_hides_no_other(tmp_path: Path) -> None:
+    class Mute(World):
+        async def status(self) -> dict[str, Any]:
+            raise UnicodeEncodeError("ascii", "ä", 0, 1, "ordinal not in range")
+
+    director, _ = direct(tmp_path, Mute(), config(minutes=1), Gateway(World()))
+    for _ in range(2):
+        status = asyncio.run(director.status())
+    assert status["gateway"]["running"] == 1
+    assert status["scheduler"] == {"state": "unreachable"}
+    assert status["unobserved"]["status of evaluator"]["times"] == 2
+    assert "status of scheduler, 2 times: UnicodeEncodeError" in one_line("c", status)

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from actors.observer.compare import compared, table
+from actors.observer.compare import COLUMNS, compared, table
 from actors.observer.run_data import NoRunError, load_run
 from actors.observer.summary import build_summary
+from scripts import compare
 from tests.unit.actors.observer_run import campaign
 
 
@@ -33,3 +34,16 @@ def test_campaigns_stand_side_by_side_with_ratios_of_their_own_figures(tmp_path:
 def test_a_directory_without_a_campaign_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NoRunError):
         compared(tmp_path / "nothing")
+
+
+def test_a_table_in_a_pipe_shows_every_column_whole_whatever_campaigns_are_called(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    names = ["a-campaign-with-a-rather-long-name-of-its-own", "[/bold]käml"]
+    for name in names:
+        campaign(tmp_path / name).close()
+    assert compare.main([str(tmp_path / name) for name in names]) == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in (*COLUMNS, *names))
+    assert "…" not in shown
