@@ -223,8 +223,12 @@ class Slot:
 
     def _finished(self, task: asyncio.Task[LeaseResult]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("slot %s: a lease failed", self._spec.name, exc_info=task.exception())
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if isinstance(error, StorageError | ClosedError):
+            log.warning("slot %s: a lease goes back: %s", self._spec.name, error)
+        else:
+            log.error("slot %s: a lease failed", self._spec.name, exc_info=error)
 
     async def _carry_out(self, running: _Running) -> LeaseResult:
         try:
