@@ -26,14 +26,14 @@ class Office:
         self.keys.append(key)
         if self.faults:
             cause = self.faults.pop(0)
-            raise RayTaskError("spend", "traceback", cause)
+            raise RayTaskError("spend", "traceback", cause)  # type: ignore[no-untyped-call]
         return "done"
 
 
 def call(faults: list[Exception], patch: pytest.MonkeyPatch, **settings: Any) -> tuple[Any, Office]:
     office = Office(faults)
     patch.setattr(module, "_STORAGE_RETRY_S", 0.0)
-    patch.setattr(module.ray, "get_actor", lambda *_, **__: office)
+    patch.setattr("ray.get_actor", lambda *_, **__: office)
     return asyncio.run(Remote("c/scheduler", **settings).spend("key")), office
 
 
