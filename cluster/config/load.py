@@ -129,11 +129,11 @@ def _kind(value: Any) -> str:
 def _text(path: Path, data: bytes) -> str:
     kind = known_kind(data)
     if kind is not None:
-        raise ConfigError(f"{path} is {kind}")
+        raise ConfigError(f"{path}: not YAML: it is {kind}")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is {why_not_text(data, error)}") from error
+        raise ConfigError(f"{path}: not YAML: it is {why_not_text(data, error)}") from error
 
 
 def _read_override(data: dict[str, Any], override: str) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def test_a_table_in_a_pipe_shows_every_column_whole_whatever_campaigns_are_calle
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    names = ["a-campaign-with-a-rather-long-name-of-its-own", "[/bold]käml"]
+    names = ["a-campaign-with-a-rather-long-name-of-its-own", "[red]käml"]
     for name in names:
         campaign(tmp_path / name).close()
     assert compare.main([str(tmp_path / name) for name in names]) == 0

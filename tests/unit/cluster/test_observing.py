@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
+from operator import getitem
 from pathlib import Path
 
 import pytest
@@ -60,8 +62,8 @@ def test_a_guard_counts_what_its_observers_raise_and_tells_another_error_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     guard = Guard()
-    for text in ("one", "one", "two"):
-        guard.run("view", lambda text=text: exec(f"raise KeyError('{text}')"))
+    for missing in ("one", "one", "two"):
+        guard.run("view", partial(getitem, {}, missing))
     Guarded(None, guard).count("posts")
     assert guard.failed() == {"view": {"times": 3, "last": "KeyError: 'two'"}}
     assert len(caplog.records) == 2
