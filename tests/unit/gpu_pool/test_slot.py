@@ -186,6 +186,8 @@ def test_a_cancelled_lease_ends_and_pays_for_what_it_used(tmp_path: Path) -> Non
 
     async def go() -> LeaseResult:
         running = asyncio.ensure_future(slot.run(one))
+        while not slot.status()["running"] or slot.status()["running"][0]["step"] != "s0":
+            await asyncio.sleep(0.01)
         await asyncio.sleep(0.05)
         await slot.cancel(one.id)
         return await running
