@@ -199,7 +199,8 @@ def test_a_failing_slot_rests_and_the_other_takes_its_work() -> None:
         results = await asyncio.gather(*(scheduler.run(a_request(f"k{n}", A, gpus=1.0)) for n in range(6)))
         assert all(r.status == "done" for r in results)
 
-    play(scene, {"bad": FakeSlot(0.0, lambda _, lease: OSError("broken")), "good": FakeSlot()})
+    slots = {"bad": FakeSlot(0.0, lambda _, lease: OSError("broken")), "good": FakeSlot()}
+    play(scene, slots, replace(CONFIG, rest_s=0.5))  # long against the work of the good one, on a loaded machine too
 
 
 def test_a_waiting_request_is_cancelled_at_once_and_for_free() -> None:
