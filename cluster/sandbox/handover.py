@@ -200,7 +200,7 @@ def spoil(out: str = "") -> None:
     for change in (lambda: os.nice(5), lambda: os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}),
                    lambda: os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0)),
                    lambda: _libc.syscall(_IOPRIO_SET, 1, 0, 3 << 13), lambda: _write("/proc/self/oom_score_adj", "900"),
-                   lambda: _libc.personality(0x0040000), lambda: out and os.chmod(out, 0)):  # fmt: skip  # noqa: PTH101
+                   lambda: _libc.personality(0x0040000), lambda: os.chmod(out or "/nowhere", 0)):  # fmt: skip  # noqa: PTH101
         with contextlib.suppress(OSError):
             change()
 
@@ -284,14 +284,12 @@ def _succeeds(action: Callable[[int], Any], pid: int) -> bool:
 
 def _take_away(marker: str) -> None:
     """What the control left outside any sandbox; its daemon is ended by whoever ran it, and ends by itself."""
-    for get, remove in (
-        (lambda: _libc.shmget(_key(marker), 0, 0), lambda n: _libc.shmctl(n, _REMOVE, None)),
-        (lambda: _libc.semget(_key(marker), 0, 0), lambda n: _libc.semctl(n, 0, _REMOVE)),
-        (lambda: _libc.msgget(_key(marker), 0), lambda n: _libc.msgctl(n, _REMOVE, None)),
-    ):
-        number = get()
-        if number >= 0:
-            remove(number)
+    if (segment := _libc.shmget(_key(marker), 0, 0)) >= 0:
+        _libc.shmctl(segment, _REMOVE, None)
+    if (semaphore := _libc.semget(_key(marker), 0, 0)) >= 0:
+        _libc.semctl(semaphore, 0, _REMOVE)
+    if (queue := _libc.msgget(_key(marker), 0)) >= 0:
+        _libc.msgctl(queue, _REMOVE, None)
     with contextlib.suppress(AttributeError):
         _libc.mq_unlink(f"/{marker}".encode())
     for folder in _folders("").values():

@@ -40,7 +40,7 @@ def first(cache: Path) -> Grade:
 
     @contextlib.contextmanager
     def recorded(uid: int) -> Iterator[dict[str, Any]]:
-        with real(uid, nested) as description:
+        with real(uid) as description:
             MARKERS.append(description["marker"])
             yield description
 
@@ -105,7 +105,11 @@ def test_without_control_groups_the_grade_is_b(cache: Path, monkeypatch: pytest.
 
 def test_a_sandbox_with_the_hosts_network_is_a_c(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = command._namespace_args
-    monkeypatch.setattr(command, "_namespace_args", lambda uid, nested: [word for word in real(uid, nested) if word != "--unshare-net"])
+
+    def shared(uid: int, nested: bool) -> list[str]:
+        return [word for word in real(uid, nested) if word != "--unshare-net"]
+
+    monkeypatch.setattr(command, "_namespace_args", shared)
     found = grade(usual, cache)
     assert found.letter == "C"
     assert not found.rows["tcp_loopback"]
