@@ -46,24 +46,21 @@ def remove_tree(path: str | os.PathLike[str]) -> bool:
 
 
 def empty_tree(path: str | os.PathLike[str]) -> bool:
-    """Remove everything inside the directory `path`, which stays; whether nothing is left. A missing one is empty."""
-    place = Path(path)
+    """Remove everything inside the directory `path`, which stays; whether nothing is left. A missing one is empty.
+
+    The directory itself may be a mount point.
+    """
     try:
-        parent = os.open(place.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return True
-    except OSError:
+        place = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        return error.errno == errno.ENOENT
+    folder = _listable(place)
+    if folder is None:
         return False
     try:
-        folder = _enter(parent, place.name)
-        if folder is None:
-            return not _exists(parent, place.name)
-        try:
-            return _empty(folder, _NESTED)
-        finally:
-            os.close(folder)
+        return _empty(folder, _NESTED)
     finally:
-        os.close(parent)
+        os.close(folder)
 
 
 def _exists(folder: int, name: str) -> bool:
@@ -80,6 +77,11 @@ def _enter(parent: int, name: str) -> int | None:
         place = open_beneath(parent, name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, same_mount=True)
     except OSError:
         return None
+    return _listable(place)
+
+
+def _listable(place: int) -> int | None:
+    """A descriptor with which the directory can be listed and changed, in exchange for one of its place alone."""
     try:
         found = os.fstat(place)
         if found.st_mode & stat.S_IRWXU != stat.S_IRWXU:  # its owner may not enter; root may

@@ -171,6 +171,17 @@ def test_a_mount_is_not_entered_and_the_rest_goes(folder: Path, tmp_path: Path) 
     assert not list(folder.rglob("file"))
 
 
+@needs_root
+def test_a_mount_point_itself_can_be_emptied(folder: Path) -> None:
+    """As a sandbox empties its own `/tmp`."""
+    program = (
+        "import sys; sys.path.insert(0, '.'); from cluster.trees import empty_tree; assert empty_tree(sys.argv[1])"
+    )
+    script = 'mount -t tmpfs none "$1" && mkdir "$1/a" && touch "$1/a/b" && exec "$2" -c "$3" "$1"'
+    words = [str(folder), sys.executable, program]
+    subprocess.run(["unshare", "-m", "sh", "-c", script, "sh", *words], check=True, cwd=Path(__file__).parents[3])
+
+
 def test_what_is_missing_is_gone_and_a_file_is_a_tree_of_one(folder: Path) -> None:
     assert remove_tree(folder / "nothing" / "here")
     assert remove_tree(folder / "nothing")

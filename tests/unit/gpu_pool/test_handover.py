@@ -34,7 +34,7 @@ def test_the_trial_finds_nothing_where_steps_live_apart_and_something_where_they
         assert len(rows) > 30
         assert not failed
     else:
-        assert failed
+        assert {"handover_sysv_memory", "handover_posix_queue", "reach_limits", "reach_niceness"} <= failed
 
 
 def test_the_control_outside_finds_what_it_left() -> None:
