@@ -19,6 +19,7 @@ from cluster.inventory import left_out
 from cluster.names import RunPaths
 
 Apply = Callable[[], object]
+UNIQUE = ("key", "id", "request_id", "code_hash")
 FRESH: dict[str, Any] = {"INTEGER": 7, "REAL": 0.5, "BLOB": b"new"}
 
 
@@ -154,7 +155,6 @@ def _delete(path: Path, table: str, columns: list[str], row: tuple[Any, ...]) ->
 
 
 def _insert(path: Path, table: str, columns: list[str], row: tuple[Any, ...]) -> Apply:
-    named = ("key", "id", "request_id", "code_hash")
-    unique = tuple(f"{value}~new" if isinstance(value, str) and column in named else value
-                   for column, value in zip(columns, row, strict=True))  # fmt: skip
+    pairs = zip(columns, row, strict=True)
+    unique = tuple(f"{value}~new" if isinstance(value, str) and column in UNIQUE else value for column, value in pairs)
     return _run(path, f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", unique)
