@@ -17,7 +17,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,7 @@ def directory(args: argparse.Namespace, config: CampaignConfig) -> Path:
     fault = campaign_name_fault(name)
     if fault is not None:
         raise ConfigError(f"name: {name!r} is not valid; expected {fault}")
-    number = 2
+    number, made = 2, False
     target = runs / name
     try:
         while args.name is None and target.exists():
@@ -111,9 +111,13 @@ def directory(args: argparse.Namespace, config: CampaignConfig) -> Path:
                 f"name: {name!r} is taken in {args.runs_dir}; expected a new name, or --resume --name {name}"
             )
         target.mkdir(parents=True, mode=0o755)
+        made = True
         RunPaths(target).config.write_text(dump_config(config), encoding="utf-8")
+    except FileExistsError:  # somebody else made it just now: it is theirs
+        raise ConfigError(f"name: {target.name!r} was taken a moment ago in {args.runs_dir}; start again") from None
     except OSError as error:
-        take_away(target)
+        if made:
+            take_away(target)
         raise ConfigError(
             f"runs-dir: {str(runs)!r} cannot be written to ({error.strerror}); expected a folder of yours, or the name "
             "of a new one"
@@ -150,8 +154,6 @@ def has_begun(run_dir: Path) -> bool:
 def take_away(run_dir: Path) -> None:
     """Remove what a start made that failed, so that its name is free."""
     shutil.rmtree(run_dir, ignore_errors=True)
-    with suppress(OSError):  # kept when others have something there
-        run_dir.parent.rmdir()
 
 
 @contextmanager

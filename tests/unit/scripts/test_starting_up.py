@@ -156,6 +156,19 @@ def test_a_start_that_fails_leaves_nothing(
     assert not list(tmp_path.rglob("mine")), "the name is free again, also for the second failure"
 
 
+def test_a_name_that_another_start_has_just_taken_stays_theirs(
+    tmp_path: Path, machine: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = tmp_path / "mine"
+    theirs.mkdir()
+    (theirs / "config.yaml").write_text("theirs", encoding="utf-8")
+    exists = Path.exists
+    machine.setattr(Path, "exists", lambda path: path != theirs and exists(path))
+    assert start(tmp_path, "--name", "mine") == 2
+    assert "taken a moment ago" in capsys.readouterr().err
+    assert (theirs / "config.yaml").read_text(encoding="utf-8") == "theirs"
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_ends_it_with_its_status_and_how_to_continue(
     number: signal.Signals, status: int, tmp_path: Path, machine: Any, capsys: pytest.CaptureFixture[str]
