@@ -29,6 +29,7 @@ class FakeLane(Lane):
         self.role, self.behave, self.delay = role, behave, delay
         self.ran: list[str] = []
         self.dirty = False
+        self.reusable = False
         self.up = False
         self.fail_start = False
 
@@ -69,6 +70,7 @@ def make_slot(
 
     def make(role: Role) -> Lane:
         lanes.append(FakeLane(role, behave, delay))
+        lanes[-1].reusable = role == "method" and reuse == "wiped"
         return lanes[-1]
 
     spec = SlotSpec("slot-0", 1, 1 << 30, reuse, tmp, tmp, 0, (), "logical", "A", "probe")
@@ -149,6 +151,22 @@ def test_never_reuse_replaces_a_lane_that_ran_foreign_code(tmp_path: Path) -> No
 
     asyncio.run(two())
     assert all(len(lane.ran) <= 1 for lane in lanes)
+
+
+def test_a_lane_that_passes_something_on_is_not_used_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def found(_lane: Lane) -> dict[str, bool]:
+        return {"handover_sysv_memory": False, "handover_niceness": True}
+
+    monkeypatch.setattr("gpu_pool.slot.check_handover", found)
+    slot, lanes = make_slot(tmp_path, reuse="wiped")
+
+    async def go() -> dict[str, bool]:
+        rows = await slot.check_reuse()
+        await asyncio.sleep(0)
+        return rows
+
+    assert not all(asyncio.run(go()).values())
+    assert not lanes[0].up
 
 
 def test_wiped_reuse_keeps_the_lane(tmp_path: Path) -> None:
