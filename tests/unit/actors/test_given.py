@@ -142,8 +142,9 @@ def test_published_models_are_asked_as_published_and_a_setting_wins(place: Path)
 
 def test_a_usable_task_gives_its_sizes_and_what_was_dropped_or_cut(place: Path) -> None:
     notes = check_files(config(place, "task.files.lab.max_length=12"))
-    assert notes[-3].startswith("lab: train_label ")
-    assert "seal 80 items" in notes[-3]
+    assert notes[-4].startswith("lab: train_label ")
+    assert "seal 80 items" in notes[-4]
+    assert notes[-3].startswith("pools of lab: one item a question, shortcut ")
     assert notes[-2].endswith("texts are cut to the 12 tokens of the weak model")
 
 
