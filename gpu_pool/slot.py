@@ -20,7 +20,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import shutil
 import socket
 import tempfile
 import time
@@ -33,6 +32,7 @@ from cluster.clock import now_us
 from cluster.money import gpu_ms
 from cluster.sandbox import FIRST_UID, Limits
 from cluster.storage import Place, StorageError, storage_fault
+from cluster.trees import remove_tree
 from cluster.wire import pack, unpack
 from gpu_pool.handover import check_handover
 from gpu_pool.lane import Lane, LaneError, Shelter
@@ -271,7 +271,7 @@ class Slot:
             fault = storage_fault(error)
             if fault is None:
                 raise
-            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)  # half of it, on a full disk
+            await asyncio.to_thread(remove_tree, directory)  # half of it, on a full disk
             raise StorageError(fault) from error
         finally:
             watch.cancel()

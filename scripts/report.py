@@ -28,12 +28,12 @@ from cluster.terminal import cell, complain, run_script, show
 from cluster.text import visible_line
 
 
-def figure(value: Any, interval: Any) -> str:
-    """A value with its interval, as text."""
+def figure(value: Any, interval: Any, *, given: bool = False) -> str:
+    """A PGR with its interval, as text; one without is unsure unless it is `given` (of teacher and ceiling)."""
     if value is None:
         return "undefined"
     if not interval or interval[0] is None or interval[1] is None:
-        return f"{value:+.2f}"
+        return f"{value:+.2f}" if given else f"{value:+.2f} (gap unsure)"
     return f"{value:+.2f} [{interval[0]:+.2f}, {interval[1]:+.2f}]"
 
 
@@ -46,7 +46,7 @@ def print_summary(run: Path, rows: int = 12) -> None:
         table.add_column(column, overflow="fold")
     for row in (summary["leaderboard"] + summary["baselines"])[:rows]:
         told = ("researcher", "tier", "pgr", "seeds", "n", "sandbox_grade", "status", "record_id")
-        shown = {**row, "pgr": figure(row["pgr"], row["interval"])}
+        shown = {**row, "pgr": figure(row["pgr"], row["interval"], given=row["status"] == "reference")}
         table.add_row(cell(str(row["method"])[:40]), *(cell(shown[name]) for name in told))
     show(table)
     totals = summary["totals"]

@@ -134,7 +134,8 @@ def in_run(run_dir: Path, config: CampaignConfig, ask: Callable[[Any], Awaitable
 def show(record: dict[str, Any]) -> None:
     """One record for a person."""
     standing = record["standing"] or {}
-    method, pgr = visible_line(record["method"]), figure(record["pgr"], record["interval"])
+    given = record["status"] == "reference"
+    method, pgr = visible_line(record["method"]), figure(record["pgr"], record["interval"], given=given)
     print(f"{method} on {record['domain']}, {record['tier']}: PGR {pgr}")
     print(f"accuracy {record['accuracy']:.3f} over {record['seeds']} seeds and {record['n']} items")
     why = f": {visible_line(standing['reason'])}" if standing.get("reason") else ""

@@ -21,6 +21,7 @@ from actors.researcher.actor import ResearcherActor
 from actors.scheduler.actor import SchedulerActor
 from cluster.config import CampaignConfig
 from cluster.connection import Connection
+from cluster.errors import AarError
 from cluster.names import NAMESPACE, actor_name
 from forum_actor.actor import ForumActor
 from gpu_pool.actor import SlotActor
@@ -99,13 +100,21 @@ def bring_up_evaluation(run_dir: Path, config: CampaignConfig, connection: Conne
     return Campaign(tuple(actors), handles, scheduler=scheduler), slots
 
 
+class NameTakenError(AarError):
+    """Another driver's campaign of the same name is alive on this Ray."""
+
+
 def _start(kind: Any, name: str, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     """A named actor; waits for the name of a predecessor that is still dying."""
     deadline = time.monotonic() + NAME_FREE_S
     while True:
         try:
             return kind.options(name=name, namespace=NAMESPACE, **options).remote(*args)
-        except ValueError:
+        except ValueError as error:
             if time.monotonic() > deadline:
-                raise
+                campaign = name.partition("/")[0]
+                raise NameTakenError(
+                    f"campaign {campaign!r} runs on this Ray already, from another run directory (its actor {name} is "
+                    "alive); expected another --name, or that one ended"
+                ) from error
             time.sleep(0.2)

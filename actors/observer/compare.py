@@ -67,7 +67,8 @@ def table(rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         band = row["team_entropy_band"]
         bits = "-" if band is None else f"{row['team_entropy_bits']:.2f} ({band[0]:.2f}-{band[1]:.2f})"
-        interval = "-" if row["interval"] is None else f"{row['interval'][0]:.2f}-{row['interval'][1]:.2f}"
+        unsure = "-" if row["pgr"] is None else "gap unsure"
+        interval = unsure if row["interval"] is None else f"{row['interval'][0]:.2f}-{row['interval'][1]:.2f}"
         told = (
             row["campaign"], row["preset"], row["researchers"], _number(row["pgr"]), interval, row["tier"] or "-",
             _number(row["dollars"]), _number(row["pgr_per_dollar"]), _number(row["hours"]),
