@@ -149,20 +149,27 @@ class Desk:
         raise WorkError(f"{order.label} failed {ATTEMPTS} times, the last time: {fault}")
 
     async def _ask(self, request: LeaseRequest) -> dict[str, Any]:
-        """One lease. Own work that is over budget, while other leases hold their worst case, waits for one to end."""
+        """One lease. Own work that is over budget, while other leases hold their worst case, waits for one to end.
+
+        A refusal frees nothing, so it wakes nobody; whoever is refused while nothing else is out is refused for good.
+        """
         patient = not request.account.startswith(RESEARCHERS)
         while True:
+            others, ended = self._asked > 0, True
             self._asked += 1
             try:
                 return await self._scheduler.run(request.to_dict())
             except RefusedError as refusal:
-                if not (patient and refusal.reason in ("over_budget", "queue_full") and self._asked > 1):
+                ended = False
+                if not (patient and refusal.reason in ("over_budget", "queue_full") and others):
                     raise
             finally:
                 self._asked -= 1
-                self._one_ended.set()
-                self._one_ended.clear()
-            await self._one_ended.wait()
+                if ended or not self._asked:
+                    self._one_ended.set()
+                    self._one_ended.clear()
+            if self._asked:
+                await self._one_ended.wait()
 
     def _attempt(self, label: str) -> int:
         """Which attempt at `label` counts: a restart asks for the same lease again, not for a new one."""

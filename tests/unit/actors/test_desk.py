@@ -18,7 +18,7 @@ class Purse:
     """A scheduler with money for `room` leases at a time."""
 
     def __init__(self, room: int) -> None:
-        self.room, self.held, self.most, self.refused = room, 0, 0, 0
+        self.room, self.held, self.most, self.refused, self.seconds = room, 0, 0, 0, 0.01
 
     async def run(self, request: dict[str, Any]) -> dict[str, Any]:
         if self.held >= self.room:
@@ -26,7 +26,7 @@ class Purse:
             raise RefusedError("over_budget", "no money left")
         self.held += 1
         self.most = max(self.most, self.held)
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(self.seconds)
         self.held -= 1
         parsed = LeaseRequest.from_dict(request)
         return LeaseResult(parsed.key, "done", (), 1, 0, 1, "s", "n", "", "A", "p").to_dict()
@@ -52,7 +52,15 @@ def test_own_work_waits_for_what_its_other_leases_give_back(tmp_path: Path, room
     results = work(tmp_path, purse, "campaign/seal", 9)
     assert all(isinstance(result, LeaseResult) for result in results)
     assert purse.most == room
-    assert purse.refused > 0
+    assert 0 < purse.refused < 9 * 9
+
+
+def test_who_waits_asks_again_when_a_lease_ended_and_not_when_another_was_refused(tmp_path: Path) -> None:
+    purse = Purse(1)
+    purse.seconds = 0.5
+    results = work(tmp_path, purse, "campaign/seal", 4)
+    assert all(isinstance(result, LeaseResult) for result in results)
+    assert purse.refused <= 3 + 2 + 1
 
 
 def test_own_work_without_any_other_lease_is_refused_at_once(tmp_path: Path) -> None:
