@@ -226,6 +226,7 @@ def configuration(submissions: int, root: Path) -> CampaignConfig:
         f"scoring.dev_limit={DEV_LIMIT}",
         "task.domains=[chat]",
         "scoring.reply_seconds=0",
+        "scoring.disguise=false",  # items are numbers: there is no world to hide
     )
     return load_config("quickstart", overrides=(*changes, f"pool.cache_dir={root / 'cache'}"))
 

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from actors.observer.expected_rows import EXPECTED, Expected, Rows
+from actors.observer.expected_rows import EXPECTED, Expected, Packed, Rows
 from actors.observer.finding import Finding
 from actors.observer.run_data import RunData
 from actors.researcher.transcript import CALL_CONTENT, TURN_CONTENT, turn_sha256
@@ -20,6 +20,7 @@ from cluster.store import open_readonly
 from cluster.wire import WireError
 
 SHOWN = 60
+_UNTOLD = object()
 ELSEWHERE: dict[str, dict[str, tuple[str, ...]]] = {
     "scheduler": {
         "balances": ("account", "dimension", "cap", "spent", "reserved"),
@@ -93,9 +94,12 @@ def _columns(db: sqlite3.Connection, office: str) -> dict[str, dict[str, bool]]:
 
 
 def _note(columns: dict[str, bool], expected: Expected, rows: Rows) -> None:
-    """Covered are the key, and what every row tells."""
+    """Covered are the key, and what every row tells whole."""
     for name in columns:
-        columns[name] |= name in expected.key or all(name in row.values for row in rows.values())
+        told = (row.values.get(name, _UNTOLD) for row in rows.values())
+        columns[name] |= name in expected.key or not any(
+            value is _UNTOLD or (isinstance(value, Packed) and value.part) for value in told
+        )
 
 
 def _table(db: sqlite3.Connection, store: str, expected: Expected, told: Rows) -> Iterator[Finding]:
@@ -131,6 +135,8 @@ def _turns(db: sqlite3.Connection, store: str, events: list[Event], done: Compar
             done.findings.append(Finding(store, event.seq, reason))
     for number, event in told.items():
         done.findings.append(Finding(store, event.seq, f"turn {number} is missing from the transcript"))
+    for row in db.execute("SELECT DISTINCT turn FROM calls WHERE turn NOT IN (SELECT turn FROM turns)").fetchall():
+        done.findings.append(Finding(store, None, f"calls of turn {row['turn']}, which is not in the transcript"))
     hashed = all("content_sha256" in event.payload for event in events if event.kind == "turn")
     hashed_columns: dict[str, tuple[str, ...]] = {"turns": TURN_CONTENT, "calls": CALL_CONTENT}
     for table, columns in hashed_columns.items():

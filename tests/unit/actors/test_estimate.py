@@ -49,7 +49,7 @@ def test_a_researchers_cap_ends_the_middle_and_an_explorer_has_none() -> None:
     assert bill.middle is not None
     assert (bill.middle.usd, bill.middle.bounded_by) == (MICRO, "budget.researcher.usd")
     assert estimate(load_config("quickstart"), 5).middle is None
-    assert "no cap" in estimate(load_config("quickstart", overrides=("budget.campaign.usd=null",)), 5).text()
+    assert "no cap" in estimate(load_config("quickstart", overrides=("budget.campaign.usd=none",)), 5).text()
 
 
 def test_cache_writes_are_priced_for_the_time_that_requests_ask_for() -> None:

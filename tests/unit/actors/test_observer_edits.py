@@ -75,9 +75,10 @@ def test_edits_of_an_unfinished_run_are_noticed_or_left_out_in_the_first_line(un
         if _is_left_out(edit, title):
             continue
         with applied(edit):
-            if verify_run(unfinished.root, going_on=True).ok:
+            report = verify_run(unfinished.root, going_on=True)
+            if report.ok and not _is_left_out(edit, report.title):  # a table that was planted is named there
                 missed.append(edit.name)
-    assert missed == []
+    assert not missed, missed
 
 
 def _is_left_out(edit: Edit, title: str) -> bool:

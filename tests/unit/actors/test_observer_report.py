@@ -13,7 +13,7 @@ from actors.observer.export import SCHEMAS
 from actors.observer.run_data import NoRunError, load_run
 from actors.observer.summary import build_summary
 from actors.observer.write import write_all
-from tests.unit.actors.observer_run import Synthetic, campaign
+from tests.unit.actors.observer_run import ITEMS, Synthetic, campaign
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def test_the_summary_has_every_field_of_the_contract(finished: Path) -> None:
     assert summary["wall_seconds"] > 0
     for name in ("weak_accuracy", "ceiling_accuracy", "gap"):
         figure = summary["task"][name]
-        assert figure["n"] == 1200
+        assert figure["n"] == ITEMS
         assert figure["interval"][0] < figure["value"] < figure["interval"][1]
         assert figure["record_ids"]
     row_fields = {

@@ -451,6 +451,6 @@ def test_what_could_not_serve_is_refused_before_the_start(tmp_path: Path) -> Non
     hour = local(there, "serve.lease_minutes=60")
     check_brain(hour)
     with pytest.raises(ConfigError, match="beside what is set aside"):
-        check_brain(hour, beside=Amounts(usd=2_000_000))
+        check_brain(hour, beside=Amounts(usd=3_000_000))
     check_brain(local("brain.base_url=http://127.0.0.1:8000"))
     check_brain(load_config("quickstart"))

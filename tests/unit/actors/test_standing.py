@@ -166,7 +166,7 @@ def test_a_budget_that_cannot_pay_for_the_seal_is_refused_with_what_would_do() -
     need = sealing(config, 2) + largest_lease(config)
     with pytest.raises(ConfigError, match=rf"budget.campaign.usd: 0.5 .* at least {need.usd / MICRO:.2f}"):
         check_budget(config, 2)
-    hours = load_config("quickstart", overrides=("budget.campaign.gpu_hours=0.1", "budget.campaign.usd=null"))
+    hours = load_config("quickstart", overrides=("budget.campaign.gpu_hours=0.1", "budget.campaign.usd=none"))
     with pytest.raises(ConfigError, match=rf"gpu_hours: 0.1 .* at least {need.gpu_ms / MS_PER_HOUR:.2f}"):
         check_budget(hours, 2)
 
