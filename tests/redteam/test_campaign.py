@@ -83,8 +83,10 @@ def test_the_same_code_twenty_times_is_one_answer_one_run_and_one_charge(theatre
     assert all(answer == answers[0] for answer in answers)
     assert theatre.answers_left("01-a") == before - 1
     renamed = PLAIN.replace("(run)", "(r)").replace("run.", "r.")
-    theatre.submit(renamed, key="renamed")
-    assert theatre.answers_left("01-a") == before - 2, "another name is another method, and is paid for"
+    assert theatre.submit(renamed, key="renamed") == answers[0]
+    assert theatre.answers_left("01-a") == before - 1, "another spelling is no other method"
+    theatre.submit(PLAIN.replace("> 0.5", "< 0.5"), key="other")
+    assert theatre.answers_left("01-a") == before - 2
 
 
 def test_a_method_that_picks_its_seeds_gains_nothing_by_those_that_it_refuses(theatre: Theatre) -> None:
@@ -120,7 +122,7 @@ def test_ten_sybils_share_one_limit_and_every_failure_counts(theatre: Theatre) -
 
 def test_replies_to_a_good_and_a_bad_student_differ_in_their_figures_only(theatre: Theatre) -> None:
     bad = theatre.submit(PLAIN.replace("> 0.5", "< 0.5"), "02-b")
-    good = theatre.submit(PLAIN.replace("> 0.5", ">= 0.5"), "02-b")
+    good = theatre.submit(PLAIN.replace("epochs=1", "epochs=3"), "02-b")
     assert list(good) == list(bad)
     assert [type(v) for v in good.values()] == [type(v) for v in bad.values()]
     assert abs(len(json.dumps(good)) - len(json.dumps(bad))) <= 4
