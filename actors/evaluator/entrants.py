@@ -22,11 +22,12 @@ SAME_ANSWERS, ENOUGH_ANSWERS = 0.002, 1000
 """Most that the students of one entrant differ: in the probabilities that they give on average, or in the share of
 answers where enough are compared (whoever scales what a student says changes no answer). Measured on generated math
 (quick, 2,000 items, seed 0, of nineteen methods seed 1, too): labels times one, labels clipped at a millionth and a
-rate changed by a ten-millionth moved probabilities by .000012 at most and no answer; of the 703 pairs of the 38 shipped methods the closest were `soft`
-and `reverse_kl` (.0023 and .0094; .003 and .0115 of the answers) and `vanilla` and `ema` (.010 and .014; .0095 and
-.0105), the next .031 and .039; only `confident_threshold`, whose threshold drops no item there, is `vanilla`. What lies
-between is taken for two: a rate changed by a thousandth (.003 to .005; .004). A method that draws seeds of its own
-differs from itself as methods do (.07 to .11), and counts as two."""
+rate changed by a ten-millionth moved probabilities by .000012 at most and no answer; of the 703 pairs of the 38
+shipped methods the closest were `soft` and `reverse_kl` (.0023 and .0094; .003 and .0115 of the answers) and
+`vanilla` and `ema` (.010 and .014; .0095 and .0105), the next .031 and .039; only `confident_threshold`, whose
+threshold drops no item there, is `vanilla`. What lies between is taken for two: a rate changed by a thousandth (.003
+to .005; .004). A method that draws seeds of its own differs from itself as methods do (.07 to .11), and counts as
+two."""
 COMPARED: tuple[Tier, ...] = ("board", "dev")
 
 Found = Callable[[str, Tier], ScoredRun | None]
