@@ -16,7 +16,7 @@ import fcntl
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -189,24 +189,20 @@ def _entries(folder: int) -> Iterator[tuple[str, bool]]:
 
 
 def _unlink(folder: int, name: str) -> bool:
-    """Remove a name that is no directory; an immutable mark on it, or on the directory, is taken away first."""
-    for _ in range(2):
-        try:
-            os.unlink(name, dir_fd=folder)
-        except OSError as error:
-            if error.errno == errno.ENOENT:
-                return True
-            if error.errno != errno.EPERM or not _soften_both(folder, name):
-                return False
-        else:
-            return True
-    return False
+    """Remove a name that is no directory."""
+    return _gone(os.unlink, folder, name)
 
 
 def _rmdir(folder: int, name: str) -> bool:
+    """Remove an empty directory."""
+    return _gone(os.rmdir, folder, name)
+
+
+def _gone(remove: Callable[..., None], folder: int, name: str) -> bool:
+    """Whether the name is gone; an immutable mark on it, or on the directory, is taken away first."""
     for _ in range(2):
         try:
-            os.rmdir(name, dir_fd=folder)
+            remove(name, dir_fd=folder)
         except OSError as error:
             if error.errno == errno.ENOENT:
                 return True

@@ -50,6 +50,6 @@ async def _step(lane: Lane, folder: Path, mode: str, marker: str) -> dict[str, A
     (code / "order.json").write_text(json.dumps({"mode": mode, "marker": marker}), encoding="utf-8")
     step = Step("handover", "method", {"code": str(code)}, {"seed": 1}, {}, _SECONDS)
     result = await lane.run(step, {"code": code}, _SECONDS, 1, folder / f"{code.name}-out", lambda _: None)
-    lines = Path(result.log).read_text(encoding="utf-8", errors="replace").splitlines() if result.log else []
+    lines = Path(result.log).read_text(encoding="utf-8", errors="replace").split("\n") if result.log else []
     said = next((line for line in lines if line.startswith(f"{marker} ")), "")
     return dict(json.loads(said.partition(" ")[2])) if said else {}

@@ -51,13 +51,6 @@ def secret_world(domain: Domain, secret: Secret) -> Domain:
     return domain.sibling(secret.seed(*draw), replace(domain.spec, **models))
 
 
-def scored_domain(domain: AnyDomain, config: CampaignConfig, secret: Secret) -> AnyDomain:
-    """What a campaign scores when its configuration names `domain`."""
-    if isinstance(domain, FileDomain) or not config.scoring.disguise:
-        return domain
-    return secret_world(domain, secret)
-
-
 @dataclass(frozen=True, slots=True)
 class Scenery:
     """What scenes of one campaign are made with; `home` is the evaluator's private folder."""

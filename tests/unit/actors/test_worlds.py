@@ -9,7 +9,7 @@ import pytest
 
 from actors.evaluator.secret import KEY_BYTES, Secret
 from actors.evaluator.truth import SPLITS, Vault
-from actors.evaluator.worlds import Scene, Scenery, scored_domain, secret_world
+from actors.evaluator.worlds import Scene, Scenery, secret_world
 from cluster.config import CampaignConfig
 from gpu_pool.cache import NodeCache
 from gpu_pool.weak_to_strong.domains import DOMAIN_NAMES, Domain, get_domain
@@ -79,5 +79,5 @@ def test_without_disguise_and_from_files_there_is_one_world(tmp_path: Path) -> N
     domain = small_domain("math")
     found, config = scene(tmp_path, domain, disguise=False)
     assert found.practice is None
-    assert scored_domain(domain, config, ONE) is domain
+    assert found.tools.vault.domain is domain
     assert found.models.folder("strong").is_relative_to(NodeCache.of(config.pool).root)
