@@ -17,6 +17,7 @@ ALLOWED = (
     "cluster/__init__.py",
     "cluster/errors.py",
     "cluster/openat2.py",
+    "cluster/training.py",
     "cluster/trees.py",
     "cluster/wire.py",
     "cluster/sandbox/errors.py",

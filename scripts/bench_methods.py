@@ -41,9 +41,10 @@ from transformers.utils import logging as transformers_logging
 
 from actors.evaluator.statistics import compare, estimate_pgr
 from cluster.terminal import run_script
+from cluster.training import Training
 from gpu_pool.library import engine_version
 from gpu_pool.weak_to_strong import LabelModel, MethodRun, Student, blocks
-from gpu_pool.weak_to_strong.domains import DOMAIN_NAMES, Domain, FinetuneSpec, get_domain, write_pretrain_inputs
+from gpu_pool.weak_to_strong.domains import DOMAIN_NAMES, Domain, get_domain, write_pretrain_inputs
 from gpu_pool.weak_to_strong.entrypoints import load_method
 from gpu_pool.weak_to_strong.errors import W2SError
 from gpu_pool.weak_to_strong.items import ItemSet
@@ -166,10 +167,8 @@ class Seed:
         self._made = {name: run.__dict__[name] for name in SHARED if name in run.__dict__}
         return student  # type: ignore[no-any-return]
 
-    def _params(self, spec: FinetuneSpec) -> RunParams:
-        return RunParams(
-            seed=self._seed, epochs=spec.epochs, lr=spec.lr, batch=spec.batch, members=spec.members, threads=1
-        )
+    def _params(self, spec: Training) -> RunParams:
+        return RunParams.of(spec, seed=self._seed, threads=1)
 
 
 def measure(bench: Bench, seed: int, texts: dict[str, str]) -> dict[str, tuple[Hits, float]]:

@@ -1,27 +1,19 @@
 """Several seeds trained together against one by one, on one CPU thread: seconds, ratio, padding, difference.
 
     python scripts/bench_seeds.py [--count 5] [--items 320]
-    python scripts/bench_seeds.py --task generated:math [--task generated:chat] [--cache DIR]
 
 Both do the same work with the same results; the last columns say by how much the weights and the last epoch's losses
 differ. Times are CPU seconds of the faster of two rounds. What is trained together by default is in
 `gpu_pool.weak_to_strong.training.jobs`.
-
-With tasks, whole methods: all seeds in one call of `Experiment.method` against one call for each, with scoring. The
-last columns are the largest difference of a probability of a test item, and the share of answers that differ: where a
-training overfits, rounding grows. Pretrained models are kept in `--cache`.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -31,34 +23,21 @@ from cluster.start import prepare
 
 prepare()  # before torch and Ray are imported, which ask for a home and a user
 
-import numpy as np
 import torch
 from transformers.utils import logging as transformers_logging
 
 from cluster.terminal import run_script
-from gpu_pool.weak_to_strong.domains import Domain
-from gpu_pool.weak_to_strong.experiment import Experiment, MethodFile, Pretrained, Protocol, world_of
-from gpu_pool.weak_to_strong.models import FloatArray, LabelModel
+from gpu_pool.weak_to_strong.models import LabelModel
 from gpu_pool.weak_to_strong.student import lm_tensors
-from gpu_pool.weak_to_strong.tasks import generated_domain, load_task
-from gpu_pool.weak_to_strong.tasks.artefacts import Artefacts
 from gpu_pool.weak_to_strong.tokens import TokenTable
 from gpu_pool.weak_to_strong.trainer import Job, TrainConfig, TrainReport, finetune_many
 from gpu_pool.weak_to_strong.training.jobs import pays
 from scripts.bench_texts import Size, engine_model, fresh_lm, made_up
-from scripts.w2s_options import CACHE
 
 CASES = (
     (16, 1, "full"), (24, 2, "full"), (32, 2, "full"), (48, 2, "full"), (64, 3, "full"),
     (64, 3, "lora:8"), (128, 4, "lora:8"), (64, 3, "top:1"), (64, 3, "head"),
 )  # fmt: skip
-METHODS = (
-    ("weak", "full", ("vanilla", "logconf", "bagging", "confident", "born_again")),
-    ("strong", "full", ("vanilla", "bagging", "confident", "frozen", "bootstrap")),
-    ("strong", "lora:8", ("vanilla",)),
-    ("strong", "head", ("vanilla",)),
-)
-"""Which of a world's models is the student, what the protocol trains, and the methods."""
 
 
 def measure(base: LabelModel, table: TokenTable, labels: Sequence[float], trainable: str, count: int) -> str:
@@ -87,57 +66,14 @@ def measure(base: LabelModel, table: TokenTable, labels: Sequence[float], traina
     )
 
 
-def measure_methods(task: str, domain: Domain, count: int, cache: Artefacts) -> None:
-    """Print the rows of one generated task."""
-    loaded, world = load_task(task, 0), world_of(domain, task)
-    models = {which: Pretrained(domain, world, which, cache) for which in ("weak", "strong")}
-    teacher, student = map(Protocol.of_domain, (domain.spec.teacher, domain.spec.student))
-    for which, trainable, names in METHODS:
-        width = (domain.spec.weak if which == "weak" else domain.spec.strong).shape.hidden
-        with tempfile.TemporaryDirectory() as folder:
-            kept, protocol = Artefacts(Path(folder)), student.changed(trainable=trainable)
-            experiment = Experiment(loaded, models["weak"], models[which], kept, teacher=teacher, student=protocol)
-            experiment.weak(range(count))
-            for name in names:
-                row = measure_method(experiment, MethodFile.of(name), count)
-                print(f"{domain.name}, d {width}, {trainable:6s} {name:10s} {row}", flush=True)
-
-
-def measure_method(experiment: Experiment, method: MethodFile, count: int) -> str:
-    """One row: a method whose results the experiment does not have yet."""
-    best: dict[str, float] = {}
-    probs: dict[str, FloatArray] = {}
-    for number in range(2):
-        for how, calls in (("alone", [[seed] for seed in range(count)]), ("joint", [list(range(count))])):
-            again = replace(method, source=f"{method.source}# {number}, {how}\n")
-            start = time.process_time()
-            scores = [experiment.method(again, seeds) for seeds in calls]
-            best[how] = min(best.get(how, math.inf), time.process_time() - start)
-            probs[how] = np.concatenate([one.probs for one in scores])
-    alone, joint = best["alone"], best["joint"]
-    apart = float(np.abs(probs["alone"] - probs["joint"]).max())
-    other = float(np.mean((probs["alone"] > 0.5) != (probs["joint"] > 0.5)))
-    return f"{alone:10.2f} {joint:9.2f} {alone / joint:6.2f}x {apart:11.1e} {other:8.2%}"
-
-
 def main() -> None:
     """Parse, run, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=5, help="seeds")
     parser.add_argument("--items", type=int, default=320)
-    parser.add_argument("--task", action="append", default=[], metavar="TASK", help="a generated task; repeat it")
-    parser.add_argument("--cache", type=Path, default=CACHE, help="where pretrained models are kept")
     options = parser.parse_args()
     torch.set_num_threads(1)
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    if options.task:
-        print(f"{options.count} seeds{'':23s} one by one  together   ratio   probs by  answers")
-        for task in options.task:
-            domain = generated_domain(task)
-            if domain is None:
-                parser.error(f"--task {task}: expected generated:NAME[:SIZE[:WORLD_SEED]]")
-            measure_methods(task, domain, options.count, Artefacts(options.cache))
-        return
     print(f"{options.count} seeds, {options.items} texts of 40 tokens (sigma .3), one epoch, batches of 32")
     print("model               one by one  together  ratio  padding together weights by losses by  default")
     for width, layers, trainable in CASES:

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from transformers.utils import logging as transformers_logging
 
-from gpu_pool.weak_to_strong.errors import MethodError
+from cluster.training import Training
+from gpu_pool.weak_to_strong.errors import MethodError, TrainingError
 from gpu_pool.weak_to_strong.experiment import (
     Event,
     Experiment,
@@ -23,12 +25,10 @@ from gpu_pool.weak_to_strong.experiment import (
     ModelAt,
     ModelSource,
     Pretrained,
-    Protocol,
     Scores,
     world_of,
 )
 from gpu_pool.weak_to_strong.methods import registry
-from gpu_pool.weak_to_strong.presets import PRESETS
 from gpu_pool.weak_to_strong.tasks import generated_domain, load_task
 from gpu_pool.weak_to_strong.tasks.artefacts import Artefacts
 
@@ -51,7 +51,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     own = parser.add_argument_group(
         "protocol",
-        "of ceiling and methods; the teacher's is the same unless the task or a published model brings its own",
+        "of ceiling and methods; the teacher's is the same unless the task brings its own",
     )
     for name in _STUDENT:
         own.add_argument(f"--{name}", type=_TYPES[name], metavar="X", help=_HELP.get(name))
@@ -69,7 +69,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 _HELP = {
-    "trainable": "full, head, top:K or lora:R (the published models: lora:32 with --lr 1e-4)",
+    "trainable": "full, head, top:K or lora:R; files: lora:32 with --lr 1e-4, as published",
     "teacher-members": "teachers that are averaged",
 }
 
@@ -113,10 +113,10 @@ def experiment(
     """The experiment on `task`; models of a generated task are its own when they are not given."""
     _check_model_options(args, weak, strong)
     artefacts, domain = Artefacts(args.cache), generated_domain(task)
-    student = Protocol.of_domain(domain.spec.student) if domain is not None else _published(strong) or Protocol()
-    student = student.changed(**{name: getattr(args, name) for name in _STUDENT})
-    teacher = Protocol.of_domain(domain.spec.teacher) if domain is not None else _published(weak) or student
-    teacher = teacher.changed(**{name: getattr(args, f"teacher_{name}") for name in _TEACHER})
+    student = domain.spec.student if domain is not None else Training()
+    student = _changed(student, {name: getattr(args, name) for name in _STUDENT})
+    teacher = domain.spec.teacher if domain is not None else student
+    teacher = _changed(teacher, {name: getattr(args, f"teacher_{name}") for name in _TEACHER})
     if domain is not None:
         weak = weak or Pretrained(domain, world_of(domain, task), "weak", artefacts)
         strong = strong or Pretrained(domain, world_of(domain, task), "strong", artefacts)
@@ -155,10 +155,14 @@ def _model(args: argparse.Namespace, model: ModelSource | str, *, chat: bool) ->
     return ModelAt(model, args.max_length, chat=chat, over_long=args.over_long or "cut")
 
 
-def _published(model: ModelSource | str | None) -> Protocol | None:
-    """The protocol that a published model was trained with."""
-    preset = PRESETS.get(model) if isinstance(model, str) else None
-    return None if preset is None else Protocol.of_config(preset.config)
+def _changed(protocol: Training, given: Mapping[str, Any]) -> Training:
+    """`protocol` with those of `given` that are not None; TrainingError names a value that is refused."""
+    chosen = {name: value for name, value in given.items() if value is not None}
+    try:
+        return Training.model_validate(protocol.model_dump() | chosen)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise TrainingError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}") from error
 
 
 def methods(names: Sequence[str], settings: Sequence[str]) -> list[MethodFile]:

@@ -7,13 +7,12 @@ and weak labels; `predict` gets scored items and nothing else.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from cluster.config import CampaignConfig, Training
 from gpu_pool.leases import Entry, Step
-from gpu_pool.weak_to_strong.domains import FinetuneSpec
 from gpu_pool.weak_to_strong.folders import WEIGHTS
 
 PROBS_BYTES = 8 << 20
@@ -68,14 +67,9 @@ class Sizes:
         return [list(numbers[start : start + size]) for start in range(0, len(numbers), size)]
 
 
-def fixed(spec: FinetuneSpec | Training) -> dict[str, Any]:
-    """The task's fixed protocol, as parameters of a training step; a generated domain leaves some at their default."""
-    return spec.model_dump(mode="json") if isinstance(spec, Training) else asdict(spec)
-
-
-def protocol(spec: FinetuneSpec | Training, seed: int, sizes: Sizes) -> dict[str, Any]:
+def protocol(training: Training, seed: int, sizes: Sizes) -> dict[str, Any]:
     """Parameters of a training step: the task's fixed protocol, the evaluator's seed, a deadline before the limit."""
-    return {**fixed(spec), "seed": seed, "seconds": DEADLINE_SHARE * sizes.seed_seconds}
+    return {**training.model_dump(mode="json"), "seed": seed, "seconds": DEADLINE_SHARE * sizes.seed_seconds}
 
 
 def pretrain_step(folder: Path, params: dict[str, Any], seconds: float) -> Step:

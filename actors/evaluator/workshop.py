@@ -17,7 +17,6 @@ from safetensors.numpy import load_file, save_file
 from actors.evaluator.audits import Auditor, AuditReport, InEarnest, Material, Spread
 from actors.evaluator.counted import CountedRuns, Payer
 from actors.evaluator.file_domain import FileDomain
-from actors.evaluator.jobs import fixed
 from actors.evaluator.models import Models
 from actors.evaluator.practice import Practice
 from actors.evaluator.scoring import Bench
@@ -189,6 +188,6 @@ class Workshop:
             "files": ["items.arrow", *files],
             "strong_model": str(strong),
             "disguised": self._t.disguise is not None,
-            "protocol": {name: value for name, value in fixed(student).items() if name != "members"},
+            "protocol": student.model_dump(mode="json", exclude={"members"}),
             "data_version": self.data_version,
         }

@@ -20,8 +20,8 @@ from cluster.config.schema import (
     Serve,
     Task,
     TaskFiles,
-    Training,
 )
+from cluster.training import Training
 
 __all__ = [
     "Brain",

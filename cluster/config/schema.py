@@ -23,6 +23,7 @@ from pydantic import (
 
 from cluster.config.prices import SHIPPED_PRICES, Price
 from cluster.money import MICRO, MS_PER_HOUR, Caps
+from cluster.training import Training
 
 Positive = Annotated[float, Field(gt=0, le=1e9)]
 NotNegative = Annotated[float, Field(ge=0, le=1e9)]
@@ -102,24 +103,6 @@ class Budgets(Strict):
 
     campaign: Budget
     researcher: Budget
-
-
-class Training(Strict):
-    """How teachers, or ceilings and students, are fine-tuned. The defaults are those of the published experiment."""
-
-    epochs: Count = 5
-    lr: Positive = Field(1e-4, description="highest learning rate of AdamW")
-    batch: Count = Field(32, description="items of a step")
-    trainable: str = Field("lora:32", description="`full`, `head`, `top:k` (upper layers) or `lora:r` (rank)")
-    betas: Annotated[tuple[Share, Share], Some] = Field((0.9, 0.95), description="of AdamW")
-    members: Annotated[int, Field(ge=1, le=16)] = Field(1, description="teachers that are averaged")
-
-    @field_validator("trainable")
-    @classmethod
-    def _trainable(cls, value: str) -> str:
-        if not re.fullmatch(r"full|head|(top|lora):[1-9]\d{0,3}", value):
-            raise ValueError("full, head, top:k or lora:r")
-        return value
 
 
 class TaskFiles(Strict):

@@ -1,4 +1,4 @@
-"""The two published models with their hyper-parameters (automated-w2s-research, 2026).
+"""The two published models (automated-w2s-research, 2026); their hyper-parameters are the defaults of `Training`.
 
 Both roles were trained alike: LoRA r = 32, alpha 32, rank-stabilised, no dropout, on all seven linear layers; AdamW
 with betas .9/.95, learning rate 1e-4 linear after 10 % warm-up, no weight decay, batches of 32, 5 epochs, contexts up
@@ -7,7 +7,7 @@ moments are float32 and the loss is on the label alone.
 
     preset = PRESETS["Qwen/Qwen3-4B-Base"]
     model = preset.load("pair", device="cuda")
-    finetune(model, model.tokenize(items), targets, preset.config)
+    finetune(model, model.tokenize(items), targets, TrainConfig())
 """
 
 from __future__ import annotations
@@ -19,16 +19,14 @@ from typing import Any
 from gpu_pool.weak_to_strong.formats import PUBLISHED, PUBLISHED_LENGTH, PUBLISHED_MODELS, PromptFormat
 from gpu_pool.weak_to_strong.items import Kind
 from gpu_pool.weak_to_strong.models import LabelModel
-from gpu_pool.weak_to_strong.training.config import TrainConfig
 
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """A published model: its hub id, whether it is asked through its chat template, and how it was trained."""
+    """A published model: its hub id, and whether it is asked through its chat template. `Training()` trained it."""
 
     name: str
     chat: bool
-    config: TrainConfig
     max_length: int = PUBLISHED_LENGTH
 
     def format(self, kind: Kind) -> PromptFormat:
@@ -41,17 +39,5 @@ class Preset:
         return LabelModel.load(folder or self.name, kind, **settings)
 
 
-_CONFIG = TrainConfig(
-    epochs=5,
-    batch_size=32,
-    lr=1e-4,
-    schedule="linear",
-    warmup=0.1,
-    weight_decay=0.0,
-    betas=(0.9, 0.95),
-    trainable="lora:32",
-    lora_alpha=32.0,
-)
-
-PRESETS = {name: Preset(name, chat, _CONFIG) for name, chat in PUBLISHED_MODELS.items()}
+PRESETS = {name: Preset(name, chat) for name, chat in PUBLISHED_MODELS.items()}
 """By hub id: the weak teacher's model first, then the strong student's."""

@@ -30,13 +30,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from cluster.training import Training
 from gpu_pool.weak_to_strong.errors import DeadlineError, MethodError
 from gpu_pool.weak_to_strong.generation import Generator, TransformersGenerator
 from gpu_pool.weak_to_strong.items import ItemSet
 from gpu_pool.weak_to_strong.models import FloatArray, LabelModel, softmax
 from gpu_pool.weak_to_strong.student import Student
 from gpu_pool.weak_to_strong.tokens import TokenTable
-from gpu_pool.weak_to_strong.trainer import Job, TrainConfig, Trainer, TrainReport, finetune_many
+from gpu_pool.weak_to_strong.trainer import Job, TrainConfig, TrainReport, finetune_many
 from gpu_pool.weak_to_strong.training.jobs import pays
 
 Log = Callable[..., None]
@@ -51,24 +52,19 @@ class PlaceParams(BaseModel):
     device: Literal["cpu", "cuda"] = "cpu"
 
 
-class RunParams(PlaceParams):
-    """Parameters of a training step. Epochs, lr, batch, trainable and betas are the task's fixed protocol.
-
-    `trainable` is `full`, `head`, `top:k` or `lora:r` as in TrainConfig. The published models were trained with
-    `lora:32` at 1e-4 and betas .9 and .95.
-    """
+class RunParams(Training, PlaceParams):
+    """One training: the task's protocol, and what is the run's own."""
 
     seed: int = Field(default=0, ge=0)
-    epochs: int = Field(default=5, ge=1)
-    lr: float = Field(default=5e-4, gt=0)
-    batch: int = Field(default=32, ge=1)
-    trainable: str = "full"
-    betas: tuple[float, float] = Field(default=(0.9, 0.98), description="of AdamW")
-    members: int = Field(default=1, ge=1, le=16, description="teachers that are averaged")
     seconds: float | None = Field(default=None, gt=0, description="time the run may take; none: no limit")
 
+    @classmethod
+    def of(cls, training: Training, **own: Any) -> RunParams:
+        """A run of `training` with the fields that are its own."""
+        return cls(**training.model_dump(), **own)
+
     def train_config(self) -> TrainConfig:
-        """The protocol as a training configuration; TrainingError for a `trainable` or betas that are none."""
+        """The engine's configuration."""
         return TrainConfig(
             epochs=self.epochs,
             lr=self.lr,
@@ -95,8 +91,7 @@ class MethodRun:
     Attributes: `items`, the unlabelled ItemSet; `weak`, float32 (n,) = P(label 1) by the weak teacher; `weak_members`,
     the same by each of k teachers (n, k) when the run was given them, else None; `seed`, int;
     `protocol`, the task's TrainConfig (what `vanilla` uses); `base`, the pretrained strong LabelModel (leave it as it
-    is; take `strong()`); `device`, `threads`; `deadline`, time.monotonic seconds or None; `trainer`, which does its
-    trainings.
+    is; take `strong()`); `device`, `threads`; `deadline`, time.monotonic seconds or None.
     """
 
     def __init__(
@@ -117,7 +112,6 @@ class MethodRun:
         self.protocol = params.train_config()
         self.device = params.device
         self.threads = params.threads or torch.get_num_threads()
-        self.trainer: Trainer = finetune_many
         self._log = log
         self.deadline = None if params.seconds is None else time.monotonic() + params.seconds
         if self.weak.shape != (len(items),) or not np.isfinite(self.weak).all():
@@ -267,7 +261,7 @@ class MethodRun:
             self._log(message, **metrics)
 
     def _trained(self, jobs: Sequence[Job]) -> list[TrainReport]:
-        reports = self.trainer(jobs, on_progress=self._progress, deadline=self.deadline)
+        reports = finetune_many(jobs, on_progress=self._progress, deadline=self.deadline)
         for job, report in zip(jobs, reports, strict=True):
             self.log("trained", items=len(job.tokens), steps=report.steps, seconds=report.seconds, loss=report.loss)
         return reports

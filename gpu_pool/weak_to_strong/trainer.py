@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy.typing as npt
 import torch
@@ -25,17 +24,7 @@ from gpu_pool.weak_to_strong.training.jobs import Job, blocks
 from gpu_pool.weak_to_strong.training.loop import Loop
 from gpu_pool.weak_to_strong.training.parts import prepare, release
 
-__all__ = ["Job", "Progress", "TrainConfig", "TrainReport", "Trainer", "finetune", "finetune_many"]
-
-
-class Trainer(Protocol):
-    """What does the trainings of a run: `finetune_many`, or something with its results and its errors."""
-
-    def __call__(
-        self, jobs: Sequence[Job], *, on_progress: Progress | None = None, deadline: float | None = None
-    ) -> list[TrainReport]:
-        """Train the model of each job in place, and report on each."""
-        ...
+__all__ = ["Job", "Progress", "TrainConfig", "TrainReport", "finetune", "finetune_many"]
 
 
 def finetune(

@@ -43,7 +43,7 @@ def hardly_pretrained(name: str) -> Domain:
         documents=2000,
         strong=dataclasses.replace(spec.strong, steps=40),
         weak=dataclasses.replace(spec.weak, steps=20),
-        teacher=dataclasses.replace(spec.teacher, epochs=4, members=1),
+        teacher=spec.teacher.model_copy(update={"epochs": 4, "members": 1}),
     )
     found: Domain = domain
     return found

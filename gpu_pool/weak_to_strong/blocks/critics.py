@@ -30,7 +30,7 @@ from gpu_pool.weak_to_strong.models import FloatArray, LabelModel, softmax
 from gpu_pool.weak_to_strong.models.batches import split
 from gpu_pool.weak_to_strong.run import MethodRun
 from gpu_pool.weak_to_strong.tokens import TokenTable
-from gpu_pool.weak_to_strong.trainer import Job, TrainConfig
+from gpu_pool.weak_to_strong.trainer import Job, TrainConfig, finetune_many
 from gpu_pool.weak_to_strong.training.batches import automatic_budget, epoch
 
 ASK = "\nCritique:"
@@ -117,7 +117,7 @@ def judge(run: MethodRun, critiques: list[list[str]], labels: FloatArray, config
         inside, outside = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
         chosen = run.config(epochs=config.judge_epochs)
         model = run.base.copy(chosen.trainable)
-        run.trainer([Job(model, [mixed[int(i)] for i in inside], labels[inside], chosen)], deadline=run.deadline)
+        finetune_many([Job(model, [mixed[int(i)] for i in inside], labels[inside], chosen)], deadline=run.deadline)
         for column, tokens in enumerate(texts):
             out[outside, column] = softmax(model.logits(tokens.take(outside)))[:, 1]
     return out

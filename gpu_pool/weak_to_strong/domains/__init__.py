@@ -6,7 +6,7 @@ needs as plain files, so that it can run where this package does not exist.
 
 from __future__ import annotations
 
-from gpu_pool.weak_to_strong.domains.base import Domain, DomainSpec, FinetuneSpec, ModelShape, PretrainSpec, Seed, Size
+from gpu_pool.weak_to_strong.domains.base import Domain, DomainSpec, ModelShape, PretrainSpec, Seed, Size
 from gpu_pool.weak_to_strong.domains.catalogue import DOMAIN_NAMES, get_domain
 from gpu_pool.weak_to_strong.domains.corpus import prepare_corpus, pretrain_params, write_pretrain_inputs
 
@@ -14,7 +14,6 @@ __all__ = [
     "DOMAIN_NAMES",
     "Domain",
     "DomainSpec",
-    "FinetuneSpec",
     "ModelShape",
     "PretrainSpec",
     "Seed",

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from cluster.training import Training
 from gpu_pool.weak_to_strong.formats import PromptFormat
 from gpu_pool.weak_to_strong.items import ItemSet, Kind
 
@@ -60,16 +61,6 @@ class PretrainSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class FinetuneSpec:
-    """The task's fixed fine-tuning protocol; `members` teachers are averaged."""
-
-    epochs: int
-    lr: float
-    batch: int = 32
-    members: int = 1
-
-
-@dataclass(frozen=True, slots=True)
 class DomainSpec:
     """Sizes of a task: counts of items, corpus documents, and the two models' training."""
 
@@ -82,8 +73,8 @@ class DomainSpec:
     documents: int
     strong: PretrainSpec
     weak: PretrainSpec
-    teacher: FinetuneSpec
-    student: FinetuneSpec
+    teacher: Training
+    student: Training
 
 
 class Domain(Protocol):

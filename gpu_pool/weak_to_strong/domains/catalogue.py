@@ -21,10 +21,17 @@ truth.
 
 from __future__ import annotations
 
-from gpu_pool.weak_to_strong.domains.base import Domain, DomainSpec, FinetuneSpec, ModelShape, PretrainSpec, Size
+from cluster.training import Training
+from gpu_pool.weak_to_strong.domains.base import Domain, DomainSpec, ModelShape, PretrainSpec, Size
 from gpu_pool.weak_to_strong.domains.chat import ChatDomain, ChatWorld
 from gpu_pool.weak_to_strong.domains.verify import VerifyDomain, VerifyWorld
 from gpu_pool.weak_to_strong.errors import W2SError
+
+
+def _full(epochs: int, lr: float, members: int = 1) -> Training:
+    """Tiny models are trained whole, and forget sooner what a gradient was: more would not help them."""
+    return Training(epochs=epochs, lr=lr, trainable="full", betas=(0.9, 0.98), members=members)
+
 
 DOMAIN_NAMES = ("chat", "math", "code")
 _WEAK = ModelShape(hidden=24, layers=2, head_dim=8)
@@ -34,10 +41,10 @@ _WEAK = ModelShape(hidden=24, layers=2, head_dim=8)
 _WEAK_PAIR = PretrainSpec(_WEAK, steps=60, seed=1)
 _WEAK_BINARY = PretrainSpec(_WEAK, steps=60, seed=1, batch=32)
 _STRONG_STANDARD = PretrainSpec(ModelShape(hidden=64, layers=3, head_dim=16), steps=1000, seed=0)
-_TEACHER = FinetuneSpec(epochs=6, lr=1e-3, members=4)  # four members: steadier over seeds than one
-_STUDENT_QUICK = FinetuneSpec(epochs=5, lr=1e-3)  # in batches of 64 one epoch is too few steps to learn anything
-_STUDENT_CHAT = FinetuneSpec(epochs=4, lr=1e-3)  # vanilla's PGR falls with epochs: .51, .27, .13 after 3, 4, 5
-_STUDENT = FinetuneSpec(epochs=5, lr=5e-4)
+_TEACHER = _full(epochs=6, lr=1e-3, members=4)  # four members: steadier over seeds than one
+_STUDENT_QUICK = _full(epochs=5, lr=1e-3)  # in batches of 64 one epoch is too few steps to learn anything
+_STUDENT_CHAT = _full(epochs=4, lr=1e-3)  # vanilla's PGR falls with epochs: .51, .27, .13 after 3, 4, 5
+_STUDENT = _full(epochs=5, lr=5e-4)
 
 
 def _strong_quick(hidden: int, steps: int) -> PretrainSpec:

@@ -8,18 +8,16 @@
 
 Promises: seed s of a method learns from the labels of teacher s; the data are the same for all seeds, so seeds
 differ in training alone, as in the published protocol; no method sees a label; whatever was computed once for the same
-content, seed, protocol and code is read and not computed again. Teachers, ceilings and the students of a method of
-several seeds are trained as one stack where that is faster: with the results of one by one, within rounding, of
-methods of the registry; seeds of other files run one after another. As training goes on rounding grows, so that a
-student which was stacked depends a little on the seeds that were asked for with it first. The global random streams of
-torch, numpy and `random` start from the seed in a method, as in a counted run, and are left as they were.
+content, seed, protocol and code is read and not computed again. Teachers and ceilings of several seeds are trained as
+one stack where that is faster, with the results of one by one, within rounding, which grows as training goes on: a
+teacher depends a little on the seeds that were asked for with it first. A method runs seed by seed. The global random
+streams of torch, numpy and `random` start from the seed in a method, as in a counted run, and are left as they were.
 """
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -27,14 +25,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cluster.training import Training
 from gpu_pool.weak_to_strong.errors import MethodError, W2SError
 from gpu_pool.weak_to_strong.experiment.methods import MethodFile
-from gpu_pool.weak_to_strong.experiment.protocol import Protocol
 from gpu_pool.weak_to_strong.experiment.shared import LIBRARY, MODEL_CODE, Shared, SharedRun
 from gpu_pool.weak_to_strong.experiment.sources import ModelSource, Pretrained, world_of
-from gpu_pool.weak_to_strong.experiment.together import Trained, most_at_once, train_alone, train_seeds
 from gpu_pool.weak_to_strong.methods.truth import seeds_at_once, train_seeds_on_truth
 from gpu_pool.weak_to_strong.models import FloatArray, LabelModel
+from gpu_pool.weak_to_strong.run import RunParams
 from gpu_pool.weak_to_strong.streams import global_streams
 from gpu_pool.weak_to_strong.student import Inputs, Student
 from gpu_pool.weak_to_strong.tasks import generated_domain, load_task
@@ -50,7 +48,7 @@ _TRAIN_CODE = (
 )
 _METHOD_CODE = (
     *_TRAIN_CODE,
-    *(f"{LIBRARY}.{name}" for name in ("blocks", "generation", "streams", "experiment.together")),
+    *(f"{LIBRARY}.{name}" for name in ("blocks", "generation", "streams")),
 )
 
 
@@ -74,8 +72,8 @@ class Scores:
     """Runs of one name: row i is seed `seeds[i]`; `probs` float32 (seeds, items) are P(label 1) of the test items.
 
     `hits` bool (seeds, items): whether the likelier label is right; `seconds` (seeds,) of training alone: without
-    loading models, without scoring, without the tokens, states and priors that all runs share; of what several seeds
-    trained as one stack, a share. `cut`: texts that were cut to the model's length, by split.
+    loading models, without scoring, without the tokens, states and priors that all runs share; a share of the stack, of
+    teachers and ceilings that were trained as one. `cut`: texts that were cut to the model's length, by split.
     """
 
     name: str
@@ -101,8 +99,8 @@ class Experiment:
         strong: ModelSource,
         artefacts: Artefacts,
         *,
-        teacher: Protocol | None = None,
-        student: Protocol | None = None,
+        teacher: Training | None = None,
+        student: Training | None = None,
         device: str = "cpu",
         progress: Callable[[Event], None] | None = None,
     ) -> None:
@@ -111,8 +109,8 @@ class Experiment:
         self._weak = weak
         self._strong = strong
         self._artefacts = artefacts
-        self._teacher = teacher or Protocol()
-        self._student = student or Protocol()
+        self._teacher = teacher or Training()
+        self._student = student or Training()
         self._device = device
         self._progress = progress
         self._labels = _truth(task.test, f"task {task.name}: test has no labels")
@@ -127,10 +125,7 @@ class Experiment:
         domain = generated_domain(spec)
         if domain is None:
             raise ExperimentError(f"{spec!r} is no generated task: expected generated:NAME[:SIZE[:WORLD_SEED]]")
-        protocols = {
-            "teacher": Protocol.of_domain(domain.spec.teacher),
-            "student": Protocol.of_domain(domain.spec.student),
-        }
+        protocols: dict[str, Any] = {"teacher": domain.spec.teacher, "student": domain.spec.student}
         weak, strong = (Pretrained(domain, world_of(domain, spec), which, artefacts) for which in ("weak", "strong"))
         return cls(load_task(spec, seed), weak, strong, artefacts, **(protocols | options))
 
@@ -168,65 +163,37 @@ class Experiment:
         the call; the seeds that were done before it are kept.
         """
         asked, digest, code = _checked(seeds), method.digest(), code_version(*_METHOD_CODE)
-        trained: dict[int, Trained] = {}
 
-        def key_of(seed: int) -> dict[str, Any]:
-            return self._student_key(seed) | {"method": digest, "code": code, "teacher": self._teacher_key(seed)}
+        def student(seed: int) -> tuple[Arrays, bool]:
+            key = self._student_key(seed) | {"method": digest, "code": code, "teacher": self._teacher_key(seed)}
+            return self._once("student", key, lambda: self._train_method(method, seed, asked))
 
-        missing = [seed for seed in asked if not self._artefacts.has("student", key_of(seed))]
-        with contextlib.closing(self._train(method, missing, asked)) as coming:
-
-            def arrays(seed: int) -> Arrays:
-                while seed not in trained:
-                    done, ended = next(coming)
-                    trained[done] = ended
-                return self._student_arrays(method, seed, trained.pop(seed))
-
-            return self._scores(
-                method.name, asked, lambda seed: self._once("student", key_of(seed), lambda: arrays(seed))
-            )
+        return self._scores(method.name, asked, student)
 
     def weak_labels(self, seed: int) -> FloatArray:
         """The labels that methods of this seed learn from: teacher `seed`'s P(label 1) of train_unlabel, (n,)."""
         return self._teach(seed, (seed,))[0]["unlabelled"]
 
-    def _train(
-        self, method: MethodFile, wanted: Sequence[int], asked: Sequence[int]
-    ) -> Generator[tuple[int, Trained], None, None]:
-        """The method on each of `wanted`, as soon as it is done; `asked` are all seeds of the call.
-
-        Only methods of the registry run on several seeds at once: a file may hold what one seed would leave another.
-        """
-        if not wanted:
-            return
+    def _train_method(self, method: MethodFile, seed: int, asked: Sequence[int]) -> Arrays:
+        """What is kept of the method's run with `seed`; its error names the method and the seed."""
         shared = self._shared  # loads the model, which is not the run's time
-        # A limit of seconds holds for one run, not for what others do meanwhile.
-        joint = method.published and self._student.seconds is None
-        count = most_at_once(shared.model, shared.tokens) if joint else 1
-        for first in range(0, len(wanted), count):
-            seeds = wanted[first : first + count]
-            taught = [self._teach(seed, asked)[0] for seed in seeds]
-            runs = [
-                SharedRun(shared, own["unlabelled"], self._student.of_seed(seed, self._device), members=own["members"])
-                for seed, own in zip(seeds, taught, strict=True)
-            ]
-            if len(runs) == 1:
-                yield seeds[0], train_alone(_whole(method), runs[0], lambda: shared.seconds)
-                continue
-            with method.imported() as train:
-                for number, trained in train_seeds(train, runs, lambda: shared.seconds):
-                    yield seeds[number], trained
-
-    def _student_arrays(self, method: MethodFile, seed: int, trained: Trained) -> Arrays:
-        """What is kept of a run; raises its error, which then names the method and the seed."""
-        ended, name = trained.result, f"method {method.name!r}, seed {seed}"
-        if isinstance(ended, W2SError):
-            raise type(ended)(f"{name}: {ended}") from ended
-        if isinstance(ended, Exception):
-            raise MethodError(f"{name} raised {type(ended).__name__}: {ended}{method.place_of(ended)}") from ended
-        probs = ended.predict(self._shared.test)[:, 1]
-        cut = _cut(self._shared.tokens, self._shared.test.tokens)
-        return {"test": probs, "seconds": np.array([trained.seconds]), "cut": cut}
+        teacher, _ = self._teach(seed, asked)
+        params = self._run(self._student, seed)
+        run = SharedRun(shared, teacher["unlabelled"], params, members=teacher["members"])
+        name, start, others = f"method {method.name!r}, seed {seed}", time.monotonic(), shared.seconds
+        try:
+            with global_streams(seed), method.imported() as train:
+                student = train(run)
+        except W2SError as error:
+            raise type(error)(f"{name}: {error}") from error
+        except Exception as error:
+            raise MethodError(f"{name} raised {type(error).__name__}: {error}{method.place_of(error)}") from error
+        seconds = time.monotonic() - start - (shared.seconds - others)
+        return {
+            "test": student.predict(shared.test)[:, 1],
+            "seconds": np.array([seconds]),
+            "cut": _cut(shared.tokens, shared.test.tokens),
+        }
 
     def _teach(self, seed: int, asked: Sequence[int]) -> tuple[Arrays, bool]:
         """What the teacher of `seed` says; `asked` are all seeds that are wanted now."""
@@ -280,15 +247,18 @@ class Experiment:
         }
 
     def _on_truth(
-        self, model: LabelModel, tokens: TokenTable, labels: npt.ArrayLike, protocol: Protocol, wanted: Sequence[int]
+        self, model: LabelModel, tokens: TokenTable, labels: npt.ArrayLike, protocol: Training, wanted: Sequence[int]
     ) -> dict[int, tuple[Student, float]]:
         """Students on truth with the seconds of each, by seed."""
-        seeds = wanted[: seeds_at_once(model, tokens, labels, protocol)]
+        seeds = wanted[: seeds_at_once(model, tokens, labels, self._run(protocol, 0))]
         start = time.monotonic()
-        runs = [protocol.of_seed(seed, self._device) for seed in seeds]
+        runs = [self._run(protocol, seed) for seed in seeds]
         students = train_seeds_on_truth(model, tokens, labels, runs)
         seconds = (time.monotonic() - start) / len(seeds)
         return {seed: (student, seconds) for seed, student in zip(seeds, students, strict=True)}
+
+    def _run(self, protocol: Training, seed: int) -> RunParams:
+        return RunParams.of(protocol, seed=seed, device=self._device)
 
     @cached_property
     def _weak_inputs(self) -> dict[str, Inputs]:
@@ -312,11 +282,11 @@ class Experiment:
     def _student_key(self, seed: int) -> dict[str, Any]:
         return self._key(self._strong, self._student, seed)
 
-    def _key(self, model: ModelSource, protocol: Protocol, seed: int) -> dict[str, Any]:
+    def _key(self, model: ModelSource, protocol: Training, seed: int) -> dict[str, Any]:
         return {
             "task": self.task.content_hash,
             "model": model.key(),
-            "protocol": protocol.key(),
+            "protocol": protocol.model_dump(mode="json"),
             "seed": seed,
             "device": self._device,
         }
@@ -344,16 +314,6 @@ class Experiment:
         stacked = np.stack(probs)
         cut = dict(zip(SPLITS[-len(arrays["cut"]) :], arrays["cut"].tolist(), strict=True))
         return Scores(name, tuple(seeds), stacked, (stacked > 0.5) == (self._labels == 1), np.array(seconds), cut)
-
-
-def _whole(method: MethodFile) -> Callable[[SharedRun], Student]:
-    """The method with its import, for one run."""
-
-    def train(run: SharedRun) -> Student:
-        with global_streams(run.seed), method.imported() as own:
-            return own(run)
-
-    return train
 
 
 def _checked(seeds: Iterable[int]) -> tuple[int, ...]:

@@ -28,7 +28,7 @@ RESERVED = ("weak", "ceiling")
 class MethodFile:
     """A method file's text under a name for tables.
 
-    `folder` is where its own modules lie, if it has any, `path` the file; `published`: it is the registry's. A name of
+    `folder` is where its own modules lie, if it has any, `path` the file. A name of
     the registry is that of the registry's method, and `weak` and `ceiling` are no method's: a file of such a name is
     shown with its folder.
     """
@@ -37,7 +37,6 @@ class MethodFile:
     source: str
     folder: Path | None = None
     path: Path | None = None
-    published: bool = False
 
     @classmethod
     def of(cls, name_or_path: str | Path, **params: Any) -> MethodFile:
@@ -49,7 +48,7 @@ class MethodFile:
         if name in registry.names():
             source = registry.source_of(name, **params)
             shown = ", ".join(f"{key}={value}" for key, value in params.items())
-            return cls(f"{name}({shown})" if shown else name, source, published=True)
+            return cls(f"{name}({shown})" if shown else name, source)
         path = Path(name_or_path)
         path = path / "method.py" if path.is_dir() else path
         if not path.is_file():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from cluster.training import BATCH, BETAS, EPOCHS, LR, PUBLISHED_TRAINABLE, TRAINABLE
 from gpu_pool.weak_to_strong.errors import TrainingError
 from gpu_pool.weak_to_strong.losses import Loss, cross_entropy
 
@@ -20,8 +20,10 @@ Progress = Callable[[int, int, float], None]
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
-    """How to fine-tune. `warmup` is a share of all steps; `ema` the decay of a weight average used at the end (0: off);
-    `drop_share` leaves that share of highest-loss examples out of each batch, after `drop_after` of training.
+    """How the engine fine-tunes; the defaults are those of `cluster.training.Training`.
+
+    `warmup` is a share of all steps; `ema` the decay of a weight average used at the end (0: off); `drop_share` leaves
+    that share of highest-loss examples out of each batch, after `drop_after` of training.
 
     `trainable`: `full`; `top:k`, the k upper layers, final norm and separate label rows on cached states of the frozen
     rest; `head`, the label rows alone; `lora:r`, adapters of rank r on every linear layer; `lora:r:k`, those of the k
@@ -30,20 +32,20 @@ class TrainConfig:
     chooses what fits a core's cache or a GPU.
     """
 
-    epochs: int = 5
-    batch_size: int = 32
-    lr: float = 5e-4
+    epochs: int = EPOCHS
+    batch_size: int = BATCH
+    lr: float = LR
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup: float = 0.1
     loss: Loss = cross_entropy
-    trainable: str = "full"
+    trainable: str = PUBLISHED_TRAINABLE
     weight_decay: float = 0.0
     clip: float = 1.0
     ema: float = 0.0
     drop_share: float = 0.0
     drop_after: float = 0.3
     seed: int = 0
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[float, float] = BETAS
     lora_alpha: float = 32.0
     token_budget: int | None = None
 
@@ -54,7 +56,7 @@ class TrainConfig:
             raise TrainingError(f"schedule {self.schedule!r}: expected linear, cosine or constant")
         if not (0 <= self.ema < 1 and 0 <= self.drop_share < 1 and 0 <= self.warmup < 1):
             raise TrainingError(f"ema, drop_share and warmup must lie in [0, 1): {self}")
-        if not re.fullmatch(r"full|head|(top|lora):[1-9]\d{0,3}|lora:[1-9]\d{0,3}:[1-9]\d{0,3}", self.trainable):
+        if not TRAINABLE.fullmatch(self.trainable):
             raise TrainingError(f"trainable {self.trainable!r}: expected full, head, top:k, lora:r or lora:r:k")
         if self.token_budget is not None and self.token_budget < 1:
             raise TrainingError(f"token_budget must be above 0: {self}")

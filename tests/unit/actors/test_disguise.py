@@ -86,7 +86,7 @@ def test_the_disguised_model_says_of_disguised_items_what_the_model_says_trained
 def trained(model: LabelModel, items: ItemSet, labels: Any) -> Any:
     """What a student says of the items that it was trained on."""
     weak = (0.8 * labels + 0.1).astype(np.float32)
-    run = MethodRun(items, weak, model, RunParams(seed=1, epochs=2, lr=1e-3, batch=32, threads=1))
+    run = MethodRun(items, weak, model, RunParams(seed=1, epochs=2, lr=1e-3, batch=32, threads=1, trainable="full"))
     return run.student(run.fit(blocks.hard(run.weak))).predict(items)
 
 

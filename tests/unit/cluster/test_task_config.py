@@ -5,17 +5,13 @@ from __future__ import annotations
 import pytest
 
 from cluster.config import ConfigError, Training, dump_config, load_config, validate
-from gpu_pool.weak_to_strong.experiment import Protocol
-from gpu_pool.weak_to_strong.presets import PRESETS
 
 FILES = "task.files={chat: {path: /data/chat, weak: Qwen/Qwen1.5-0.5B-Chat, strong: Qwen/Qwen3-4B-Base}}"
 
 
 def test_the_default_protocol_is_the_published_one() -> None:
-    given = Training().model_dump(mode="json")
-    for preset in PRESETS.values():
-        published = Protocol.of_config(preset.config).key()
-        assert given == {name: published[name] for name in given}
+    files = load_config("quickstart", overrides=(FILES,)).task.files["chat"]
+    assert files.protocol == Training() == Training(epochs=5, lr=1e-4, batch=32, trainable="lora:32", betas=(0.9, 0.95))
 
 
 def test_a_task_from_files_loads_and_survives_being_written() -> None:

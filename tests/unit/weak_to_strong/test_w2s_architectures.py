@@ -177,7 +177,10 @@ def test_a_method_that_a_model_cannot_carry_names_the_remedy(
     folders: dict[str, Path], name: str, method: str, says: str
 ) -> None:
     run = MethodRun(
-        some_items(), np.linspace(0.1, 0.9, 9), LabelModel.load(folders[name], "binary"), RunParams(epochs=1)
+        some_items(),
+        np.linspace(0.1, 0.9, 9),
+        LabelModel.load(folders[name], "binary"),
+        RunParams(epochs=1, trainable="full"),
     )
     scope: dict[str, Any] = {}
     exec(compile(registry.source_of(method), "method.py", "exec"), scope)
@@ -190,7 +193,7 @@ def test_bfloat16_weights_are_trained_as_float32_and_stay_close(folders: dict[st
     model = LabelModel.load(folders["qwen3"], "binary", dtype=torch.bfloat16)
     exact = LabelModel.load(folders["qwen3"], "binary")
     assert np.allclose(model.probs(items), exact.probs(items), atol=0.03)
-    finetune(model, model.tokenize(items), np.zeros(9), TrainConfig(epochs=3, lr=1e-3))
+    finetune(model, model.tokenize(items), np.zeros(9), TrainConfig(epochs=3, lr=1e-3, trainable="full"))
     assert all(p.dtype == torch.float32 for p in model.lm.parameters())
     assert model.probs(items)[:, 0].mean() > exact.probs(items)[:, 0].mean()
 
@@ -287,7 +290,7 @@ def test_long_texts_are_cut_in_front_of_the_question_or_refused(folders: dict[st
     assert cut.truncated == sum(len(row) > 12 for row in whole) > 0
     for short, full in zip(cut, whole, strict=True):
         assert short.tolist() == full[-12:].tolist()
-    report = finetune(model, cut, np.ones(9), TrainConfig(epochs=1))
+    report = finetune(model, cut, np.ones(9), TrainConfig(epochs=1, trainable="full"))
     assert report.truncated == cut.truncated
     model.over_long = "refuse"
     with pytest.raises(ModelError, match="longer than 12 tokens"):

@@ -35,7 +35,7 @@ def f32(*values: float) -> npt.NDArray[np.float32]:
 def run(chat: Domain, model: LabelModel) -> MethodRun:
     items, labels = chat.sample(40, 1)
     weak = np.where(np.arange(40) % 4 == 0, 1 - labels, labels) * 0.6 + 0.2
-    return MethodRun(items, weak, model, RunParams(seed=3, epochs=1, lr=1e-3))
+    return MethodRun(items, weak, model, RunParams(seed=3, epochs=1, lr=1e-3, trainable="full"))
 
 
 # targets and selection
@@ -256,7 +256,9 @@ def binary(tmp_path_factory: pytest.TempPathFactory) -> MethodRun:
     root = tmp_path_factory.mktemp("math")
     pretrain_model(root / "in", root / "out", write_pretrain_inputs(world, "strong", root / "in"))
     items, labels = world.sample(40, 1)
-    return MethodRun(items, labels * 0.6 + 0.2, LabelModel.load(root / "out", "binary"), RunParams(epochs=1))
+    return MethodRun(
+        items, labels * 0.6 + 0.2, LabelModel.load(root / "out", "binary"), RunParams(epochs=1, trainable="full")
+    )
 
 
 def test_few_shot_texts_end_in_the_whole_question_after_balanced_examples(
@@ -336,7 +338,7 @@ def test_adapters_are_interpolated_by_their_share_and_merged_without_a_differenc
 @pytest.mark.parametrize("make", [blocks.elr, lambda *given: blocks.co_teach(*given)[0]], ids=["elr", "co_teach"])
 def test_half_precision_weights_are_stepped_as_float32_masters(folder: Path, run: MethodRun, make: Any) -> None:
     base = LabelModel.load(folder, "pair", dtype=torch.bfloat16)
-    own = MethodRun(run.items, run.weak, base, RunParams(epochs=2, lr=1e-5))
+    own = MethodRun(run.items, run.weak, base, RunParams(epochs=2, lr=1e-5, trainable="full"))
     model = make(own, blocks.hard(run.weak), own.protocol)
     moved = [(a, b) for a, b in zip(model.lm.parameters(), base.lm.parameters(), strict=True)]
     assert all(a.dtype == torch.float32 and b.dtype == torch.bfloat16 for a, b in moved)
@@ -512,7 +514,7 @@ def test_the_critic_writes_with_the_engine_that_was_chosen(
 def test_a_critique_that_is_longer_when_read_again_does_not_leave_the_context(run: MethodRun, folder: Path) -> None:
     longest = int(run.tokens.lengths.max())
     base = LabelModel.load(folder, "pair", max_length=longest)
-    own = MethodRun(run.items, run.weak, base, RunParams(epochs=1))
+    own = MethodRun(run.items, run.weak, base, RunParams(epochs=1, trainable="full"))
     seen: list[int] = []
     base.lm.register_forward_pre_hook(lambda _, args, given: seen.append(given["input_ids"].shape[1]), with_kwargs=True)
     blocks.train_critic(own, base, ["good " * 30] * 40, blocks.CriticConfig())

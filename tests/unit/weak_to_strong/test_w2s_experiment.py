@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
+from cluster.training import Training
 from gpu_pool.library import library_files
 from gpu_pool.weak_to_strong.domains import Domain
-from gpu_pool.weak_to_strong.errors import MethodError, ModelError, TrainingError
+from gpu_pool.weak_to_strong.errors import MethodError, ModelError
 from gpu_pool.weak_to_strong.experiment import (
     Event,
     Experiment,
@@ -21,7 +23,6 @@ from gpu_pool.weak_to_strong.experiment import (
     MethodFile,
     ModelAt,
     Pretrained,
-    Protocol,
     Scores,
     sources,
     world_of,
@@ -30,12 +31,12 @@ from gpu_pool.weak_to_strong.experiment import experiment as experiments
 from gpu_pool.weak_to_strong.methods import truth
 from gpu_pool.weak_to_strong.models import LabelModel
 from gpu_pool.weak_to_strong.presets import PRESETS
-from gpu_pool.weak_to_strong.run import MethodRun
+from gpu_pool.weak_to_strong.run import MethodRun, RunParams
 from gpu_pool.weak_to_strong.tasks.artefacts import Artefacts
 from gpu_pool.weak_to_strong.tasks.schema import Split, Task
 from tests.unit.weak_to_strong.conftest import tiny_domain
 
-QUICK = Protocol(epochs=1, lr=1e-3)
+QUICK = Training(epochs=1, lr=1e-3, trainable="full")
 
 
 def tiny_task(domain: Domain) -> Task:
@@ -58,7 +59,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, folder: Path, task: Task) -> 
 
 
 def build(root: Path, folder: Path, task: Task, events: list[Event], **options: Any) -> Experiment:
-    protocols = {"teacher": QUICK.changed(members=2), "student": QUICK}
+    protocols = {"teacher": QUICK.model_copy(update={"members": 2}), "student": QUICK}
     models = ModelAt(folder), ModelAt(folder)
     return Experiment(task, *models, Artefacts(root), progress=events.append, **(protocols | options))
 
@@ -98,13 +99,13 @@ def test_a_second_run_trains_nothing_and_loads_no_model(
 @pytest.mark.parametrize(
     ("change", "trained"),
     [
-        ({"teacher": QUICK.changed(lr=2e-3)}, {"weak", "vanilla", "probe"}),
-        ({"student": QUICK.changed(lr=2e-3)}, {"ceiling", "vanilla", "probe"}),
-        ({"student": QUICK.changed(trainable="head")}, {"ceiling", "vanilla", "probe"}),
+        ({"teacher": QUICK.model_copy(update={"lr": 2e-3})}, {"weak", "vanilla", "probe"}),
+        ({"student": QUICK.model_copy(update={"lr": 2e-3})}, {"ceiling", "vanilla", "probe"}),
+        ({"student": QUICK.model_copy(update={"trainable": "head"})}, {"ceiling", "vanilla", "probe"}),
     ],
 )
 def test_a_changed_protocol_runs_what_depends_on_it_and_nothing_else(
-    made: tuple[Path, list[Event]], folder: Path, task: Task, change: dict[str, Protocol], trained: set[str]
+    made: tuple[Path, list[Event]], folder: Path, task: Task, change: dict[str, Training], trained: set[str]
 ) -> None:
     events: list[Event] = []
     run_all(build(made[0], folder, task, events, **change))
@@ -137,7 +138,7 @@ def test_hidden_states_are_computed_once_for_all_seeds_and_methods(
 
     # `probe` of the first experiment made them.
     monkeypatch.setattr(LabelModel, "hidden", refuse)
-    experiment = build(made[0], folder, task, [], teacher=QUICK.changed(lr=3e-3))
+    experiment = build(made[0], folder, task, [], teacher=QUICK.model_copy(update={"lr": 3e-3}))
     source = "def train(run):\n    assert run.hidden.shape[0] == len(run.items)\n    return run.student(run.strong())\n"
     assert experiment.method(MethodFile("states", source), [0]).hits.shape == (1, len(task.test))
 
@@ -247,7 +248,7 @@ def test_test_items_are_read_once_for_all_seeds_and_methods(
     assert sorted(tokenized) == [20, 30, 30, 40, 40, 40]  # by each model each split it reads; 40 once more for states
     assert sorted(read) == [30, 40]
     labels = experiment.weak_labels(0)
-    run = MethodRun(task.train_unlabel.items, labels, LabelModel.load(folder, "pair"), QUICK)
+    run = MethodRun(task.train_unlabel.items, labels, LabelModel.load(folder, "pair"), RunParams.of(QUICK))
     with MethodFile.of("probe").imported() as train:
         assert np.allclose(train(run).predict(task.test.items)[:, 1], scores[3].probs[0], atol=1e-6)
 
@@ -339,7 +340,6 @@ def test_a_published_model_is_asked_and_trained_as_published(
     ModelAt(name).load("binary", None, "cpu")
     assert asked["max_length"] == preset.max_length
     assert asked["fmt"] == (preset.format("binary") if preset.chat else None)
-    assert Protocol.of_config(preset.config).train_config() == preset.config
 
 
 @pytest.mark.parametrize("seeds", [[], [1, 1], [-1]])
@@ -354,10 +354,9 @@ def test_what_is_wrong_is_named(folder: Path, task: Task, tmp_path: Path) -> Non
     (tmp_path / "mine.py").write_text("def train(run):\n    return 3\n")
     with pytest.raises(MethodError, match="strength"):
         MethodFile.of(tmp_path / "mine.py", strength=1)
-    with pytest.raises(TrainingError, match="lr"):
-        QUICK.changed(lr=-1.0)
-    with pytest.raises(TrainingError, match="trainable 'half'"):
-        QUICK.changed(trainable="half")
+    for wrong in ({"lr": -1.0}, {"trainable": "half"}):
+        with pytest.raises(ValidationError, match=next(iter(wrong))):
+            Training.model_validate(wrong)
     experiment = build(tmp_path, folder, task, [])
     with pytest.raises(MethodError, match=r"'mine'.*returned int"):
         experiment.method(MethodFile.of(tmp_path / "mine.py"), [0])

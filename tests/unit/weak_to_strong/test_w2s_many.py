@@ -21,7 +21,7 @@ from gpu_pool.weak_to_strong.tokens import TokenTable
 from gpu_pool.weak_to_strong.trainer import Job, TrainConfig, TrainReport, finetune_many
 from gpu_pool.weak_to_strong.training.jobs import blocks, pays
 
-CONFIG = TrainConfig(epochs=2, batch_size=8, lr=1e-3)
+CONFIG = TrainConfig(epochs=2, batch_size=8, lr=1e-3, trainable="full")
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ def test_by_itself_it_stacks_only_what_was_measured_to_pay(model: LabelModel, ta
 
 def test_a_run_fits_many_as_it_fits_one(model: LabelModel, chat: Domain) -> None:
     items, _ = chat.sample(24, 3)
-    run = MethodRun(items, np.linspace(0.1, 0.9, 24), model, RunParams(batch=8, epochs=1))
+    run = MethodRun(items, np.linspace(0.1, 0.9, 24), model, RunParams(batch=8, epochs=1, trainable="full"))
     half = np.arange(12)
     config = run.config(trainable="top:1", lr=1e-2)
     fits = [Fit(run.weak[half], config, half), Fit(run.weak, config, weights=np.ones(24)), Fit(run.weak, config)]

@@ -57,7 +57,7 @@ def worlds(tmp_path_factory: pytest.TempPathFactory, model: LabelModel, chat: Do
     for kind, (domain, base) in bases.items():
         items, labels = domain.sample(24, 1)
         weak = np.where(np.arange(24) % 4 == 0, 1 - labels, labels) * np.linspace(0.2, 0.9, 24)
-        runs[kind] = MethodRun(items, 0.05 + 0.9 * weak, base, RunParams(seed=1, epochs=1, lr=1e-3))
+        runs[kind] = MethodRun(items, 0.05 + 0.9 * weak, base, RunParams(seed=1, epochs=1, lr=1e-3, trainable="full"))
     return runs
 
 
@@ -176,6 +176,6 @@ def test_baselines_are_methods() -> None:
 
 def test_elicited_labels_use_no_weak_label(worlds: dict[str, MethodRun]) -> None:
     for run in worlds.values():
-        other = MethodRun(run.items, 1 - run.weak, run.base, RunParams(seed=run.seed))
+        other = MethodRun(run.items, 1 - run.weak, run.base, RunParams(seed=run.seed, trainable="full"))
         for make in (blocks.zero_shot_labels, lambda r: blocks.few_shot_labels(r, (2,))):
             assert np.array_equal(make(run)[0], make(other)[0])

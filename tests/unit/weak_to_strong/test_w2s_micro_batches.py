@@ -13,6 +13,7 @@ from gpu_pool.weak_to_strong.domains import Domain
 from gpu_pool.weak_to_strong.errors import ModelError, TrainingError
 from gpu_pool.weak_to_strong.models import LabelModel
 from gpu_pool.weak_to_strong.models.memory import in_parts
+from gpu_pool.weak_to_strong.run import RunParams
 from gpu_pool.weak_to_strong.student import lm_tensors
 from gpu_pool.weak_to_strong.tokens import TokenTable
 from gpu_pool.weak_to_strong.trainer import TrainConfig, TrainReport, finetune
@@ -31,7 +32,7 @@ def step(
 ) -> tuple[dict[str, torch.Tensor], float]:
     """The gradients that the optimiser is given at the one step, and the loss; no clipping."""
     twin = model.copy()
-    settings: dict[str, Any] = {"epochs": 1, "batch_size": 24, "clip": 1e9, "schedule": "constant"}
+    settings: dict[str, Any] = {"epochs": 1, "batch_size": 24, "clip": 1e9, "schedule": "constant", "trainable": "full"}
     config = TrainConfig(**(settings | changes))
     gradients: dict[str, torch.Tensor] = {}
 
@@ -70,7 +71,7 @@ def test_training_by_parts_ends_at_the_same_weights_and_pads_less(
     ends, reports = [], []
     for budget in (1 << 30, 80):
         twin = model.copy()
-        config = TrainConfig(epochs=3, batch_size=8, lr=1e-3, token_budget=budget)
+        config = TrainConfig(epochs=3, batch_size=8, lr=1e-3, token_budget=budget, trainable="full")
         reports.append(finetune(twin, texts[0], texts[1], config))
         ends.append(lm_tensors(twin))
     assert all(torch.allclose(ends[0][name], ends[1][name], atol=2e-4) for name in ends[0])
@@ -98,7 +99,7 @@ class Tight:
 def test_out_of_memory_halves_what_is_computed_and_goes_on(
     model: LabelModel, texts: tuple[TokenTable, Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = TrainConfig(epochs=2, batch_size=24, lr=1e-3, token_budget=2000)
+    config = TrainConfig(epochs=2, batch_size=24, lr=1e-3, token_budget=2000, trainable="full")
 
     def run() -> tuple[dict[str, torch.Tensor], TrainReport]:
         twin = model.copy()
@@ -183,7 +184,7 @@ def test_a_loss_that_turns_nan_later_is_named_by_its_step(model: LabelModel, cha
         return logits.sum(-1) * (float("nan") if done >= 0.5 else 1.0)
 
     items, labels = chat.sample(32, 1)
-    config = TrainConfig(loss=later, batch_size=4, epochs=1)
+    config = TrainConfig(loss=later, batch_size=4, epochs=1, trainable="full")
     with pytest.raises(TrainingError, match=r"loss is nan at step 4 of 8 \(lr"):
         finetune(model.copy(), model.tokenize(items), labels, config)
 
@@ -195,7 +196,7 @@ def test_presets_are_the_published_settings() -> None:
     assert (weak.name, weak.chat) == ("Qwen/Qwen1.5-0.5B-Chat", True)
     assert (strong.name, strong.chat) == ("Qwen/Qwen3-4B-Base", False)
     for preset in (weak, strong):
-        config = preset.config
+        assert preset.format("pair").chat == preset.chat
+    for config in (TrainConfig(), RunParams().train_config()):
         assert (config.epochs, config.batch_size, config.lr, config.warmup) == (5, 32, 1e-4, 0.1)
         assert (config.trainable, config.lora_alpha, config.betas) == ("lora:32", 32.0, (0.9, 0.95))
-        assert preset.format("pair").chat == preset.chat

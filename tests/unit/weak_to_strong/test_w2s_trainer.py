@@ -18,7 +18,9 @@ def trained(
 ) -> tuple[LabelModel, dict[str, torch.Tensor]]:
     items, labels = chat.sample(n, 1)
     twin = model.copy()
-    finetune(twin, twin.tokenize(items), labels, TrainConfig(**({"epochs": 1, "lr": 3e-3} | changes)))  # type: ignore[arg-type]
+    finetune(
+        twin, twin.tokenize(items), labels, TrainConfig(**({"epochs": 1, "lr": 3e-3, "trainable": "full"} | changes))
+    )  # type: ignore[arg-type]
     return twin, lm_tensors(twin)
 
 
@@ -92,7 +94,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(model: LabelModel, chat: Domain
 
     items, labels = chat.sample(8, 1)
     with pytest.raises(TrainingError, match="loss is"):
-        finetune(model.copy(), model.tokenize(items), labels, TrainConfig(loss=broken))
+        finetune(model.copy(), model.tokenize(items), labels, TrainConfig(loss=broken, trainable="full"))
 
 
 @pytest.mark.parametrize("bad", [{"epochs": 0}, {"lr": float("nan")}, {"trainable": "top:0"}, {"ema": 1.0}])
