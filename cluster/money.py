@@ -92,6 +92,36 @@ class Caps:
         return cls(**{d: data.get(d) for d in DIMENSIONS})
 
 
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """An account as it stands; figures include those of its descendants.
+
+    `left` is what could be reserved now, the caps of the ancestors counted; `None` where nothing caps it. `exhausted`
+    are the dimensions of which a cap is spent for good, its own or an ancestor's: what is merely reserved may come
+    back, so that nothing `left` does not mean `exhausted`.
+    """
+
+    account: str
+    parent: str | None
+    caps: Caps
+    spent: Amounts
+    reserved: Amounts
+    left: Caps
+    exhausted: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, by dimension."""
+        return {
+            "account": self.account,
+            "parent": self.parent,
+            "caps": self.caps.to_dict(),
+            "spent": self.spent.to_dict(),
+            "reserved": self.reserved.to_dict(),
+            "left": self.left.to_dict(),
+            "exhausted": list(self.exhausted),
+        }
+
+
 def _check_whole(dimension: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{dimension}: {value!r} is no integer; dollars are micro-dollars, times milliseconds")

@@ -1,18 +1,20 @@
 """Calls to named actors that survive the actor's restart.
 
-`Remote("quickstart/scheduler").run(request)` is an async call to that method of that actor. While the actor restarts,
-the call waits and is made again: it may therefore run more than once, so every mutating method takes an idempotency
-key. An `AarError` that the actor raised is raised here as itself. While the actor's storage takes nothing the call
-waits, too, without end: the campaign is paused then, and goes on when there is room.
+Each service has a typed client beside its actor; a client makes its calls through a `Caller`: `Remote` for an actor,
+`Local` for a plain object in a test or a script without Ray.
+
+While an actor restarts, a call waits and is made again: it may therefore run more than once, so every mutating method
+takes an idempotency key. An `AarError` that the actor raised is raised here as itself. While the actor's storage takes
+nothing the call waits, too, without end: the campaign is paused then, and goes on when there is room.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
@@ -30,8 +32,27 @@ class UnreachableError(AarError):
     """An actor that did not come back in time."""
 
 
+class Caller(Protocol):
+    """A way to reach one service."""
+
+    async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """The result of the service's method of that name."""
+
+
+class Local:
+    """A plain object in the place of an actor; its methods may be async or not."""
+
+    def __init__(self, service: object) -> None:
+        self._service = service
+
+    async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """As `Caller.call`."""
+        result = getattr(self._service, method)(*args, **kwargs)
+        return await result if inspect.isawaitable(result) else result
+
+
 class Remote:
-    """A named actor; every attribute is an async method."""
+    """A named actor."""
 
     def __init__(self, actor_name: str, patience_s: float = 120.0, *, awaits_room: bool = True) -> None:
         """`patience_s`: how long a call waits for an actor that is absent or restarting.
@@ -42,16 +63,8 @@ class Remote:
         self._patience_s, self._awaits_room = patience_s, awaits_room
         self._handle: Any = None
 
-    def __getattr__(self, method: str) -> Callable[..., Coroutine[Any, Any, Any]]:
-        if method.startswith("__"):
-            raise AttributeError(method)
-
-        async def call(*args: Any, **kwargs: Any) -> Any:
-            return await self._call(method, args, kwargs)
-
-        return call
-
-    async def _call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """As `Caller.call`. Raises `UnreachableError`, what the actor raised, and `StorageError` where it may."""
         deadline = time.monotonic() + self._patience_s
         while True:
             try:

@@ -45,7 +45,8 @@ class ForumActor:
         self._code = CodeStore(ObjectStore(paths.objects), store, journal, settings)
         self._aside = ThreadPoolExecutor(1, thread_name_prefix="forum-aside")
         evaluator = Remote(actor_name(self._campaign, "evaluator"))
-        self._forum = Forum(store, journal, settings, evaluator.record_summaries, self._code.has)
+        # The evaluator's client stands on a floor above this one.
+        self._forum = Forum(store, journal, settings, partial(evaluator.call, "record_summaries"), self._code.has)
 
     async def post(self, key: str, author: str, draft: dict[str, Any]) -> dict[str, Any]:
         """Publish; see `Forum.post`."""
@@ -76,11 +77,9 @@ class ForumActor:
         """Claims that hold now."""
         return self._forum.claims_active()
 
-    async def push_code(
-        self, key: str, author: str, files: dict[str, str], parent: str | None, note: str
-    ) -> dict[str, Any]:
-        """Keep a snapshot; its sha256 under `snapshot`."""
-        return {"snapshot": await self._beside(lambda: self._code.push(key, author, files, parent, note))}
+    async def push_code(self, key: str, author: str, files: dict[str, str], parent: str | None, note: str) -> str:
+        """Keep a snapshot; its sha256."""
+        return await self._beside(lambda: self._code.push(key, author, files, parent, note))
 
     async def fetch_code(self, reader: str, sha: str) -> dict[str, str]:
         """The files of a snapshot."""

@@ -15,10 +15,11 @@ from cluster.start import UMASK
 from gpu_pool.cache import NodeCache, least_free_bytes
 from gpu_pool.hardware import cpu_name, gpu_name
 from gpu_pool.lane import OUT_BYTES_SLACK, Lane, Shelter
-from gpu_pool.leases import Lease, SlotInfo
+from gpu_pool.leases import Lease, LeaseResult, SlotInfo
 from gpu_pool.library import materialise
 from gpu_pool.scratch import sweep
 from gpu_pool.serving.maker import server_maker
+from gpu_pool.serving.state import ServerState
 from gpu_pool.slot import Slot, SlotSpec, uid_of
 
 
@@ -111,32 +112,30 @@ class SlotActor:
             raise SandboxError(f"no usable sandbox on the node of {self._name}: {found.reason}; {found.remedy}")
         return "none"
 
-    async def info(self) -> dict[str, Any]:
-        """What the scheduler needs to know of this slot."""
+    async def info(self) -> SlotInfo:
+        """As `SlotClient.info`."""
         await self._ready()
         assert self._info is not None
-        return {field: getattr(self._info, field) for field in SlotInfo.__slots__}
+        return self._info
 
-    async def run(self, lease: dict[str, Any]) -> dict[str, Any]:
-        """Carry a lease out; idempotent by lease id."""
-        slot = await self._ready()
-        return (await slot.run(Lease.from_dict(lease))).to_dict()
+    async def run(self, lease: Lease) -> LeaseResult:
+        """As `SlotClient.run`."""
+        return await (await self._ready()).run(lease)
 
     async def cancel(self, lease_id: str) -> None:
-        """End a running lease soon."""
+        """As `SlotClient.cancel`."""
         if self._slot is not None:
             await self._slot.cancel(lease_id)
 
-    async def serving(self, lease_id: str) -> dict[str, Any] | None:
-        """The state of a lease's model server, with its token; `None` when there is none."""
-        state = self._slot.serving(lease_id) if self._slot is not None else None
-        return None if state is None else state.to_dict()
+    async def serving(self, lease_id: str) -> ServerState | None:
+        """As `SlotClient.serving`."""
+        return self._slot.serving(lease_id) if self._slot is not None else None
 
     async def close(self) -> None:
-        """Kill every sandbox and remove what crossed into them."""
+        """As `SlotClient.close`."""
         if self._slot is not None:
             await self._slot.close()
 
     async def status(self) -> dict[str, Any]:
-        """What runs here now."""
+        """As `SlotClient.status`."""
         return self._slot.status() if self._slot is not None else {"name": self._name, "running": [], "spares": 0}

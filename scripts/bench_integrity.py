@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -32,15 +32,18 @@ import torch
 
 from actors.evaluator.audits import TRIALS
 from actors.evaluator.judge import Judge
+from actors.scheduler.client import SchedulerClient
 from cluster.config import CampaignConfig, load_config
 from cluster.journal import Journal
+from cluster.money import Amounts, Balance, Caps
 from cluster.names import RunPaths
 from cluster.objects import ObjectStore
+from cluster.remote import Local
 from cluster.store import Store
 from cluster.terminal import run_script
 from cluster.trees import remove_tree
 from gpu_pool.cache import NodeCache
-from gpu_pool.leases import Lease, LeaseRequest, Step
+from gpu_pool.leases import Lease, LeaseRequest, LeaseResult, Step
 from gpu_pool.library import materialise
 from gpu_pool.slot import Slot, SlotSpec
 from gpu_pool.weak_to_strong import entrypoints
@@ -61,29 +64,29 @@ class OneSlot:
         self.plain_first = False
         self.plain_s = 0.0
 
-    async def run(self, request: dict[str, Any]) -> dict[str, Any]:
+    async def run(self, request: LeaseRequest) -> LeaseResult:
         """Carry a lease out."""
-        parsed = LeaseRequest.from_dict(request)
         self._count += 1
-        timed = f"/{TIMED}" in parsed.key
+        timed = f"/{TIMED}" in request.key
         if timed and self.plain_first:
-            self.plain_s += plain(parsed.job.steps)
-        lease = Lease(f"lease-{self._count}", parsed, "slot-0", 1, str(self._leases / f"lease-{self._count}"))
-        result = (await self._slot.run(lease)).to_dict()
+            self.plain_s += plain(request.job.steps)
+        lease = Lease(f"lease-{self._count}", request, "slot-0", 1, str(self._leases / f"lease-{self._count}"))
+        result = await self._slot.run(lease)
         if timed and not self.plain_first:
-            self.plain_s += plain(parsed.job.steps)
+            self.plain_s += plain(request.job.steps)
         return result
 
-    async def open_account(self, key: str, account: str, parent: str | None, caps: dict[str, Any]) -> None:
+    def open_account(self, key: str, account: str, parent: str | None, caps: Caps) -> Balance:
         """Any account."""
+        return self.balance(account)
 
-    async def spend(self, key: str, account: str, amounts: dict[str, Any], note: str) -> dict[str, Any]:
+    def spend(self, key: str, account: str, amounts: Amounts, note: str = "") -> Amounts:
         """Any amount."""
-        return {}
+        return amounts
 
-    async def balance(self, account: str) -> dict[str, Any]:
+    def balance(self, account: str) -> Balance:
         """No caps."""
-        return {"left": {}}
+        return Balance(account, None, Caps(), Amounts(), Amounts(), Caps())
 
 
 def plain(steps: tuple[Step, ...]) -> float:
@@ -129,7 +132,7 @@ async def measure(root: Path, reuse: Literal["wiped", "never"], repeats: int, ta
     scheduler = OneSlot(slot, paths.leases)
     await slot.warm()
     domain = get_domain(task, config.task.size, config.task.world_seed)
-    judge = Judge(paths, config, scheduler, store, Journal(store), lambda name: domain)
+    judge = Judge(paths, config, SchedulerClient(Local(scheduler)), store, Journal(store), lambda name: domain)
     try:
         source = path_of("vanilla").read_text()
         objects, found = ObjectStore(paths.objects), list[tuple[float, float]]()

@@ -44,13 +44,17 @@ from actors.evaluator.statistics.variance import Hits
 from actors.evaluator.tiers import Tier, ceilings_of, seeds_of
 from actors.evaluator.truth import TASK_VERSION, Vault
 from actors.evaluator.workshop import Workshop
+from actors.scheduler.client import SchedulerClient
 from cluster.config import CampaignConfig, load_config
 from cluster.errors import RefusedError
 from cluster.journal import Journal
+from cluster.money import Amounts, Balance, Caps
 from cluster.names import CAMPAIGN, RunPaths
 from cluster.objects import ObjectStore
+from cluster.remote import Local
 from cluster.store import Store
 from cluster.terminal import run_script
+from gpu_pool.leases import LeaseRequest, LeaseResult
 from gpu_pool.weak_to_strong.domains import Domain, get_domain
 from gpu_pool.weak_to_strong.items import ItemSet
 
@@ -159,20 +163,21 @@ class MadeUpWorkshop(Workshop):
 class FreeScheduler:
     """Grants everything: the attacker has all answers of the campaign to himself."""
 
-    async def run(self, request: dict[str, Any]) -> dict[str, Any]:
+    def run(self, request: LeaseRequest) -> LeaseResult:
         """Nothing is run here."""
         raise RefusedError("no_cluster", "students are made up")
 
-    async def open_account(self, key: str, account: str, parent: str | None, caps: dict[str, Any]) -> None:
+    def open_account(self, key: str, account: str, parent: str | None, caps: Caps) -> Balance:
         """Any account."""
+        return self.balance(account)
 
-    async def spend(self, key: str, account: str, amounts: dict[str, Any], note: str) -> dict[str, Any]:
+    def spend(self, key: str, account: str, amounts: Amounts, note: str = "") -> Amounts:
         """Any amount."""
-        return {}
+        return amounts
 
-    async def balance(self, account: str) -> dict[str, Any]:
+    def balance(self, account: str) -> Balance:
         """No caps."""
-        return {"left": {}}
+        return Balance(account, None, Caps(), Amounts(), Amounts(), Caps())
 
 
 class Arena:
@@ -189,7 +194,16 @@ class Arena:
         self._objects = ObjectStore(paths.objects)
         store = Store(paths.evaluator_db)
         make = partial(MadeUpWorkshop, self._students)
-        self.judge = Judge(paths, config, FreeScheduler(), store, Journal(store), lambda name: self._domain, make)
+        free = SchedulerClient(Local(FreeScheduler()))
+        self.judge = Judge(
+            paths,
+            config,
+            free,
+            store,
+            Journal(store),
+            lambda name: self._domain,
+            make,
+        )
         self._vault = Vault(Secret.load_or_create(paths.judge / "secret.bin"), self._domain)
         self._asked = 0
 

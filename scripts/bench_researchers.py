@@ -135,7 +135,7 @@ def campaign(run_dir: Path, config: CampaignConfig) -> Cost:
         return kind.options(**options).remote(str(run_dir), data, *more)
 
     offices = [start(SchedulerActor, "scheduler"), start(ForumActor, "forum"), start(GatewayActor, "gateway")]
-    ray.get(offices[0].open_account.remote("root", CAMPAIGN, None, config.budget.campaign.caps().to_dict()))
+    ray.get(offices[0].open_account.remote("root", CAMPAIGN, None, config.budget.campaign.caps()))
     team = [start(ResearcherActor, researcher, researcher) for researcher in config.researcher_ids()]
     ray.get([actor.status.remote() for actor in team])
     before = processor_seconds()

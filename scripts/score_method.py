@@ -31,7 +31,7 @@ from cluster.authentication import set_authentication
 from cluster.config import CampaignConfig, ConfigError, dump_config, load_config, load_stored
 from cluster.errors import AarError
 from cluster.money import Caps, format_usd
-from cluster.names import CAMPAIGN, RunPaths, actor_name
+from cluster.names import CAMPAIGN, RunPaths
 from cluster.objects import ObjectStore
 from cluster.terminal import complain, run_script
 from cluster.text import visible_line
@@ -115,12 +115,13 @@ def in_run(run_dir: Path, config: CampaignConfig, ask: Callable[[Any], Awaitable
 
     async def carry_out(slots: list[str]) -> Any:
         from actors.director.roster import enrol
-        from cluster.remote import Remote
+        from actors.evaluator.client import EvaluatorClient
+        from actors.scheduler.client import SchedulerClient
 
-        scheduler = Remote(actor_name(run_dir.name, "scheduler"))
+        scheduler = SchedulerClient.of(run_dir.name)
         await enrol(scheduler, slots)
-        await scheduler.open_account(f"open/{CAMPAIGN}", CAMPAIGN, None, Caps().to_dict())
-        return await ask(Remote(actor_name(run_dir.name, "evaluator"), patience_s=600))
+        await scheduler.open_account(f"open/{CAMPAIGN}", CAMPAIGN, None, Caps())
+        return await ask(EvaluatorClient.of(run_dir.name, patience_s=600))
 
     with locked(run_dir):
         campaign, slots = bring_up_evaluation(run_dir, config, connect(dashboard=False))

@@ -9,12 +9,16 @@ import ray
 
 from actors.director.director import Director, Offices
 from actors.director.roster import enrol
+from actors.evaluator.client import EvaluatorClient
+from actors.gateway.client import GatewayClient
+from actors.researcher.client import ResearcherClient
+from actors.scheduler.client import SchedulerClient
 from cluster.config import validate
 from cluster.metrics import Metrics
-from cluster.names import RunPaths, actor_name
+from cluster.names import RunPaths
 from cluster.observing import Guarded
-from cluster.remote import Remote
 from cluster.store import Store
+from forum_actor.client import ForumClient
 
 
 @ray.remote(max_restarts=-1, max_task_retries=-1)
@@ -25,13 +29,13 @@ class DirectorActor:
         paths, campaign = RunPaths(Path(run_dir)), validate(config)
         name = paths.root.name
         self._name, self._slots = name, slots
-        self._scheduler = Remote(actor_name(name, "scheduler"))
+        self._scheduler = SchedulerClient.of(name)
         offices = Offices(
             scheduler=self._scheduler,
-            evaluator=Remote(actor_name(name, "evaluator"), patience_s=600),
-            researchers={r: Remote(actor_name(name, r)) for r in campaign.researcher_ids()},
-            gateway=Remote(actor_name(name, "gateway")) if campaign.brain.calls_model else None,
-            forum=Remote(actor_name(name, "forum")) if campaign.forum.enabled else None,
+            evaluator=EvaluatorClient.of(name, patience_s=600),
+            researchers={r: ResearcherClient.of(name, r) for r in campaign.researcher_ids()},
+            gateway=GatewayClient.of(name) if campaign.brain.calls_model else None,
+            forum=ForumClient.of(name) if campaign.forum.enabled else None,
         )
         self._director = Director(paths, Store(paths.director_db), campaign, offices)
         self._metrics = Guarded(Metrics(name), self._director.guard)

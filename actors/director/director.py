@@ -19,13 +19,16 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from actors.director.begun import pinned
-from actors.director.ideas import ForumApi, IdeaWatch
+from actors.director.ideas import IdeaWatch
 from actors.director.namer import Namer
 from actors.director.phases import Phase
 from actors.director.room import PausableApi, RoomGuard
 from actors.director.stopwatch import Stopwatch
+from actors.evaluator.client import EvaluatorClient
 from actors.evaluator.estimate import sealing
-from actors.gateway.api import ModelApi
+from actors.gateway.client import GatewayClient
+from actors.researcher.client import ResearcherClient
+from actors.scheduler.client import SchedulerClient
 from cluster.clock import StopWatchClock
 from cluster.config import CampaignConfig
 from cluster.errors import AarError
@@ -36,6 +39,7 @@ from cluster.observing import Guard
 from cluster.steady import SteadyClock
 from cluster.storage import storage_fault
 from cluster.store import Store, open_readonly
+from forum_actor.client import ForumClient
 from gpu_pool.weak_to_strong.methods import BASELINES
 
 log = logging.getLogger(__name__)
@@ -50,73 +54,6 @@ STOP_GRACE_S = 180.0
 _DDL = "CREATE TABLE IF NOT EXISTS director (key TEXT PRIMARY KEY, value TEXT NOT NULL);"
 
 
-class ResearcherApi(Protocol):
-    """What the director asks of a researcher."""
-
-    async def run(self) -> dict[str, Any]:
-        """Work until the end of budget, turns or orders."""
-
-    async def stop(self) -> None:
-        """End gracefully after the current call."""
-
-    async def status(self) -> dict[str, Any]:
-        """State, turn, spend."""
-
-    async def redirect(self, direction: str) -> None:
-        """Go on from this direction."""
-
-    async def pause(self, reason: str) -> None:
-        """Begin nothing new, and count no time."""
-
-    async def go_on(self) -> None:
-        """The pause is over."""
-
-
-class SchedulerApi(Protocol):
-    """What the director asks of the scheduler."""
-
-    async def open_account(self, key: str, account: str, parent: str | None, caps: dict[str, Any]) -> Any:
-        """Open an account once."""
-
-    async def reserve(self, key: str, account: str, amounts: dict[str, int], note: str) -> Any:
-        """Set an amount aside. Raises `RefusedError`."""
-
-    async def release(self, key: str, note: str) -> Any:
-        """Free what was set aside."""
-
-    async def pause(self, reason: str) -> None:
-        """Grant no leases."""
-
-    async def go_on(self) -> None:
-        """Grant leases again."""
-
-    async def status(self) -> dict[str, Any]:
-        """Queue, leases, accounts."""
-
-
-class EvaluatorApi(Protocol):
-    """What the director asks of the evaluator."""
-
-    async def prepare(self) -> Any:
-        """Make the task and its baselines."""
-
-    async def seal(self) -> Any:
-        """Score finalists and baselines on sealed items, once."""
-
-    async def status(self) -> dict[str, Any]:
-        """Progress and board."""
-
-
-class GatewayApi(ModelApi, Protocol):
-    """What the director asks of the gateway."""
-
-    async def close(self) -> None:
-        """Take no more calls; end the model's server, if the campaign started one."""
-
-    async def status(self) -> dict[str, Any]:
-        """Calls, cache, server."""
-
-
 class Observed(Protocol):
     """Whoever tells its status."""
 
@@ -128,11 +65,11 @@ class Observed(Protocol):
 class Offices:
     """The offices of a campaign; a gateway when the brains call a model, a forum when they may talk."""
 
-    scheduler: SchedulerApi
-    evaluator: EvaluatorApi
-    researchers: dict[str, ResearcherApi]
-    gateway: GatewayApi | None = None
-    forum: ForumApi | None = None
+    scheduler: SchedulerClient
+    evaluator: EvaluatorClient
+    researchers: dict[str, ResearcherClient]
+    gateway: GatewayClient | None = None
+    forum: ForumClient | None = None
 
 
 class Director:
@@ -218,21 +155,21 @@ class Director:
 
     async def _prepare(self) -> None:
         opened = self._offices.scheduler.open_account
-        await opened(f"open/{CAMPAIGN}", CAMPAIGN, None, self._config.budget.campaign.caps().to_dict())
-        no_caps = Caps().to_dict()
+        await opened(f"open/{CAMPAIGN}", CAMPAIGN, None, self._config.budget.campaign.caps())
+        no_caps = Caps()
         for office in (BASELINES_ACCOUNT, SEAL_ACCOUNT):
             await opened(f"open/{office}", office, CAMPAIGN, no_caps)
         if self._config.diversity.model is not None:
-            most = Caps(usd=usd_from_decimal(self._config.diversity.usd)).to_dict()
+            most = Caps(usd=usd_from_decimal(self._config.diversity.usd))
             await opened(f"open/{IDEAS_ACCOUNT}", IDEAS_ACCOUNT, CAMPAIGN, most)
-        caps = self._config.budget.researcher.caps().to_dict()
+        caps = self._config.budget.researcher.caps()
         for researcher in self._config.researcher_ids():
             account = researcher_account(researcher)
             await opened(f"open/{account}", account, CAMPAIGN, caps)
             for part in PARTS:
                 own = researcher_account(researcher, part)
                 await opened(f"open/{own}", own, account, no_caps)
-        worst = sealing(self._config, len(BASELINES)).to_dict()
+        worst = sealing(self._config, len(BASELINES))
         await self._offices.scheduler.reserve(SEAL_HOLD, SEAL_ACCOUNT, worst, "set aside for SEAL")
         await self._offices.evaluator.prepare()
 

@@ -9,16 +9,17 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Collection, Mapping
-from typing import Any, Protocol
 
 from actors.director.namer import Namer
 from actors.observer.diversity import Ideas, alarm_text, reseeded, source_of
+from actors.researcher.client import ResearcherClient
 from cluster.config import CampaignConfig
 from cluster.errors import AarError
 from cluster.journal import Event, Journal, read_events
 from cluster.names import CAMPAIGN, RunPaths
 from cluster.objects import ObjectStore
 from cluster.store import Store, open_readonly
+from forum_actor.client import ForumClient
 
 log = logging.getLogger(__name__)
 _DDL = """
@@ -32,20 +33,6 @@ CREATE TABLE IF NOT EXISTS collapses (
 """
 
 
-class ForumApi(Protocol):
-    """Where everybody hears of it."""
-
-    async def post(self, key: str, author: str, draft: dict[str, Any]) -> dict[str, Any]:
-        """Publish, once per key. Raises `RefusedError`."""
-
-
-class RedirectedApi(Protocol):
-    """A researcher, as far as this goes."""
-
-    async def redirect(self, direction: str) -> None:
-        """Go on from this direction; the first one stays."""
-
-
 class IdeaWatch:
     """Looks at the code that was submitted. `forum` and `namer` are `None` in a campaign without one."""
 
@@ -54,8 +41,8 @@ class IdeaWatch:
         paths: RunPaths,
         store: Store,
         config: CampaignConfig,
-        forum: ForumApi | None,
-        researchers: Mapping[str, RedirectedApi],
+        forum: ForumClient | None,
+        researchers: Mapping[str, ResearcherClient],
         namer: Namer | None = None,
     ) -> None:
         store.schema(_DDL)

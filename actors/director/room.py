@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from actors.director.ideas import ForumApi
 from cluster.clock import StopWatchClock
 from cluster.config import CampaignConfig
 from cluster.errors import AarError
 from cluster.journal import Journal
 from cluster.names import CAMPAIGN, RunPaths
 from cluster.storage import Ballast, Place, StorageError, StoreProbe
+from forum_actor.client import ForumClient
 from gpu_pool.cache import NodeCache, least_free_bytes
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class RoomGuard:
         config: CampaignConfig,
         journal: Journal,
         others: Callable[[], Mapping[str, PausableApi]],
-        forum: ForumApi | None,
+        forum: ForumClient | None,
         research: StopWatchClock,
     ) -> None:
         self._paths, self._journal, self._others, self._forum = paths, journal, others, forum

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
-from cluster.remote import Remote
+from actors.scheduler.client import SchedulerClient
+from gpu_pool.client import SlotClient
 
 WARM_S = 600.0
 """A slot answers when its sandboxes are graded and warm; on a loaded machine that takes a while."""
 
 
-async def enrol(scheduler: Any, slots: list[str]) -> None:
+async def enrol(scheduler: SchedulerClient, slots: list[str]) -> None:
     """Register the slots with these actor names and retire those of an earlier start."""
-    infos = await asyncio.gather(*(Remote(slot, patience_s=WARM_S).info() for slot in slots))
+    infos = await asyncio.gather(*(SlotClient.of(slot, WARM_S).info() for slot in slots))
     for slot, info in zip(slots, infos, strict=True):
         await scheduler.register_slot(info, slot)
-    names = {info["name"] for info in infos}
+    names = {info.name for info in infos}
     for known in (await scheduler.status())["slots"]:
         if known["name"] not in names:
             await scheduler.retire_slot(known["name"], True)

@@ -14,10 +14,10 @@ from typing import Any
 
 import ray
 
+from actors.scheduler.client import SchedulerClient
 from cluster.config import validate
 from cluster.journal import Journal
 from cluster.names import RunPaths, actor_name
-from cluster.remote import Remote
 from cluster.store import Store
 
 _PR_SET_DUMPABLE = 4
@@ -42,7 +42,7 @@ class EvaluatorActor:
         close_process()
         paths, settings = RunPaths(Path(run_dir)), validate(config)
         self._name = actor_name(paths.root.name, "evaluator")
-        scheduler = Remote(actor_name(paths.root.name, "scheduler"), patience_s=_PATIENCE_S)
+        scheduler = SchedulerClient.of(paths.root.name, _PATIENCE_S)
         store = Store(paths.evaluator_db)
         self._judge = Judge(
             paths,

@@ -13,7 +13,6 @@ from actors.evaluator.answers import board_answer, copied, dev_answer
 from actors.evaluator.audits.auditor import AuditReport
 from actors.evaluator.board import Board, level_pgr
 from actors.evaluator.counted import Payer
-from actors.evaluator.desk import SchedulerApi
 from actors.evaluator.entrants import Entrants
 from actors.evaluator.jobs import Sizes
 from actors.evaluator.records import Record, RecordBook
@@ -26,6 +25,7 @@ from actors.evaluator.statistics import holm
 from actors.evaluator.submissions import Submission, Submissions
 from actors.evaluator.tiers import Tier, seeds_of
 from actors.evaluator.workshop import Workshop
+from actors.scheduler.client import SchedulerClient
 from cluster.config import Scoring
 from cluster.errors import RefusedError
 from cluster.money import Amounts, gpu_cost, gpu_ms
@@ -39,7 +39,7 @@ class Clerk:
     def __init__(
         self,
         store: Store,
-        scheduler: SchedulerApi,
+        scheduler: SchedulerClient,
         secret: Secret,
         scoring: Scoring,
         sizes: Sizes,
@@ -82,16 +82,14 @@ class Clerk:
         account = researcher_account(researcher, "evaluations")
         with contextlib.suppress(RefusedError):
             note = f"refused submission: {refusal.reason}"
-            await self._scheduler.spend(
-                f"evaluator/refused/{researcher}/{key}", account, Amounts(answers=1).to_dict(), note
-            )
+            await self._scheduler.spend(f"evaluator/refused/{researcher}/{key}", account, Amounts(answers=1), note)
 
     async def _charge(self, account: str, submission: Submission) -> None:
         """Take one answer from the account, unless the runs behind it could not be paid for anyway."""
         await self._check_means(account, submission.tier)
         note = f"{submission.tier} answer for {submission.method.code_hash[:12]}"
         key = f"evaluator/answer/{submission.id}"
-        await self._scheduler.spend(key, account, Amounts(answers=1).to_dict(), note)
+        await self._scheduler.spend(key, account, Amounts(answers=1), note)
         self._submissions.charged(submission)
 
     async def _check_means(self, account: str, tier: Tier) -> None:
@@ -99,9 +97,9 @@ class Clerk:
         seconds = [self._sizes.lease_seconds(len(chunk)) for chunk in chunks]
         worst = sum(gpu_ms(self._sizes.gpus, int(1000 * one)) for one in seconds)
         asked = {"gpu_ms": worst, "usd": gpu_cost(worst, self._price)}
-        left = (await self._scheduler.balance(account))["left"]
+        left = (await self._scheduler.balance(account)).left
         for dimension, amount in asked.items():
-            room = left.get(dimension)
+            room = getattr(left, dimension)
             if room is not None and room < amount:
                 detail = {"account": account, "dimension": dimension, "left": room, "asked": amount}
                 message = f"a {tier} run may take {amount} {dimension}, {max(room, 0)} are left on {account}"

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from actors.evaluator.secret import write_private
+from actors.scheduler.client import SchedulerClient
 from cluster.errors import AarError, RefusedError
 from cluster.names import RESEARCHERS
 from cluster.store import Store
@@ -41,22 +42,6 @@ log = logging.getLogger(__name__)
 
 class WorkError(AarError):
     """Work of the evaluator's own (a model, a teacher, a ceiling) failed, or the cluster kept losing its lease."""
-
-
-class SchedulerApi(Protocol):
-    """What the evaluator needs of the scheduler."""
-
-    async def run(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Have a lease granted and run to its end. Raises `RefusedError`."""
-
-    async def open_account(self, key: str, account: str, parent: str | None, caps: dict[str, Any]) -> Any:
-        """Open an account, once per key."""
-
-    async def spend(self, key: str, account: str, amounts: dict[str, Any], note: str) -> dict[str, Any]:
-        """Reserve and settle at once. Raises `RefusedError`."""
-
-    async def balance(self, account: str) -> dict[str, Any]:
-        """`spent`, `reserved`, `caps` and `left` of an account."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +90,7 @@ async def _call(make: Callable[[], Awaitable[T]]) -> T:
 class Desk:
     """Orders out, results in."""
 
-    def __init__(self, scheduler: SchedulerApi, store: Store, private: Path, leases: Path) -> None:
+    def __init__(self, scheduler: SchedulerClient, store: Store, private: Path, leases: Path) -> None:
         """`private` holds input files during a lease; `leases` is where lease results lie."""
         self._scheduler = scheduler
         self._store = store
@@ -136,7 +121,7 @@ class Desk:
                 label=order.label,
                 memory_bytes=order.memory_bytes,
             )
-            result = LeaseResult.from_dict(await self._ask(request))
+            result = await self._ask(request)
             fault = _fault(result, order.strict)
             if not fault:
                 return result
@@ -148,7 +133,7 @@ class Desk:
             return result
         raise WorkError(f"{order.label} failed {ATTEMPTS} times, the last time: {fault}")
 
-    async def _ask(self, request: LeaseRequest) -> dict[str, Any]:
+    async def _ask(self, request: LeaseRequest) -> LeaseResult:
         """One lease. Own work that is over budget, while other leases hold their worst case, waits for one to end.
 
         A refusal frees nothing, so it wakes nobody; whoever is refused while nothing else is out is refused for good.
@@ -158,7 +143,7 @@ class Desk:
             others, ended = self._asked > 0, True
             self._asked += 1
             try:
-                return await self._scheduler.run(request.to_dict())
+                return await self._scheduler.run(request)
             except RefusedError as refusal:
                 ended = False
                 if not (patient and refusal.reason in ("over_budget", "queue_full") and others):

@@ -22,7 +22,7 @@ from actors.evaluator.board import Board, level_pgr, rank_finalists
 from actors.evaluator.cases import Cases
 from actors.evaluator.clerk import Clerk
 from actors.evaluator.counted import Payer
-from actors.evaluator.desk import Desk, Joiner, SchedulerApi
+from actors.evaluator.desk import Desk, Joiner
 from actors.evaluator.entrants import Entrants
 from actors.evaluator.file_domain import AnyDomain
 from actors.evaluator.finals import Finalist, Finals
@@ -44,6 +44,7 @@ from actors.evaluator.tiers import TIERS, Tier, until_reply
 from actors.evaluator.truth import TASK_VERSION, TruthError
 from actors.evaluator.workshop import Workshop
 from actors.evaluator.worlds import Scenery
+from actors.scheduler.client import SchedulerClient
 from cluster.config import CampaignConfig, Scoring
 from cluster.errors import RefusedError
 from cluster.inventory import file_digests
@@ -65,7 +66,7 @@ class Judge:
         self,
         paths: RunPaths,
         config: CampaignConfig,
-        scheduler: SchedulerApi,
+        scheduler: SchedulerClient,
         store: Store,
         journal: Journal,
         domains: DomainSource,

@@ -13,7 +13,6 @@ from typing import Any
 from actors.evaluator.cases import Cases
 from actors.evaluator.clerk import record_method
 from actors.evaluator.counted import Payer
-from actors.evaluator.desk import SchedulerApi
 from actors.evaluator.records import RecordBook
 from actors.evaluator.scoring import Bench, draft_record, fixed
 from actors.evaluator.sealing import record_references
@@ -22,6 +21,7 @@ from actors.evaluator.source import Method
 from actors.evaluator.submissions import Submissions
 from actors.evaluator.tiers import TIERS, Tier
 from actors.evaluator.workshop import Workshop
+from actors.scheduler.client import SchedulerClient
 from cluster.errors import RefusedError
 from cluster.money import Caps
 from cluster.names import BASELINES_ACCOUNT, CAMPAIGN, SCORE_ACCOUNT, RunPaths
@@ -37,7 +37,7 @@ class Scorer:
     def __init__(
         self,
         paths: RunPaths,
-        scheduler: SchedulerApi,
+        scheduler: SchedulerClient,
         store: Store,
         read: Callable[[str, str], Method],
         shelf: Shelf,
@@ -104,7 +104,7 @@ class Scorer:
 
     async def _measured(self, method: Method, tier: Tier, workshop: Workshop) -> tuple[Bench, ScoredRun]:
         for account in (BASELINES_ACCOUNT, SCORE_ACCOUNT):
-            await self._scheduler.open_account(f"evaluator/{account}", account, CAMPAIGN, Caps().to_dict())
+            await self._scheduler.open_account(f"evaluator/{account}", account, CAMPAIGN, Caps())
         bench, (run,) = await asyncio.gather(
             workshop.bench(tier, Payer(SCORE_ACCOUNT, "baseline")), workshop.runs([method], tier, PAYER)
         )

@@ -11,11 +11,12 @@ from actors.gateway.gateway import Gateway
 from actors.gateway.keys import key_of, shut_memory
 from actors.gateway.replayer import Replayer
 from actors.gateway.transport import Transport
+from actors.scheduler.client import SchedulerClient
 from cluster.config import CampaignConfig, validate
 from cluster.metrics import Metrics
 from cluster.names import RunPaths, actor_name
-from cluster.remote import Remote
 from cluster.store import Store
+from gpu_pool.client import SlotClient
 
 
 @ray.remote(max_restarts=-1, max_task_retries=-1)
@@ -27,7 +28,7 @@ class GatewayActor:
         paths, campaign = RunPaths(Path(run_dir)), validate(config)
         name = paths.root.name
         self._name = f"{name}/gateway"
-        ledger = Remote(actor_name(name, "scheduler"))
+        ledger = SchedulerClient.of(name)
         transport = make_transport(campaign, paths.root, ledger)
         self._plain = Gateway(Store(paths.gateway_db), campaign, ledger, transport, Metrics(name))
 
@@ -47,7 +48,7 @@ class GatewayActor:
         await self._plain.close()
 
 
-def make_transport(config: CampaignConfig, run_dir: Path, scheduler: Remote) -> Transport:
+def make_transport(config: CampaignConfig, run_dir: Path, scheduler: SchedulerClient) -> Transport:
     """The campaign's source of answers."""
     if config.brain.kind == "replay":
         return Replayer(Path(config.brain.replay_of or ""))
@@ -57,6 +58,6 @@ def make_transport(config: CampaignConfig, run_dir: Path, scheduler: Remote) -> 
         from actors.serving.desk import ServeDesk
         from actors.serving.transport import Served
 
-        desk = ServeDesk(config, scheduler, lambda slot: Remote(actor_name(run_dir.name, slot), patience_s=10))
+        desk = ServeDesk(config, scheduler, lambda slot: SlotClient.of(actor_name(run_dir.name, slot), patience_s=10))
         return Served(config, desk)
     return Endpoint(config.brain, config.gateway, lambda: key_of(config.brain, run_dir))

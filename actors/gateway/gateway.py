@@ -37,9 +37,10 @@ from actors.gateway.pricing import Tariff, Tokens, billed, tariff_table, tokens_
 from actors.gateway.recorder import Parts, RecordError
 from actors.gateway.request import HIDDEN_TOKENS, Body, asks_long_cache
 from actors.gateway.retry import AttemptFailedError, Failure, after, pause
-from actors.gateway.till import LedgerApi, Till, settled_balance
+from actors.gateway.till import Till, settled_balance
 from actors.gateway.transport import Transport
 from actors.gateway.turnstile import Turnstile
+from actors.scheduler.client import SchedulerClient
 from cluster.config import CampaignConfig
 from cluster.errors import RefusedError
 from cluster.observing import Sink
@@ -62,7 +63,7 @@ class Gateway:
         self,
         store: Store,
         config: CampaignConfig,
-        ledger: LedgerApi,
+        ledger: SchedulerClient,
         transport: Transport,
         sink: Sink | None = None,
         clock: Callable[[], float] = time.monotonic,

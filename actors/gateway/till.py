@@ -7,35 +7,19 @@ campaign. What neither can pay stands in the gateway's journal as `unpaid`, and 
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 from actors.gateway.book import Attempt, Book
+from actors.scheduler.client import SchedulerClient
 from cluster.errors import RefusedError
+from cluster.money import Amounts
 from cluster.names import CAMPAIGN, caller_account, tokens_account
-
-
-class LedgerApi(Protocol):
-    """What the gateway asks of the scheduler."""
-
-    async def reserve(
-        self, key: str, account: str, amounts: dict[str, int], note: str, holder: str, whose: str
-    ) -> dict[str, Any]:
-        """Set a worst case aside; the balance of `whose` account afterwards. Raises `RefusedError`."""
-
-    async def settle(self, key: str, actual: dict[str, int], note: str) -> dict[str, Any]:
-        """Charge the actual of a reservation, free the rest."""
-
-    async def release(self, key: str, note: str) -> dict[str, Any]:
-        """Free a reservation."""
-
-    async def spend(self, key: str, account: str, amounts: dict[str, int], note: str) -> dict[str, Any]:
-        """Charge at once."""
 
 
 class Till:
     """Moves the money of attempts; every step may be repeated."""
 
-    def __init__(self, ledger: LedgerApi, book: Book) -> None:
+    def __init__(self, ledger: SchedulerClient, book: Book) -> None:
         self._ledger, self._book = ledger, book
 
     async def reserve(self, attempt: Attempt) -> dict[str, Any]:
@@ -46,9 +30,10 @@ class Till:
         note = f"call of {attempt.model}"[:400]
         account, whose = tokens_account(attempt.researcher), caller_account(attempt.researcher)
         try:
-            return await self._ledger.reserve(
-                attempt.reservation, account, {"usd": attempt.reserved}, note, "gateway", whose
+            balance = await self._ledger.reserve(
+                attempt.reservation, account, Amounts(usd=attempt.reserved), note, "gateway", whose
             )
+            return balance.to_dict()
         except RefusedError as error:
             self._book.close(attempt)
             if error.reason != "over_budget":
@@ -64,7 +49,7 @@ class Till:
     async def settle(self, attempt: Attempt) -> None:
         """Charge what is due and free the rest."""
         paid = min(attempt.charge, attempt.reserved)
-        await self._ledger.settle(attempt.reservation, {"usd": paid}, f"call of {attempt.model}"[:400])
+        await self._ledger.settle(attempt.reservation, Amounts(usd=paid), f"call of {attempt.model}"[:400])
         rest = attempt.charge - paid
         if rest and not await self._overrun(attempt, rest):
             with self._book.store.transaction():
@@ -79,7 +64,7 @@ class Till:
         for account in (tokens_account(attempt.researcher), CAMPAIGN):
             try:
                 key = f"{attempt.reservation}/over"
-                await self._ledger.spend(key, account, {"usd": usd}, "more than was reserved")
+                await self._ledger.spend(key, account, Amounts(usd=usd), "more than was reserved")
             except RefusedError:
                 continue
             return True

@@ -9,8 +9,8 @@ import time
 from typing import Any
 
 from actors.gateway.api import ModelApi
-from actors.researcher.tools.apis import SchedulerApi
-from cluster.money import Caps
+from actors.scheduler.client import SchedulerClient
+from cluster.money import Amounts, Caps
 from cluster.names import CAMPAIGN, PARTS, researcher_account
 
 FRESH_S = 10.0
@@ -20,7 +20,7 @@ FRESH_S = 10.0
 class Account:
     """The account of `researcher` with its children, kept by `scheduler`."""
 
-    def __init__(self, scheduler: SchedulerApi, researcher: str, caps: Caps, of_all: Caps) -> None:
+    def __init__(self, scheduler: SchedulerClient, researcher: str, caps: Caps, of_all: Caps) -> None:
         """`caps` of the researcher, and those `of_all` researchers together."""
         self._scheduler = scheduler
         self._caps = caps
@@ -35,8 +35,8 @@ class Account:
 
     async def open(self) -> None:
         """Open the account and its children; the same again changes nothing."""
-        no_caps = Caps().to_dict()
-        await self._scheduler.open_account(f"open/{self.name}", self.name, CAMPAIGN, self._caps.to_dict())
+        no_caps = Caps()
+        await self._scheduler.open_account(f"open/{self.name}", self.name, CAMPAIGN, self._caps)
         for part in PARTS:
             name = researcher_account(self._researcher, part)
             await self._scheduler.open_account(f"open/{name}", name, self.name, no_caps)
@@ -49,7 +49,7 @@ class Account:
         """
         if self._told is not None and time.monotonic() < self._stale_at:
             return self._told
-        return await self._scheduler.balance(self.name)
+        return (await self._scheduler.balance(self.name)).to_dict()
 
     def forget(self) -> None:
         """Something is spent, or comes back: what was told holds no more."""
@@ -61,7 +61,7 @@ class Account:
 
     async def charge_wall(self, key: str, wall_ms: int) -> None:
         """Charge wall time, or what is left of it when that is less."""
-        await self._scheduler.charge(key, self.name, {"wall_ms": wall_ms}, "wall time")
+        await self._scheduler.charge(key, self.name, Amounts(wall_ms=wall_ms), "wall time")
 
     def metered(self, model: ModelApi) -> ModelApi:
         """The same model, whose answers tell the balance."""

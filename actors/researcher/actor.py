@@ -13,6 +13,8 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from actors.evaluator.client import EvaluatorClient
+from actors.gateway.client import GatewayClient
 from actors.researcher.account import Account
 from actors.researcher.brains.base import Making, make_brain
 from actors.researcher.loop import Profile, Researcher
@@ -21,12 +23,13 @@ from actors.researcher.runs import Runs
 from actors.researcher.tools import Context, Notifier, make_toolbox
 from actors.researcher.transcript import Transcript
 from actors.researcher.workspace import Workspace
+from actors.scheduler.client import SchedulerClient
 from cluster.config import CampaignConfig, validate
 from cluster.errors import AarError
 from cluster.journal import Journal
-from cluster.names import RunPaths, actor_name
-from cluster.remote import Remote
+from cluster.names import RunPaths
 from cluster.store import Store
+from forum_actor.client import ForumClient
 
 FIRST_RESEARCHER_UID = 65001
 """Shell sandboxes of researcher n run under this uid plus n; slots use those from 64001."""
@@ -45,10 +48,10 @@ class ResearcherActor:
         self._runs = Runs(self._store)
         self._transcript = Transcript(self._store, Journal(self._store), self._runs, researcher_id)
         campaign = self._paths.root.name
-        self._scheduler = Remote(actor_name(campaign, "scheduler"))
-        self._forum = Remote(actor_name(campaign, "forum"))
-        self._evaluator = Remote(actor_name(campaign, "evaluator"))
-        self._gateway = Remote(actor_name(campaign, "gateway"))
+        self._scheduler = SchedulerClient.of(campaign)
+        self._forum = ForumClient.of(campaign)
+        self._evaluator = EvaluatorClient.of(campaign)
+        self._gateway = GatewayClient.of(campaign)
         budget = self._config.budget
         self._account = Account(self._scheduler, researcher_id, budget.researcher.caps(), budget.campaign.caps())
         self._opening = asyncio.Lock()

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from actors.scheduler.policy import WHOLE
 from cluster.errors import RefusedError
-from cluster.money import DIMENSIONS, Amounts, Caps, gpu_cost
+from cluster.money import Amounts, gpu_cost
 from cluster.wire import MAX_FRAME, WireError, pack, unpack
 from gpu_pool.leases import LeaseKind, LeaseRequest
 
@@ -32,15 +32,6 @@ class Demand:
     worst: Amounts
 
 
-def parse_request(data: dict[str, Any]) -> LeaseRequest:
-    """A request from plain data. Raises `RefusedError` "malformed"."""
-    try:
-        return LeaseRequest.from_dict(data)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        text = f"a field is missing, unknown or of the wrong type: {error}"
-        raise RefusedError("malformed", f"lease request: {text}", {"error": str(error)}) from error
-
-
 def same_request(one: bytes, other: bytes) -> bool:
     """Whether two packed requests ask for the same, wherever files of their inputs lie (a campaign may have moved)."""
     return _asked(one) == _asked(other)
@@ -51,29 +42,6 @@ def _asked(packed: bytes) -> dict[str, Any]:
     for step in data["job"]["steps"]:
         step["inputs"] = {name: place if place.startswith("@") else "" for name, place in step["inputs"].items()}
     return data
-
-
-def parse_amounts(data: dict[str, Any]) -> Amounts:
-    """Amounts from plain data; an unknown dimension or a value that is no integer is refused as "malformed"."""
-    _check_dimensions(data)
-    for dimension, value in data.items():
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise _malformed(dimension, value, "an integer")
-    return Amounts.from_dict(data)
-
-
-def parse_caps(data: dict[str, Any]) -> Caps:
-    """Caps from plain data, `None` for no cap; as strict as `parse_amounts`."""
-    _check_dimensions(data)
-    for dimension, value in data.items():
-        if isinstance(value, bool) or not isinstance(value, int | None) or (value is not None and value < 0):
-            raise _malformed(dimension, value, "an integer of at least 0, or nothing")
-    return Caps.from_dict(data)
-
-
-def _check_dimensions(data: Any) -> None:
-    if not isinstance(data, dict) or not set(data) <= set(DIMENSIONS):
-        raise _malformed("amounts", data, f"a mapping with keys among {', '.join(DIMENSIONS)}")
 
 
 def holder_of(account: str) -> str:

@@ -16,12 +16,12 @@ from __future__ import annotations
 import re
 import sqlite3
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from cluster.clock import now_us
 from cluster.errors import RefusedError
 from cluster.journal import Journal
-from cluster.money import DIMENSIONS, Amounts, Caps
+from cluster.money import DIMENSIONS, Amounts, Balance, Caps
 from cluster.store import Store
 
 State = Literal["held", "settled", "released"]
@@ -226,7 +226,7 @@ class Ledger:
             if known.amounts != known.amounts.capped_by(amounts):
                 raise _reused(known)
             return self.spend(key, account, known.amounts, note)
-        room = {d: most for d, most in self.balance(account)["left"].items() if most is not None}
+        room = {d: most for d, most in self.balance(account).left.to_dict().items() if most is not None}
         caps = Amounts(**{d: max(0, room.get(d, value)) for d, value in amounts.to_dict().items()})
         return self.spend(key, account, amounts.capped_by(caps), note)
 
@@ -261,14 +261,8 @@ class Ledger:
             raise RefusedError("unknown_reservation", f"no reservation {key!r}", {"key": key})
         return known
 
-    def balance(self, account: str) -> dict[str, Any]:
-        """`{account, parent, caps, spent, reserved, left, exhausted}`; `caps` to `left` by dimension.
-
-        `left` is what could be reserved now, the caps of the ancestors counted; `None` where nothing caps it.
-        `exhausted` lists the dimensions of which a cap is spent for good, its own or an ancestor's: what is merely
-        reserved may come back, so that nothing `left` does not mean `exhausted`.
-        Raises `RefusedError` "unknown_account".
-        """
+    def balance(self, account: str) -> Balance:
+        """An account as it stands. Raises `RefusedError` "unknown_account"."""
         chain = self.chain(account)
         rows = {name: {r["dimension"]: r for r in self._rows(name)} for name in chain}
         own = rows[account]
@@ -276,10 +270,16 @@ class Ledger:
         for d in DIMENSIONS:
             rooms = [r[d]["cap"] - r[d]["spent"] - r[d]["reserved"] for r in rows.values() if r[d]["cap"] is not None]
             left[d] = min(rooms) if rooms else None
-        figures = {field: {d: own[d][column] for d in DIMENSIONS} for field, column in _FIGURES.items()}
-        gone = [d for d in DIMENSIONS if any(_is_spent(r[d]) for r in rows.values())]
-        parent = chain[1] if len(chain) > 1 else None
-        return {"account": account, "parent": parent, **figures, "left": left, "exhausted": gone}
+        caps, spent, reserved = ({d: own[d][column] for d in DIMENSIONS} for column in ("cap", "spent", "reserved"))
+        return Balance(
+            account=account,
+            parent=chain[1] if len(chain) > 1 else None,
+            caps=Caps(**caps),
+            spent=Amounts(**spent),
+            reserved=Amounts(**reserved),
+            left=Caps(**left),
+            exhausted=tuple(d for d in DIMENSIONS if any(_is_spent(r[d]) for r in rows.values())),
+        )
 
     def _rows(self, account: str) -> list[sqlite3.Row]:
         return self._store.query("SELECT * FROM balances WHERE account = ?", (account,))
@@ -295,9 +295,6 @@ class Ledger:
             " WHERE parent IS NULL GROUP BY dimension"
         )
         return Amounts.from_dict({row["dimension"]: row["spent"] for row in rows})
-
-
-_FIGURES = {"caps": "cap", "spent": "spent", "reserved": "reserved"}
 
 
 def _is_spent(row: sqlite3.Row) -> bool:

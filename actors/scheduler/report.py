@@ -23,7 +23,7 @@ def describe(book: Book, ledger: Ledger, resting: Callable[[str], bool], now_us:
         "running": [_row(e, now_us - (e.granted_us or now_us)) | _place(e, now_us) for e in running],
         "slots": _slots(book, running, resting),
         "totals": {"usd": totals.usd, "gpu_ms": totals.gpu_ms},
-        "accounts": {name: ledger.balance(name) for name in ledger.accounts()},
+        "accounts": {name: ledger.balance(name).to_dict() for name in ledger.accounts()},
         "holders": {name: usage.gpu_ms for name, usage in book.usage().items()},
     }
 

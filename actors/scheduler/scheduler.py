@@ -23,17 +23,18 @@ from pathlib import Path
 from typing import Any
 
 from actors.scheduler.admission import check_request, cost_of, holder_of, same_request
-from actors.scheduler.book import Book, Entry, unused_result
+from actors.scheduler.book import Book, Entry, State, unused_result
 from actors.scheduler.ledger import Ledger
 from actors.scheduler.policy import WHOLE, PolicyConfig, SlotState, choose
 from actors.scheduler.report import describe
-from actors.scheduler.slots import SlotCalls, SlotRunner
+from actors.scheduler.slots import SlotCalls
 from cluster.errors import RefusedError
 from cluster.journal import Journal
-from cluster.money import Amounts, Caps
+from cluster.money import Amounts, Balance, Caps
 from cluster.objects import sha256_hex
 from cluster.store import Store
 from cluster.wire import pack
+from gpu_pool.client import SlotClient
 from gpu_pool.leases import Lease, LeaseRequest, LeaseResult, SlotInfo
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class Scheduler:
     """The one spender of a campaign's budgets. Call `start` inside the event loop before anything else."""
 
     def __init__(
-        self, store: Store, connect: Callable[[str], SlotRunner], config: SchedulerConfig, leases_dir: Path
+        self, store: Store, connect: Callable[[str], SlotClient], config: SchedulerConfig, leases_dir: Path
     ) -> None:
         """`connect(actor name)` reaches a slot; leases keep their files in `leases_dir/<lease id>`."""
         self.store = store
@@ -170,8 +171,8 @@ class Scheduler:
         assert result is not None
         return result
 
-    async def cancel(self, key: str) -> dict[str, Any]:
-        """Cancel the request with this key: `{request_id, state}`.
+    async def cancel(self, key: str) -> State:
+        """Cancel the request with this key; its state.
 
         A waiting one ends now and costs nothing; a running one is asked to end and costs what it used; an ended one
         stays as it is. Raises `RefusedError` "unknown_request".
@@ -186,7 +187,7 @@ class Scheduler:
             if not entry.cancel_asked:
                 self.book.ask_cancel(entry.request_id)
             self._spawn(self._cancel_on_slot(entry))
-        return {"request_id": entry.request_id, "state": entry.state}
+        return entry.state
 
     # -- slots -----------------------------------------------------------------------------------------------------
 
@@ -327,7 +328,7 @@ class Scheduler:
 
     # -- accounts --------------------------------------------------------------------------------------------------
 
-    async def open_account(self, key: str, account: str, parent: str | None, caps: Caps) -> dict[str, Any]:
+    async def open_account(self, key: str, account: str, parent: str | None, caps: Caps) -> Balance:
         """Open an account; its balance. The key again gives the balance of the account that it opened."""
         with self.store.transaction():
             asked = {"account": account, "parent": parent, "caps": caps.to_dict()}
@@ -340,34 +341,34 @@ class Scheduler:
         self.ledger.open(account, parent, caps)
         return account
 
-    async def balance(self, account: str) -> dict[str, Any]:
+    async def balance(self, account: str) -> Balance:
         """As `Ledger.balance`."""
         return self.ledger.balance(account)
 
-    async def spend(self, key: str, account: str, amounts: Amounts, note: str = "") -> dict[str, Any]:
-        """Charge at once: `{charged}`. The key again gives the first charge. Raises as `Ledger.spend`."""
-        return {"charged": self.ledger.spend(f"spend/{key}", account, amounts, note).to_dict()}
+    async def spend(self, key: str, account: str, amounts: Amounts, note: str = "") -> Amounts:
+        """Charge at once; what was charged. The key again gives the first charge. Raises as `Ledger.spend`."""
+        return self.ledger.spend(f"spend/{key}", account, amounts, note)
 
-    async def charge(self, key: str, account: str, amounts: Amounts, note: str = "") -> dict[str, Any]:
-        """Charge at once what is left of `amounts`: `{charged}`. As `Ledger.spend_up_to`."""
-        return {"charged": self.ledger.spend_up_to(f"spend/{key}", account, amounts, note).to_dict()}
+    async def charge(self, key: str, account: str, amounts: Amounts, note: str = "") -> Amounts:
+        """Charge at once what is left of `amounts`; what was charged. As `Ledger.spend_up_to`."""
+        return self.ledger.spend_up_to(f"spend/{key}", account, amounts, note)
 
     async def reserve(
         self, key: str, account: str, amounts: Amounts, note: str = "", holder: str = "", whose: str = ""
-    ) -> dict[str, Any]:
+    ) -> Balance:
         """As `Ledger.reserve`, for what is no lease (tokens of a model call); the balance of `whose` account
         afterwards, by default that of `account`.
         """
         self.ledger.reserve(f"hold/{key}", account, amounts, note, holder)
         return self.ledger.balance(whose or account)
 
-    async def settle(self, key: str, actual: Amounts, note: str = "") -> dict[str, Any]:
-        """As `Ledger.settle`: `{charged}`."""
-        return {"charged": self.ledger.settle(f"hold/{key}", actual, note).to_dict()}
+    async def settle(self, key: str, actual: Amounts, note: str = "") -> Amounts:
+        """As `Ledger.settle`; what was charged."""
+        return self.ledger.settle(f"hold/{key}", actual, note)
 
-    async def release(self, key: str, note: str = "") -> dict[str, Any]:
-        """As `Ledger.release`: `{released}`."""
-        return {"released": self.ledger.release(f"hold/{key}", note).to_dict()}
+    async def release(self, key: str, note: str = "") -> Amounts:
+        """As `Ledger.release`; what was held."""
+        return self.ledger.release(f"hold/{key}", note)
 
     async def release_holder(self, holder: str) -> list[str]:
         """As `Ledger.release_holder`."""

@@ -11,27 +11,18 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, get_args
+from typing import get_args
 
 from actors.scheduler.book import RESULT_LIMIT
 from cluster.storage import StorageError
 from cluster.wire import WireError, pack
+from gpu_pool.client import SlotClient
 from gpu_pool.leases import ClosedError, Lease, LeaseResult, LeaseStatus
 
 log = logging.getLogger(__name__)
 
 _LONGEST_REST = 10
 """A rest is at most this many times `rest_s`."""
-
-
-class SlotRunner(Protocol):
-    """The slot's side; leases and results are plain data."""
-
-    async def run(self, lease: dict[str, Any]) -> dict[str, Any]:
-        """Carry out a lease, idempotent by its id: `LeaseResult.to_dict()`."""
-
-    async def cancel(self, lease_id: str) -> None:
-        """End a running lease soon; its `run` then answers "cancelled" with what was used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +43,7 @@ class _Rest:
 class SlotCalls:
     """The way to the slots, and which of them rest."""
 
-    def __init__(self, connect: Callable[[str], SlotRunner], rest_s: float) -> None:
+    def __init__(self, connect: Callable[[str], SlotClient], rest_s: float) -> None:
         """`connect(actor name)` reaches a slot; `rest_s` is the rest after a first failure, seconds."""
         self._connect = connect
         self._rest_s = rest_s
@@ -73,7 +64,7 @@ class SlotCalls:
 
     async def ask(self, actor: str, lease: Lease, timeout_s: float) -> Answer:
         """How the slot answered."""
-        call = asyncio.ensure_future(self._connect(actor).run(lease.to_dict()))
+        call = asyncio.ensure_future(self._connect(actor).run(lease))
         try:
             await asyncio.wait({call}, timeout=timeout_s)
         finally:
@@ -92,16 +83,16 @@ class SlotCalls:
         self._rests[slot] = _Rest(failures, time.monotonic() + self._rest_s * min(failures, _LONGEST_REST))
 
 
-def _read(call: asyncio.Future[dict[str, Any]], lease_id: str) -> tuple[LeaseResult | None, str]:
+def _read(call: asyncio.Future[LeaseResult], lease_id: str) -> tuple[LeaseResult | None, str]:
     if not call.done():
         return None, "did not answer in time"
     error = asyncio.CancelledError("the call was cancelled") if call.cancelled() else call.exception()
     if error is not None:
         return None, f"failed: {type(error).__name__}: {error}"
     try:
-        result = LeaseResult.from_dict(call.result())
+        result = call.result()
         size = len(pack(result.to_dict()))
-    except (KeyError, TypeError, ValueError, WireError) as fault:
+    except (AttributeError, TypeError, ValueError, WireError) as fault:
         return None, f"gave an unusable answer: {type(fault).__name__}: {fault}"
     if result.lease_id != lease_id or result.status not in get_args(LeaseStatus) or size > RESULT_LIMIT:
         return None, f"gave an unusable answer: {result.status!r} for {result.lease_id!r}, {size} bytes"

@@ -19,43 +19,19 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
+from actors.scheduler.client import SchedulerClient
 from cluster.config import CampaignConfig
 from cluster.errors import RefusedError
 from cluster.money import Caps
 from cluster.names import CAMPAIGN, SERVING_ACCOUNT
+from gpu_pool.client import SlotClient
 from gpu_pool.leases import Job, LeaseRequest, LeaseResult, Step
 from gpu_pool.serving.state import Phase, ServerState
 
 _LONGEST_REST = 10
 """A rest is at most this many times `rest_s`."""
-
-
-class SchedulerApi(Protocol):
-    """What the desk asks of the scheduler."""
-
-    async def open_account(self, key: str, account: str, parent: str | None, caps: dict[str, Any]) -> Any:
-        """Open an account once."""
-
-    async def submit(self, request: dict[str, Any]) -> dict[str, Any]:
-        """`{request_id}`, the same for the same key. Raises `RefusedError`."""
-
-    async def wait(self, request_id: str, timeout_s: float) -> dict[str, Any] | None:
-        """The lease's result, `None` when it has not ended."""
-
-    async def cancel(self, key: str) -> Any:
-        """End the request with this key."""
-
-    async def status(self) -> dict[str, Any]:
-        """Its `running` leases with `request_id`, `key`, `account`, `lease_id` and `slot`; `waiting` requests."""
-
-
-class SlotApi(Protocol):
-    """What the desk asks of a slot."""
-
-    async def serving(self, lease_id: str) -> dict[str, Any] | None:
-        """The state of the server of a lease."""
 
 
 @dataclass(slots=True)
@@ -74,8 +50,8 @@ class ServeDesk:
     def __init__(
         self,
         config: CampaignConfig,
-        scheduler: SchedulerApi,
-        slot: Callable[[str], SlotApi],
+        scheduler: SchedulerClient,
+        slot: Callable[[str], SlotClient],
         poll_s: float = 0.5,
         rest_s: float = 30.0,
     ) -> None:
@@ -122,16 +98,16 @@ class ServeDesk:
         if lease.state is None or lease.state.phase is Phase.ENDED:
             result = await self._scheduler.wait(lease.request_id, 0)
             if result is not None:
-                self._note_end(LeaseResult.from_dict(result))
+                self._note_end(result)
             lease.state = None
         return lease.state
 
     async def _begin(self) -> _Lease:
         """The lease that runs, or a new one: the first key whose request has not ended."""
-        await self._scheduler.open_account(f"open/{SERVING_ACCOUNT}", SERVING_ACCOUNT, CAMPAIGN, Caps().to_dict())
+        await self._scheduler.open_account(f"open/{SERVING_ACCOUNT}", SERVING_ACCOUNT, CAMPAIGN, Caps())
         while True:
             request = serve_request(self._config, self._ended + 1)
-            request_id = (await self._scheduler.submit(request.to_dict()))["request_id"]
+            request_id = await self._scheduler.submit(request)
             if await self._scheduler.wait(request_id, 0) is None:
                 return _Lease(request_id)
             self._ended += 1
@@ -144,11 +120,10 @@ class ServeDesk:
         if lease.place is None:
             return None
         slot, lease_id = lease.place
-        data = await self._slot(slot).serving(lease_id)
-        if data is None:
+        state = await self._slot(slot).serving(lease_id)
+        if state is None:
             lease.place = None  # ended, or lost and given to another slot
-            return None
-        return ServerState.from_dict(data)
+        return state
 
     def _note_end(self, result: LeaseResult) -> None:
         self._lease = None

@@ -8,59 +8,28 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from actors.evaluator.judge import Judge
-from actors.scheduler.admission import parse_amounts, parse_caps, parse_request
+from actors.scheduler.client import SchedulerClient
 from actors.scheduler.scheduler import Scheduler, SchedulerConfig
 from cluster.config import CampaignConfig
 from cluster.journal import Journal
-from cluster.money import usd_from_decimal
+from cluster.money import Caps, usd_from_decimal
 from cluster.names import RunPaths
 from cluster.objects import ObjectStore
+from cluster.remote import Local
 from cluster.sandbox import Grade, Limits, grade
 from cluster.store import Store
 from gpu_pool.cache import NodeCache
+from gpu_pool.client import SlotClient
 from gpu_pool.lane import Lane
-from gpu_pool.leases import Lease, SlotInfo
+from gpu_pool.leases import SlotInfo
 from gpu_pool.library import materialise
 from gpu_pool.slot import Slot, SlotSpec, uid_of
 from gpu_pool.weak_to_strong.domains import Domain
 
 FIRST_INDEX = 150
 """Slots of a stage take uids that a campaign on the same machine does not use."""
-
-
-class SlotEnd:
-    """A slot as the scheduler reaches it."""
-
-    def __init__(self, slot: Slot) -> None:
-        self._slot = slot
-
-    async def run(self, lease: dict[str, Any]) -> dict[str, Any]:
-        return (await self._slot.run(Lease.from_dict(lease))).to_dict()
-
-    async def cancel(self, lease_id: str) -> None:
-        await self._slot.cancel(lease_id)
-
-
-class Counter:
-    """The scheduler as the judge reaches it: plain data in and out, as over an actor."""
-
-    def __init__(self, scheduler: Scheduler) -> None:
-        self._plain = scheduler
-
-    async def run(self, request: dict[str, Any]) -> dict[str, Any]:
-        return (await self._plain.run(parse_request(request))).to_dict()
-
-    async def open_account(self, key: str, account: str, parent: str | None, caps: dict[str, Any]) -> dict[str, Any]:
-        return await self._plain.open_account(key, account, parent, parse_caps(caps))
-
-    async def spend(self, key: str, account: str, amounts: dict[str, Any], note: str) -> dict[str, Any]:
-        return await self._plain.spend(key, account, parse_amounts(amounts), note)
-
-    async def balance(self, account: str) -> dict[str, Any]:
-        return await self._plain.balance(account)
 
 
 class Stage:
@@ -77,12 +46,12 @@ class Stage:
         settings = SchedulerConfig(
             usd_from_decimal(config.pool.usd_per_gpu_hour), int(config.pool.memory_gb * (1 << 30))
         )
-        ends = {f"slot-{n}": SlotEnd(slot) for n, slot in enumerate(self.slots)}
+        ends = {f"slot-{n}": SlotClient(Local(slot)) for n, slot in enumerate(self.slots)}
         self.scheduler = Scheduler(Store(self.paths.scheduler_db), ends.__getitem__, settings, self.paths.leases)
-        self.counter = Counter(self.scheduler)
+        self.client = SchedulerClient(Local(self.scheduler))
         self._store = Store(self.paths.evaluator_db)
         self.journal = Journal(self._store)
-        self.judge = Judge(self.paths, config, self.counter, self._store, self.journal, domain)
+        self.judge = Judge(self.paths, config, self.client, self._store, self.journal, domain)
 
     def _slot(self, number: int) -> Slot:
         pool, cache = self.config.pool, NodeCache.of(self.config.pool)
@@ -110,13 +79,13 @@ class Stage:
     async def open(self, researchers: dict[str, int]) -> None:
         """Accounts (answers by researcher) and slots."""
         await self.scheduler.start()
-        opening: list[tuple[str, str | None, dict[str, Any]]] = [("campaign", None, {})]
-        opening += [(f"campaign/{name}", "campaign", {}) for name in ("baselines", "score", "seal")]
+        opening: list[tuple[str, str | None, Caps]] = [("campaign", None, Caps())]
+        opening += [(f"campaign/{name}", "campaign", Caps()) for name in ("baselines", "score", "seal")]
         for name, answers in researchers.items():
             account = f"campaign/researcher/{name}"
-            opening += [(account, "campaign", {}), (f"{account}/evaluations", account, {"answers": answers})]
+            opening += [(account, "campaign", Caps()), (f"{account}/evaluations", account, Caps(answers=answers))]
         for account, parent, caps in opening:
-            await self.counter.open_account(f"open/{account}", account, parent, caps)
+            await self.client.open_account(f"open/{account}", account, parent, caps)
         for number, slot in enumerate(self.slots):
             await slot.warm()
             info = SlotInfo(f"slot-{number}", "node", "logical", 1, self.grade.letter, self.grade.probe_hash)

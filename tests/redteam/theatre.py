@@ -79,7 +79,7 @@ class Theatre:
 
     def answers_left(self, who: str) -> int:
         """What is left of a researcher's answers."""
-        left = self.do(self.stage.counter.balance(f"campaign/researcher/{who}/evaluations"))["left"]["answers"]
+        left = self.do(self.stage.client.balance(f"campaign/researcher/{who}/evaluations")).left.answers
         return int(left)
 
     def close(self) -> None:

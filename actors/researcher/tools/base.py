@@ -15,14 +15,16 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from actors.evaluator.client import EvaluatorClient
 from actors.researcher.runs import Run, Runs
-from actors.researcher.tools.apis import EvaluatorApi, ForumApi, SchedulerApi
 from actors.researcher.tools.clip import clip
 from actors.researcher.tools.notifier import Notifier
 from actors.researcher.types import ToolCall, ToolResult
 from actors.researcher.workspace import Workspace
+from actors.scheduler.client import SchedulerClient
 from cluster.config import CampaignConfig
 from cluster.errors import AarError, RefusedError
+from forum_actor.client import ForumClient
 
 log = logging.getLogger(__name__)
 MAX_MESSAGE = 2000
@@ -49,9 +51,9 @@ class Context:
     workspace: Workspace
     public: str
     task: dict[str, Any]
-    scheduler: SchedulerApi
-    forum: ForumApi
-    evaluator: EvaluatorApi
+    scheduler: SchedulerClient
+    forum: ForumClient
+    evaluator: EvaluatorClient
     runs: Runs
     notifier: Notifier
     sandbox_uid: int = 64001

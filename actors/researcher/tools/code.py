@@ -31,7 +31,7 @@ class CodePush(Tool[PushArgs]):
     async def run(self, ctx: Context, args: PushArgs, key: str) -> dict[str, Any]:
         """See the class."""
         files = {"method.py": read_method(ctx.workspace, args.path)}
-        return await ctx.forum.push_code(key, ctx.researcher, files, args.parent, args.note)
+        return {"snapshot": await ctx.forum.push_code(key, ctx.researcher, files, args.parent, args.note)}
 
 
 class FetchArgs(Args):

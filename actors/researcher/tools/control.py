@@ -29,7 +29,7 @@ class Budget(Tool[BudgetArgs]):
 
     async def run(self, ctx: Context, args: BudgetArgs, key: str) -> dict[str, Any]:
         """See the class."""
-        return await ctx.scheduler.balance(ctx.account)
+        return (await ctx.scheduler.balance(ctx.account)).to_dict()
 
 
 class WaitArgs(Args):

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
-from actors.researcher.tools.apis import ForumApi
+from forum_actor.client import ForumClient
 
 log = logging.getLogger(__name__)
 UNREAD_LIMIT = 50
@@ -27,7 +27,7 @@ _NOTHING = -1
 class Notifier:
     """Follows the forum for `reader`."""
 
-    def __init__(self, forum: ForumApi, reader: str) -> None:
+    def __init__(self, forum: ForumClient, reader: str) -> None:
         self._forum = forum
         self._reader = reader
         self._latest: int | None = None

@@ -67,8 +67,8 @@ class RunPilot(LongTool[PilotArgs]):
 
     async def carry(self, ctx: Context, plan: dict[str, Any], key: str) -> dict[str, Any]:
         """See the class."""
-        answer = await ctx.scheduler.run(plan["request"])
-        return read_outcome(LeaseResult.from_dict(answer), PilotData.from_dict(plan["data"]))
+        result = await ctx.scheduler.run(LeaseRequest.from_dict(plan["request"]))
+        return read_outcome(result, PilotData.from_dict(plan["data"]))
 
     async def abandon(self, ctx: Context, key: str) -> None:
         """See the class."""

@@ -36,8 +36,8 @@ class Submit(LongTool[SubmitArgs]):
     async def plan(self, ctx: Context, args: SubmitArgs, key: str) -> dict[str, Any]:
         """See the class."""
         files = {"method.py": read_method(ctx.workspace, args.path)}
-        pushed = await ctx.forum.push_code(f"{key}/push", ctx.researcher, files, args.parent, args.name)
-        return {"snapshot": str(pushed["snapshot"]), "name": args.name, "tier": args.tier}
+        snapshot = await ctx.forum.push_code(f"{key}/push", ctx.researcher, files, args.parent, args.name)
+        return {"snapshot": snapshot, "name": args.name, "tier": args.tier}
 
     async def carry(self, ctx: Context, plan: dict[str, Any], key: str) -> dict[str, Any]:
         """See the class."""
