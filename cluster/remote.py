@@ -16,9 +16,6 @@ import logging
 import time
 from typing import Any, Protocol
 
-import ray
-from ray.exceptions import RayActorError, RayTaskError
-
 from cluster.errors import AarError
 from cluster.names import NAMESPACE
 from cluster.storage import StorageError, storage_fault
@@ -65,6 +62,9 @@ class Remote:
 
     async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """As `Caller.call`. Raises `UnreachableError`, what the actor raised, and `StorageError` where it may."""
+        import ray  # whoever only names a client's type does without
+        from ray.exceptions import RayActorError, RayTaskError
+
         deadline = time.monotonic() + self._patience_s
         while True:
             try:

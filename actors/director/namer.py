@@ -10,7 +10,7 @@ import asyncio
 import logging
 from typing import Any
 
-from actors.gateway.api import ModelApi
+from actors.gateway.client import GatewayClient
 from cluster.errors import AarError
 from cluster.names import CAMPAIGN
 from gpu_pool.weak_to_strong.families import FAMILIES
@@ -32,7 +32,7 @@ SYSTEM = (
 class Namer:
     """Asks `model` (a priced name) of `gateway`."""
 
-    def __init__(self, model: str, gateway: ModelApi) -> None:
+    def __init__(self, model: str, gateway: GatewayClient) -> None:
         self.model, self._gateway = model, gateway
 
     async def families(self, snapshot: str, source: str) -> list[str] | None:
@@ -43,7 +43,7 @@ class Namer:
         except (AarError, TimeoutError) as error:
             log.warning("a rule names the families of %s, not %s: %s", snapshot[:12], self.model, error)
             return None
-        return chosen(answer["message"])
+        return chosen(answer.message)
 
 
 def request(model: str, source: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import ray
 
+from actors.gateway.api import ModelAnswer
 from actors.gateway.gateway import Gateway
 from actors.gateway.keys import key_of, shut_memory
 from actors.gateway.replayer import Replayer
@@ -35,8 +36,8 @@ class GatewayActor:
     def __repr__(self) -> str:
         return self._name
 
-    async def call(self, key: str, researcher: str, request: dict[str, Any]) -> dict[str, Any]:
-        """As `ModelApi.call`."""
+    async def call(self, key: str, researcher: str, request: dict[str, Any]) -> ModelAnswer:
+        """As `GatewayClient.call`."""
         return await self._plain.call(key, researcher, request)
 
     async def status(self) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass
+from typing import Any, Literal
 
 Refusal = Literal[
     "over_budget",
@@ -33,19 +34,12 @@ Refusal = Literal[
 """
 
 
-class ModelApi(Protocol):
-    """Calls of models, metered on the account of the researcher, or of the campaign (`cluster.names.CAMPAIGN`)."""
+@dataclass(frozen=True, slots=True)
+class ModelAnswer:
+    """One answer of a model. `message` is the whole message as plain data (content, stop_reason, usage); a tool call
+    whose input was no JSON object has the input `{"malformed_json": <its text>}`. `charged` is what its key cost in
+    micro-dollars.
+    """
 
-    async def call(self, key: str, researcher: str, request: dict[str, Any]) -> dict[str, Any]:
-        """One answer of a model: `{message, charged, balance}`.
-
-        `key` is the idempotency key, such as `03-evolution/17/model/0`: it gives the first answer again, whatever the
-        request, and is never paid twice; another caller's key is a `bad_request`. `request` is the JSON body of a
-        Messages call without `stream`; `betas` in it names beta features. `message` is the whole message as plain
-        data (content, stop_reason, usage); a tool call whose input was no JSON object has the input
-        `{"malformed_json": <its text>}`. `charged` is what this key cost in micro-dollars. `balance` is the caller's,
-        as `Ledger.balance` gave it when the call was admitted, with the charge in place of the worst case; `None` where
-        that is not certain, as when the answer was there already. Raises `RefusedError` with a `Refusal` as reason; a
-        key that was refused may be asked again, except for `lost`
-        and `not_recorded`.
-        """
+    message: dict[str, Any]
+    charged: int

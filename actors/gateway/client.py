@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from actors.gateway.api import ModelAnswer
 from cluster.names import actor_name
 from cluster.remote import Caller, Remote
 
@@ -19,8 +20,14 @@ class GatewayClient:
         """The client of a campaign's gateway."""
         return cls(Remote(actor_name(campaign, "gateway")))
 
-    async def call(self, key: str, researcher: str, request: dict[str, Any]) -> dict[str, Any]:
-        """As `ModelApi.call`."""
+    async def call(self, key: str, researcher: str, request: dict[str, Any]) -> ModelAnswer:
+        """One answer of a model, metered on the account of the researcher, or of the campaign (`names.CAMPAIGN`).
+
+        `key` is the idempotency key, such as `03-evolution/17/model/0`: it gives the first answer again, whatever the
+        request, and is never paid twice; another caller's key is a `bad_request`. `request` is the JSON body of a
+        Messages call without `stream`; `betas` in it names beta features. Raises `RefusedError` with a `Refusal` as
+        reason; a key that was refused may be asked again, except for `lost` and `not_recorded`.
+        """
         return await self._actor.call("call", key, researcher, request)  # type: ignore[no-any-return]
 
     async def status(self) -> dict[str, Any]:

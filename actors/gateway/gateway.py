@@ -5,8 +5,8 @@ Promises, for any interleaving, failure and crash:
 - Nothing is sent that is not reserved: no account exceeds a cap. What an attempt costs is decided and written down
   once, and the ledger is told until it knows. An attempt that certainly cost nothing is released; one whose end is
   unknown is charged with the most that it can have cost.
-- An answer is given as soon as its charge is written down; the ledger is told meanwhile, and before the same researcher
-  reserves again. For those milliseconds a balance shows the call's worst case as reserved.
+- An answer is settled before it is given. When the ledger does not hear of it, the answer is given all the same, and
+  the ledger is told before anybody reserves again.
 - An answer is charged its usage. One that tells none is charged at its worst, and one that tells of a tier, speed or
   region without a price says so in its event (`inexact`).
 - A call that was refused leaves no reservation behind.
@@ -28,6 +28,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from actors.gateway.api import ModelAnswer
 from actors.gateway.book import Attempt, Book
 from actors.gateway.breaker import Breaker
 from actors.gateway.intake import Intake
@@ -37,12 +38,12 @@ from actors.gateway.pricing import Tariff, Tokens, billed, tariff_table, tokens_
 from actors.gateway.recorder import Parts, RecordError
 from actors.gateway.request import HIDDEN_TOKENS, Body, asks_long_cache
 from actors.gateway.retry import AttemptFailedError, Failure, after, pause
-from actors.gateway.till import Till, settled_balance
+from actors.gateway.till import Till
 from actors.gateway.transport import Transport
 from actors.gateway.turnstile import Turnstile
 from actors.scheduler.client import SchedulerClient
 from cluster.config import CampaignConfig
-from cluster.errors import RefusedError
+from cluster.errors import AarError, RefusedError
 from cluster.observing import Sink
 from cluster.storage import StorageError
 from cluster.store import Store
@@ -79,15 +80,14 @@ class Gateway:
         self._turnstile = Turnstile(Limits(config.gateway, clock()), clock, sleep)
         self._breaker = Breaker()
         self._meters = Meters(sink)
-        self._calls: dict[str, tuple[str, asyncio.Task[dict[str, Any]]]] = {}  # with who asked
+        self._calls: dict[str, tuple[str, asyncio.Task[ModelAnswer]]] = {}  # with who asked
         self._mine: set[str] = set()
-        self._settling: dict[str, set[asyncio.Task[None]]] = {}  # by researcher
         self._untidy = True
         self._tidying = asyncio.Lock()
         self._closed = False
 
-    async def call(self, key: str, researcher: str, request: dict[str, Any]) -> dict[str, Any]:
-        """As `ModelApi.call`."""
+    async def call(self, key: str, researcher: str, request: dict[str, Any]) -> ModelAnswer:
+        """As `GatewayClient.call`."""
         if not isinstance(key, str) or not 0 < len(key) <= MOST_KEY:
             raise RefusedError("bad_request", f"key: expected 1 to {MOST_KEY} characters", {"field": "key"})
         if self._untidy or self._tidying.locked():
@@ -121,15 +121,8 @@ class Gateway:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.gather(*map(self.settled, list(self._settling)))
         await self.tidy()
         await self._transport.close()
-
-    async def settled(self, researcher: str) -> None:
-        """Return when the ledger was told of the researcher's answers, or could not be: then the next call tells it."""
-        settling = self._settling.get(researcher)
-        if settling:
-            await asyncio.wait(settling)
 
     def status(self) -> dict[str, Any]:
         """Calls that run and wait, `losses` in a row, tallies since the start, what the transport says of itself."""
@@ -145,17 +138,17 @@ class Gateway:
         if attempt.state in ("sent", "due"):
             await self._till.settle(self.book.attempt(attempt.reservation))
 
-    async def _call(self, key: str, researcher: str, request: dict[str, Any]) -> dict[str, Any]:
-        message, balance = self._known(key), None
+    async def _call(self, key: str, researcher: str, request: dict[str, Any]) -> ModelAnswer:
+        message = self._known(key)
         if message is None:
             if self._closed:
                 raise RefusedError("unavailable", "the gateway is closing")
             try:
-                message, balance = await self._obtain(key, researcher, request)
+                message = await self._obtain(key, researcher, request)
             except RefusedError as error:
                 self._meters.refused(error.reason)
                 raise
-        return {"message": message, "charged": self.book.charged(key), "balance": balance}
+        return ModelAnswer(message, self.book.charged(key))
 
     def _known(self, key: str) -> dict[str, Any] | None:
         try:
@@ -163,10 +156,8 @@ class Gateway:
         except RecordError as error:
             raise RefusedError("unavailable", str(error)) from error
 
-    async def _obtain(
-        self, key: str, researcher: str, request: dict[str, Any]
-    ) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """The answer, and the caller's balance with it."""
+    async def _obtain(self, key: str, researcher: str, request: dict[str, Any]) -> dict[str, Any]:
+        """The answer's message, after as many attempts as it takes, and as may be made."""
         body, parts = self._intake.take(request)
         tariff = self._tariffs.get(body.model)
         if tariff is None:
@@ -175,14 +166,14 @@ class Gateway:
             raise RefusedError("unknown_model", f"{body.model!r} has no price; priced are: {known}", detail)
         self._bound_losses(key)
         attempt: Attempt | None = None
-        balance: dict[str, Any] = {}
         try:
             for tries in range(1, self._settings.attempts + 1):
                 if attempt is None:
-                    attempt, balance = await self._reserve(key, researcher, body, parts, tariff)
+                    attempt = await self._reserve(key, researcher, body, parts, tariff)
                 try:
                     message = await self._attempt(attempt, tries, body, parts, tariff)
-                    return message, settled_balance(balance, self.book.attempt(attempt.reservation))
+                    await self._settle(attempt)
+                    return message
                 except AttemptFailedError as error:
                     failure = error.failure
                 attempt = await self._settle_failed(attempt, failure)
@@ -199,7 +190,7 @@ class Gateway:
             raise RefusedError(failure.reason, f"{failure.message} (attempts: {tries})", more)
         finally:
             if attempt is not None:
-                self._let_go(attempt)
+                self._leave_attempt(attempt.reservation)
 
     def _bound_losses(self, key: str, why: str = "") -> None:
         lost = self.book.losses(key)
@@ -213,44 +204,31 @@ class Gateway:
     def _chance(self, key: str, tries: int) -> random.Random:
         return random.Random(f"{self._seed}/{key}/{tries}")
 
-    def _leave(self, reservation: str) -> None:
+    def _leave_attempt(self, reservation: str) -> None:
         """Nobody carries the attempt any more; unless it is closed, the next call brings it to its end."""
         self._mine.discard(reservation)
         self._untidy = self._untidy or self.book.attempt(reservation).state != "closed"
 
-    def _let_go(self, attempt: Attempt) -> None:
-        """The call is over: what it charged is settled while its caller goes on."""
-        now = self.book.attempt(attempt.reservation)
-        if now.state != "due":
-            self._leave(attempt.reservation)
-            return
-        own = self._settling.setdefault(attempt.researcher, set())
-        task = asyncio.create_task(self._till.settle(now))
-        own.add(task)
+    async def _settle(self, attempt: Attempt) -> None:
+        """Tell the ledger of an answer's charge; one that does not hear is told again before the next call."""
+        try:
+            await self._till.settle(self.book.attempt(attempt.reservation))
+        except AarError as error:
+            log.warning("%s: the ledger is told with the next call: %s", attempt.key, error)
 
-        def done(task: asyncio.Task[None]) -> None:
-            own.discard(task)
-            self._leave(attempt.reservation)
-            if not task.cancelled() and (error := task.exception()) is not None:
-                log.warning("%s: the ledger will be told with the next call: %s", attempt.key, error)
-
-        task.add_done_callback(done)
-
-    async def _reserve(
-        self, key: str, researcher: str, body: Body, parts: Parts, tariff: Tariff
-    ) -> tuple[Attempt, dict[str, Any]]:
-        """A new attempt with its worst case set aside, after everything that the researcher owes; the balance then."""
-        await self.settled(researcher)
+    async def _reserve(self, key: str, researcher: str, body: Body, parts: Parts, tariff: Tariff) -> Attempt:
+        """A new attempt with its worst case set aside, after all that is owed was settled."""
         if self._untidy:
             await self.tidy()
         worst = worst_case(body, self.book.counted_bound(parts), parts, tariff)
         attempt = self.book.open(key, researcher, body.model, tariff.cost(worst), worst)
         self._mine.add(attempt.reservation)
         try:
-            return attempt, await self._till.reserve(attempt)
+            await self._till.reserve(attempt)
         except BaseException:
-            self._leave(attempt.reservation)
+            self._leave_attempt(attempt.reservation)
             raise
+        return attempt
 
     async def _attempt(self, attempt: Attempt, tries: int, body: Body, parts: Parts, tariff: Tariff) -> dict[str, Any]:
         long_cache = asks_long_cache(parts.marks)
@@ -326,7 +304,7 @@ class Gateway:
             return attempt
         self._lose(self.book.attempt(attempt.reservation), failure.message)
         await self._till.settle(self.book.attempt(attempt.reservation))
-        self._leave(attempt.reservation)
+        self._leave_attempt(attempt.reservation)
         return None
 
     def _lose(self, attempt: Attempt, why: str) -> None:

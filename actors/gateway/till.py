@@ -7,13 +7,11 @@ campaign. What neither can pay stands in the gateway's journal as `unpaid`, and 
 
 from __future__ import annotations
 
-from typing import Any
-
 from actors.gateway.book import Attempt, Book
 from actors.scheduler.client import SchedulerClient
 from cluster.errors import RefusedError
 from cluster.money import Amounts
-from cluster.names import CAMPAIGN, caller_account, tokens_account
+from cluster.names import CAMPAIGN, tokens_account
 
 
 class Till:
@@ -22,18 +20,12 @@ class Till:
     def __init__(self, ledger: SchedulerClient, book: Book) -> None:
         self._ledger, self._book = ledger, book
 
-    async def reserve(self, attempt: Attempt) -> dict[str, Any]:
-        """Set the worst case aside; the caller's balance afterwards, as `Ledger.balance`.
-
-        Raises `RefusedError` "over_budget"; its detail is in micro-dollars.
-        """
+    async def reserve(self, attempt: Attempt) -> None:
+        """Set the worst case aside. Raises `RefusedError` "over_budget"; its detail is in micro-dollars."""
         note = f"call of {attempt.model}"[:400]
-        account, whose = tokens_account(attempt.researcher), caller_account(attempt.researcher)
+        account = tokens_account(attempt.researcher)
         try:
-            balance = await self._ledger.reserve(
-                attempt.reservation, account, Amounts(usd=attempt.reserved), note, "gateway", whose
-            )
-            return balance.to_dict()
+            await self._ledger.reserve(attempt.reservation, account, Amounts(usd=attempt.reserved), note, "gateway")
         except RefusedError as error:
             self._book.close(attempt)
             if error.reason != "over_budget":
@@ -78,17 +70,3 @@ class Till:
             if error.reason != "unknown_reservation":
                 raise
         self._book.close(attempt)
-
-
-def settled_balance(balance: dict[str, Any], attempt: Attempt) -> dict[str, Any] | None:
-    """What a balance with the reservation of a due `attempt` becomes when that is settled, if nothing else happens;
-    `None` when that is not certain: more is due than was reserved, or a cap is just used up.
-    """
-    spent, reserved, left = dict(balance["spent"]), dict(balance["reserved"]), dict(balance["left"])
-    spent["usd"] += attempt.charge
-    reserved["usd"] -= attempt.reserved
-    if left["usd"] is not None:
-        left["usd"] += attempt.reserved - attempt.charge
-    if attempt.charge > attempt.reserved or left["usd"] == 0:
-        return None
-    return {**balance, "spent": spent, "reserved": reserved, "left": left}

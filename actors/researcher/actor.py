@@ -128,8 +128,7 @@ class ResearcherActor:
         toolbox = make_toolbox(ctx)
         profile = _profile(config, self._id, ctx, str(home))
         notebook = ctx.workspace.notebook
-        model = self._account.metered(self._gateway)
-        made_of = Making(config, self._id, profile.direction, ctx.task, toolbox.describe(), model, notebook)
+        made_of = Making(config, self._id, profile.direction, ctx.task, toolbox.describe(), self._gateway, notebook)
         brain = make_brain(made_of)
         return Researcher(profile, brain, toolbox, self._transcript, self._account)
 

@@ -185,7 +185,6 @@ class Researcher:
         reason = self._over()
         if reason or self._account.wall_is_shared:
             await self._charge()
-            self._account.forget()
         if reason:
             await self._tools.abandon()
             await self._written(lambda: self._transcript.set_fact("ended", {"reason": reason}))
@@ -257,9 +256,7 @@ class Researcher:
             await self._account.open()
             self._opened = True
         news, going = self._ctx.runs.untold(), self._ctx.runs.going()
-        if news or going:
-            self._account.forget()
-        budget = self._with_wall(await self._account.balance())
+        budget = self._with_wall((await self._account.balance()).to_dict())
         left = self._seconds_left()
         stopped = self._ctx.stopping.is_set() or self._transcript.fact("stop") is not None
         why = ending(budget, left, self._transcript.next_turn(), self._profile.max_turns, stopped)
@@ -383,8 +380,6 @@ class Researcher:
         if result is None:
             if not self._tools.is_repeatable(pending.call.name):
                 await self._written(lambda: self._transcript.mark_started(number, index))
-            if self._tools.is_priced(pending.call.name):
-                self._account.forget()
             result = await self._tools.run(pending.call, f"{self._profile.researcher}/{number}/{index}")
         found, lap, last = result, self._lap(), index == len(turn.calls) - 1
         await self._written(lambda: self._transcript.store_result(number, index, found, lap, last=last))

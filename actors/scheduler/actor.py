@@ -94,11 +94,9 @@ class SchedulerActor:
         """As `SchedulerClient.charge`."""
         return await (await self._ready()).charge(key, account, amounts, note)
 
-    async def reserve(
-        self, key: str, account: str, amounts: Amounts, note: str = "", holder: str = "", whose: str = ""
-    ) -> Balance:
+    async def reserve(self, key: str, account: str, amounts: Amounts, note: str = "", holder: str = "") -> None:
         """As `SchedulerClient.reserve`."""
-        return await (await self._ready()).reserve(key, account, amounts, note, holder, whose)
+        await (await self._ready()).reserve(key, account, amounts, note, holder)
 
     async def settle(self, key: str, actual: Amounts, note: str = "") -> Amounts:
         """As `SchedulerClient.settle`."""

@@ -77,11 +77,9 @@ class SchedulerClient:
         """Charge at once what is left of the amounts; what was charged."""
         return await self._actor.call("charge", key, account, amounts, note)  # type: ignore[no-any-return]
 
-    async def reserve(
-        self, key: str, account: str, amounts: Amounts, note: str = "", holder: str = "", whose: str = ""
-    ) -> Balance:
-        """Set a worst case aside; the balance of `whose` account afterwards, by default of `account`."""
-        return await self._actor.call("reserve", key, account, amounts, note, holder, whose)  # type: ignore[no-any-return]
+    async def reserve(self, key: str, account: str, amounts: Amounts, note: str = "", holder: str = "") -> None:
+        """Set a worst case aside."""
+        await self._actor.call("reserve", key, account, amounts, note, holder)
 
     async def settle(self, key: str, actual: Amounts, note: str = "") -> Amounts:
         """Charge the actual of a reservation and free the rest; what was charged."""

@@ -353,14 +353,9 @@ class Scheduler:
         """Charge at once what is left of `amounts`; what was charged. As `Ledger.spend_up_to`."""
         return self.ledger.spend_up_to(f"spend/{key}", account, amounts, note)
 
-    async def reserve(
-        self, key: str, account: str, amounts: Amounts, note: str = "", holder: str = "", whose: str = ""
-    ) -> Balance:
-        """As `Ledger.reserve`, for what is no lease (tokens of a model call); the balance of `whose` account
-        afterwards, by default that of `account`.
-        """
+    async def reserve(self, key: str, account: str, amounts: Amounts, note: str = "", holder: str = "") -> None:
+        """As `Ledger.reserve`, for what is no lease (tokens of a model call)."""
         self.ledger.reserve(f"hold/{key}", account, amounts, note, holder)
-        return self.ledger.balance(whose or account)
 
     async def settle(self, key: str, actual: Amounts, note: str = "") -> Amounts:
         """As `Ledger.settle`; what was charged."""

@@ -134,7 +134,7 @@ def test_a_brain_that_is_told_garbage_survives_it(state: ServerState, tmp_path: 
     )
     ledger = Desk(tmp_path / "scheduler.db")
     endpoint = Endpoint(settings.brain, settings.gateway, lambda: state.token)
-    gateway = Gateway(Store(tmp_path / "gateway.db"), settings, ledger, endpoint)
+    gateway = Gateway(Store(tmp_path / "gateway.db"), settings, ledger.client(), endpoint)
     one = World(tmp_path, settings, model=gateway, max_turns=3)
     summary = one.run()
     turns = one.transcript.history

@@ -80,7 +80,8 @@ class Theatre:
     def answers_left(self, who: str) -> int:
         """What is left of a researcher's answers."""
         left = self.do(self.stage.client.balance(f"campaign/researcher/{who}/evaluations")).left.answers
-        return int(left)
+        assert left is not None
+        return left
 
     def close(self) -> None:
         self.do(self.stage.close())

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from actors.gateway.api import ModelApi
+from actors.gateway.client import GatewayClient
 from actors.researcher.types import Decision, Observation
 from cluster.config import CampaignConfig
 
@@ -34,7 +34,7 @@ class Making:
     task: dict[str, Any]
     tools: list[dict[str, Any]]
     """Descriptions, as a language model takes them."""
-    model: ModelApi
+    model: GatewayClient
     notebook: Callable[[], str]
 
 

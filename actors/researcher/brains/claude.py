@@ -18,7 +18,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from actors.gateway.api import ModelApi
+from actors.gateway.client import GatewayClient
 from actors.researcher.brains.answers import Answer, Verdict, clean, read, text_of
 from actors.researcher.brains.conversation import Conversation
 from actors.researcher.brains.requests import Requests, without_compaction
@@ -64,7 +64,7 @@ NOTEBOOK = "\n\nYour notebook (notebook.md) as it stands:\n\n{text}"
 class Claude:
     """See the module."""
 
-    def __init__(self, requests: Requests, model: ModelApi, notebook: Callable[[], str]) -> None:
+    def __init__(self, requests: Requests, model: GatewayClient, notebook: Callable[[], str]) -> None:
         """`notebook()` is the text of the researcher's notebook, "" when there is none."""
         self._requests = requests
         self._model = model
@@ -103,7 +103,7 @@ class Claude:
                 raise
             log.warning("%s: the endpoint cannot compact, so the history is summarised here: %s", researcher, error)
             return await self.ask(key, request)
-        return {**clean(answer["message"]), "charged": answer["charged"]}
+        return {**clean(answer.message), "charged": answer.charged}
 
     async def _last(self, observation: Observation, talk: Conversation, opening: dict[str, Any]) -> Decision:
         """The last turn, as cheap as it has to be."""

@@ -66,13 +66,11 @@ class Context:
 class Tool(Generic[A]):
     """One tool.
 
-    `free` ones cost nothing and stay open when the budget is gone; `priced` ones spend from the account, beside wall
-    time; one that is not `repeatable` is never run twice.
+    `free` ones cost nothing and stay open when the budget is gone; one that is not `repeatable` is never run twice.
     """
 
     name: ClassVar[str]
     free: ClassVar[bool] = False
-    priced: ClassVar[bool] = False
     repeatable: ClassVar[bool] = True
     arguments: type[A]
 
@@ -105,8 +103,6 @@ class LongTool(Tool[L]):
     """A tool that uses GPUs and can run in the background. It first makes a plan, which holds all that it needs;
     carrying the plan out is idempotent by its key.
     """
-
-    priced = True
 
     async def plan(self, ctx: Context, args: L, key: str) -> dict[str, Any]:
         """The plan, as plain data: later changes of files do not change it. Raises `RefusedError`."""
@@ -144,10 +140,6 @@ class ToolBox:
     def is_free(self, name: str) -> bool:
         """Whether a call costs nothing."""
         return name in self._tools and self._tools[name].free
-
-    def is_priced(self, name: str) -> bool:
-        """Whether a call spends from the account."""
-        return name in self._tools and self._tools[name].priced
 
     def is_repeatable(self, name: str) -> bool:
         """Whether a call that was cut short may run again with its key."""

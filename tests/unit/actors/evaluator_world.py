@@ -26,11 +26,14 @@ from actors.evaluator.file_domain import AnyDomain, read_domain
 from actors.evaluator.judge import Judge
 from actors.evaluator.secret import Secret, write_private
 from actors.evaluator.truth import SPLITS, Vault
+from actors.scheduler.client import SchedulerClient
 from cluster.config import CampaignConfig, validate
 from cluster.errors import RefusedError
 from cluster.journal import Journal
+from cluster.money import Amounts, Balance, Caps
 from cluster.names import RunPaths
 from cluster.objects import ObjectStore
+from cluster.remote import Local
 from cluster.store import Store
 from cluster.wire import pack
 from gpu_pool.leases import LeaseRequest, LeaseResult, Step, StepResult
@@ -118,8 +121,8 @@ class FakeScheduler:
     def __init__(self, leases: Path, oracle: Callable[[], Oracle]) -> None:
         self.leases, self._oracle = leases, oracle
         self.requests: dict[str, LeaseRequest] = {}
-        self.results: dict[str, dict[str, Any]] = {}
-        self.spent: dict[str, tuple[str, dict[str, Any]]] = {}
+        self.results: dict[str, LeaseResult] = {}
+        self.spent: dict[str, tuple[str, Amounts]] = {}
         self.opened: list[str] = []
         self.left: dict[str, int | None] = {"usd": None, "gpu_ms": None, "wall_ms": None, "answers": None}
         self.answer_cap: dict[str, int] = {}
@@ -129,18 +132,17 @@ class FakeScheduler:
         self.before: Callable[[str, str], None] = lambda what, key: None
         self.after: Callable[[str, str], None] = lambda what, key: None
 
-    async def run(self, request: dict[str, Any]) -> dict[str, Any]:
-        parsed = LeaseRequest.from_dict(request)
-        self.before("run", parsed.key)
-        if parsed.key in self.requests:
-            assert self.requests[parsed.key] == parsed, f"{parsed.key} was asked for with another job"
-        self.requests[parsed.key] = parsed
-        if parsed.key not in self.results:
-            self.results[parsed.key] = self._carry_out(parsed).to_dict()
-        self.after("run", parsed.key)
-        return self.results[parsed.key]
+    async def run(self, request: LeaseRequest) -> LeaseResult:
+        self.before("run", request.key)
+        if request.key in self.requests:
+            assert self.requests[request.key] == request, f"{request.key} was asked for with another job"
+        self.requests[request.key] = request
+        if request.key not in self.results:
+            self.results[request.key] = self._carry_out(request)
+        self.after("run", request.key)
+        return self.results[request.key]
 
-    async def spend(self, key: str, account: str, amounts: dict[str, Any], note: str) -> dict[str, Any]:
+    async def spend(self, key: str, account: str, amounts: Amounts, note: str) -> Amounts:
         self.before("spend", key)
         if key not in self.spent:
             used = sum(1 for owner, _ in self.spent.values() if owner == account)
@@ -148,13 +150,14 @@ class FakeScheduler:
                 raise RefusedError("over_budget", "no answers left", {"account": account})
             self.spent[key] = (account, amounts)
         self.after("spend", key)
-        return {}
+        return amounts
 
-    async def open_account(self, key: str, account: str, parent: str | None, caps: dict[str, Any]) -> None:
+    async def open_account(self, key: str, account: str, parent: str | None, caps: Caps) -> Balance:
         self.opened.append(account)
+        return await self.balance(account)
 
-    async def balance(self, account: str) -> dict[str, Any]:
-        return {"left": dict(self.left)}
+    async def balance(self, account: str) -> Balance:
+        return Balance(account, None, Caps(), Amounts(), Amounts(), Caps(**self.left))
 
     def _carry_out(self, request: LeaseRequest) -> LeaseResult:
         number = f"lease-{self._before + len(self.results):03d}"
@@ -294,7 +297,9 @@ class World:
             self.store.close()
         self.store = Store(self.paths.evaluator_db)
         self.journal = Journal(self.store)
-        self.judge = Judge(self.paths, self.config, self.scheduler, self.store, self.journal, self.domain)
+        self.judge = Judge(
+            self.paths, self.config, SchedulerClient(Local(self.scheduler)), self.store, self.journal, self.domain
+        )
 
     def domain(self, name: str) -> AnyDomain:
         """A small generated world, unless the configuration has files of that name."""

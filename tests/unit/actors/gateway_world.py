@@ -13,12 +13,13 @@ from actors.gateway.recorder import Parts
 from actors.gateway.request import Body
 from actors.gateway.retry import AttemptFailedError, Failure
 from actors.gateway.transport import Begun
+from actors.scheduler.client import SchedulerClient
 from actors.scheduler.ledger import Ledger
 from cluster.config import CampaignConfig, load_config
 from cluster.journal import Journal
 from cluster.money import Amounts, Caps, usd_from_decimal
 from cluster.names import IDEAS_ACCOUNT, tokens_account
-from cluster.remote import UnreachableError
+from cluster.remote import Local, UnreachableError
 from cluster.store import Store
 
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
@@ -59,35 +60,33 @@ class Desk:
         self.die(f"after {name}")
         return answer
 
-    async def reserve(
-        self, key: str, account: str, amounts: dict[str, int], note: str, holder: str, whose: str
-    ) -> dict[str, Any]:
-        amount = Amounts.from_dict(amounts)
-        await self._step("reserve", lambda: self.ledger.reserve(f"hold/{key}", account, amount, note, holder))
-        return self.ledger.balance(whose)
+    async def reserve(self, key: str, account: str, amounts: Amounts, note: str, holder: str) -> None:
+        await self._step("reserve", lambda: self.ledger.reserve(f"hold/{key}", account, amounts, note, holder))
 
-    async def settle(self, key: str, actual: dict[str, int], note: str) -> dict[str, Any]:
-        amount = Amounts.from_dict(actual)
+    async def settle(self, key: str, actual: Amounts, note: str) -> Amounts:
         if self.deaf:
             self.deaf -= 1
             raise UnreachableError("actor scheduler did not answer settle")
-        charged = await self._step("settle", lambda: self.ledger.settle(f"hold/{key}", amount, note))
-        return {"charged": charged.to_dict()}
+        charged: Amounts = await self._step("settle", lambda: self.ledger.settle(f"hold/{key}", actual, note))
+        return charged
 
-    async def release(self, key: str, note: str) -> dict[str, Any]:
-        freed = await self._step("release", lambda: self.ledger.release(f"hold/{key}", note))
-        return {"released": freed.to_dict()}
+    async def release(self, key: str, note: str) -> Amounts:
+        freed: Amounts = await self._step("release", lambda: self.ledger.release(f"hold/{key}", note))
+        return freed
 
-    async def spend(self, key: str, account: str, amounts: dict[str, int], note: str) -> dict[str, Any]:
-        amount = Amounts.from_dict(amounts)
-        charged = await self._step("spend", lambda: self.ledger.spend(f"spend/{key}", account, amount, note))
-        return {"charged": charged.to_dict()}
+    async def spend(self, key: str, account: str, amounts: Amounts, note: str) -> Amounts:
+        charged: Amounts = await self._step("spend", lambda: self.ledger.spend(f"spend/{key}", account, amounts, note))
+        return charged
+
+    def client(self) -> SchedulerClient:
+        """The way to it."""
+        return SchedulerClient(Local(self))
 
     def spent(self, account: str = "campaign") -> int:
-        return int(self.ledger.balance(account)["spent"]["usd"])
+        return self.ledger.balance(account).spent.usd
 
     def reserved(self) -> int:
-        return int(self.ledger.balance("campaign")["reserved"]["usd"])
+        return self.ledger.balance("campaign").reserved.usd
 
 
 Outcome = dict[str, Any] | Failure
@@ -129,13 +128,6 @@ class Simulated:
 
     async def close(self) -> None:
         return
-
-
-async def settled_call(gateway: Gateway, key: str, who: str, body: dict[str, Any]) -> dict[str, Any]:
-    """A call, and the end of its settlement."""
-    got = await gateway.call(key, who, body)
-    await gateway.settled(who)
-    return got
 
 
 def answer(text: str = "ok", **usage: int) -> dict[str, Any]:
@@ -186,4 +178,6 @@ def make(
     root: Path, desk: Desk, endpoint: Simulated, config: CampaignConfig | None = None, clock: Clock | None = None
 ) -> Gateway:
     clock = clock or Clock()
-    return Gateway(Store(root / "gateway.db"), config or campaign(), desk, endpoint, clock=clock, sleep=clock.sleep)
+    return Gateway(
+        Store(root / "gateway.db"), config or campaign(), desk.client(), endpoint, clock=clock, sleep=clock.sleep
+    )

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from actors.gateway.api import ModelAnswer
 from cluster.errors import RefusedError
 from tests.fake_messages import replies
 from tests.fake_messages.cache import PromptCache, count, segments
@@ -28,12 +29,10 @@ class FakeModel:
     paid: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     usages: list[dict[str, Any]] = field(default_factory=list)
-    answers: dict[str, dict[str, Any]] = field(default_factory=dict)
-    balance: dict[str, Any] | None = None
-    """Of the caller, as each answer tells it."""
+    answers: dict[str, ModelAnswer] = field(default_factory=dict)
     cache: PromptCache = field(default_factory=lambda: PromptCache(least=16))
 
-    async def call(self, key: str, researcher: str, request: dict[str, Any]) -> dict[str, Any]:
+    async def call(self, key: str, researcher: str, request: dict[str, Any]) -> ModelAnswer:
         self.fuse.point()
         json.dumps(request).encode()
         assert_sound(request)
@@ -44,7 +43,7 @@ class FakeModel:
                 self.refused.append(key)
                 raise reply
             self.paid.append(key)
-            self.answers[key] = {"message": self._message(request, reply), "charged": 1000, "balance": self.balance}
+            self.answers[key] = ModelAnswer(self._message(request, reply), 1000)
         self.fuse.point()
         return copy.deepcopy(self.answers[key])
 

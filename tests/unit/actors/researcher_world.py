@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from actors.evaluator.client import EvaluatorClient
+from actors.gateway.client import GatewayClient
 from actors.researcher.account import Account
 from actors.researcher.brains.base import Brain, Making, make_brain
 from actors.researcher.loop import Profile, Researcher
@@ -22,11 +24,14 @@ from actors.researcher.runs import Runs
 from actors.researcher.tools import Context, Notifier, make_toolbox
 from actors.researcher.transcript import Transcript
 from actors.researcher.workspace import Workspace
+from actors.scheduler.client import SchedulerClient
 from cluster.config import CampaignConfig, load_config
 from cluster.errors import RefusedError
 from cluster.journal import Journal
-from cluster.money import DIMENSIONS
+from cluster.money import DIMENSIONS, Amounts, Balance, Caps
+from cluster.remote import Local
 from cluster.store import Store
+from forum_actor.client import ForumClient
 from gpu_pool.leases import LeaseRequest, LeaseResult, StepResult
 from gpu_pool.weak_to_strong.items import Item, ItemSet
 
@@ -126,39 +131,42 @@ class Offices:
 
     # scheduler
 
-    async def open_account(self, key: str, account: str, parent: str | None, caps: dict[str, Any]) -> None:
+    async def open_account(self, key: str, account: str, parent: str | None, caps: Caps) -> Balance:
         self._once("open", key, lambda: True)
+        return self._balance(account)
 
-    async def balance(self, account: str) -> dict[str, Any]:
+    async def balance(self, account: str) -> Balance:
         self.fuse.point()
         self.asked["balance"] += 1
-        caps = self.caps if account != "campaign" else dict.fromkeys(DIMENSIONS)
-        left = {d: None if caps.get(d) is None else (caps[d] or 0) - self.spent[d] for d in DIMENSIONS}
-        nothing = dict.fromkeys(DIMENSIONS, 0)
-        figures = {"caps": caps, "spent": dict(self.spent), "reserved": nothing, "left": left}
-        return {"account": account, **figures, "exhausted": [d for d, most in left.items() if most == 0]}
+        return self._balance(account)
 
-    async def charge(self, key: str, account: str, amounts: dict[str, int], note: str) -> dict[str, Any]:
-        def act() -> dict[str, int]:
-            caps = {d: self.caps.get(d) for d in amounts}
-            most = {d: amount if (cap := caps[d]) is None else cap - self.spent[d] for d, amount in amounts.items()}
-            charged = {d: min(amount, most[d]) for d, amount in amounts.items()}
+    def _balance(self, account: str) -> Balance:
+        caps = Caps(**self.caps) if account != "campaign" else Caps()
+        left = {d: None if cap is None else cap - self.spent[d] for d, cap in caps.to_dict().items()}
+        gone = tuple(d for d, most in left.items() if most == 0)
+        return Balance(account, None, caps, Amounts(**self.spent), Amounts(), Caps(**left), gone)
+
+    async def charge(self, key: str, account: str, amounts: Amounts, note: str) -> Amounts:
+        def act() -> Amounts:
+            room = {d: None if (cap := self.caps.get(d)) is None else cap - self.spent[d] for d in DIMENSIONS}
+            asked = amounts.to_dict()
+            charged = {d: most if (most := room[d]) is not None and most < asked[d] else asked[d] for d in asked}
             self._charge(account, **charged)
-            return charged
+            return Amounts(**charged)
 
-        return {"charged": self._once("spend", key, act)}
+        charged: Amounts = self._once("spend", key, act)
+        return charged
 
-    async def run(self, request: dict[str, Any]) -> dict[str, Any]:
-        asked = LeaseRequest.from_dict(request)
-        worst = round(asked.gpus * asked.seconds * 1000)
+    async def run(self, request: LeaseRequest) -> LeaseResult:
+        worst = round(request.gpus * request.seconds * 1000)
 
-        def act() -> dict[str, Any]:
-            self._charge(asked.account, gpu_ms=worst, usd=worst)
+        def act() -> LeaseResult:
+            self._charge(request.account, gpu_ms=worst, usd=worst)
             self.spent["gpu_ms"] -= worst - worst // 10
             self.spent["usd"] -= worst - worst // 10
-            return self._lease(asked, worst // 10).to_dict()
+            return self._lease(request, worst // 10)
 
-        result: dict[str, Any] = self._once("run", asked.key, act)
+        result: LeaseResult = self._once("run", request.key, act)
         return result
 
     async def cancel(self, key: str) -> None:
@@ -220,16 +228,13 @@ class Offices:
     async def claims(self) -> list[dict[str, Any]]:
         return [post for post in self.posts if post["kind"] == "claim"]
 
-    async def push_code(
-        self, key: str, author: str, files: dict[str, str], parent: str | None, note: str
-    ) -> dict[str, Any]:
-        def act() -> dict[str, str]:
+    async def push_code(self, key: str, author: str, files: dict[str, str], parent: str | None, note: str) -> str:
+        def act() -> str:
             sha = f"{abs(hash(tuple(sorted(files.items())))):064x}"[-64:]
             self.trees[sha] = files
-            return {"snapshot": sha}
+            return sha
 
-        result: dict[str, Any] = self._once("push", key, act)
-        return result
+        return str(self._once("push", key, act))
 
     async def fetch_code(self, reader: str, sha: str) -> dict[str, str]:
         if sha not in self.trees:
@@ -347,8 +352,9 @@ class World:
         self.store._fuse = fuse  # the constructor's own writes are idempotent DDL
         self.offices.fuse = fuse
         home = self.tmp / self.researcher
+        scheduler, forum = SchedulerClient(Local(self.offices)), ForumClient(Local(self.offices))
         budget = self.config.budget
-        self.account = Account(self.offices, self.researcher, budget.researcher.caps(), budget.campaign.caps())
+        self.account = Account(scheduler, self.researcher, budget.researcher.caps(), budget.campaign.caps())
         self.ctx = Context(
             researcher=self.researcher,
             account=self.account.name,
@@ -357,16 +363,16 @@ class World:
             sandbox_uid=SANDBOX_UID,
             public=str(self.tmp / "public"),
             task=self.task,
-            scheduler=self.offices,
-            forum=self.offices,
-            evaluator=self.offices,
+            scheduler=scheduler,
+            forum=forum,
+            evaluator=EvaluatorClient(Local(self.offices)),
             runs=self.runs,
-            notifier=Notifier(self.offices, self.researcher),
+            notifier=Notifier(forum, self.researcher),
         )
         toolbox = make_toolbox(self.ctx)
         direction = self.config.direction_of(self.researcher).text
         notebook = self.ctx.workspace.notebook
-        model = self.account.metered(self.model)
+        model = GatewayClient(Local(self.model))
         made_of = Making(self.config, self.researcher, direction, self.task, toolbox.describe(), model, notebook)
         brain = self._brain or make_brain(made_of)
         profile = Profile(

@@ -14,7 +14,9 @@ from typing import Any
 from actors.scheduler.scheduler import Scheduler, SchedulerConfig
 from cluster.clock import now_us
 from cluster.money import Caps, gpu_ms
+from cluster.remote import Local
 from cluster.store import Store
+from gpu_pool.client import SlotClient
 from gpu_pool.leases import Job, Lease, LeaseRequest, LeaseResult, LeaseStatus, SlotInfo, Step
 
 PRICE = 2_000_000
@@ -90,12 +92,11 @@ class FakeSlot:
         self._done: dict[str, LeaseResult] = {}
         self._cancel: dict[str, asyncio.Event] = {}
 
-    async def run(self, lease: dict[str, Any]) -> dict[str, Any]:
-        mine = Lease.from_dict(lease)
-        self.leases[mine.id] = mine
-        if mine.id not in self._done:
-            await self._carry_out(mine)
-        return self._done[mine.id].to_dict()
+    async def run(self, lease: Lease) -> LeaseResult:
+        self.leases[lease.id] = lease
+        if lease.id not in self._done:
+            await self._carry_out(lease)
+        return self._done[lease.id]
 
     async def _carry_out(self, lease: Lease) -> None:
         self.started.append(lease.id)
@@ -136,7 +137,9 @@ class Office:
     def __init__(self, database: Path, slots: dict[str, FakeSlot], config: SchedulerConfig = CONFIG) -> None:
         self.slots = slots
         self.store = Store(database)
-        self.plain = Scheduler(self.store, slots.__getitem__, config, database.parent / "leases")
+        self.plain = Scheduler(
+            self.store, lambda name: SlotClient(Local(slots[name])), config, database.parent / "leases"
+        )
 
     async def __aenter__(self) -> Scheduler:
         await self.plain.start()
@@ -159,4 +162,5 @@ async def furnish(scheduler: Scheduler, slots: dict[str, FakeSlot], usd: int = 1
 def spent(scheduler: Scheduler, account: str = "campaign") -> tuple[int, int, int, int]:
     """Dollars spent and reserved, GPU-milliseconds spent and reserved."""
     balance = scheduler.ledger.balance(account)
-    return tuple(balance[what][d] for d in ("usd", "gpu_ms") for what in ("spent", "reserved"))
+    used, held = balance.spent, balance.reserved
+    return used.usd, held.usd, used.gpu_ms, held.gpu_ms

@@ -9,6 +9,7 @@ import pytest
 from actors.researcher.brains.answers import Verdict, read
 from actors.researcher.brains.conversation import Conversation
 from cluster.errors import RefusedError
+from gpu_pool.leases import LeaseRequest, LeaseResult
 from tests.fake_messages import replies
 from tests.fake_messages.cache import count
 from tests.unit.actors.model_world import FakeModel, plain, play, scripted, text, texts, tool, tools
@@ -485,7 +486,7 @@ def test_runs_in_the_background_are_told_once_when_they_end(tmp_path: Path) -> N
     let_go = asyncio.Event()
     plain_run = offices.run
 
-    async def slow(request: dict[str, Any]) -> dict[str, Any]:
+    async def slow(request: LeaseRequest) -> LeaseResult:
         await let_go.wait()
         return await plain_run(request)
 
@@ -531,82 +532,6 @@ def test_a_claim_of_perfection_reaches_others_as_unverified_words(tmp_path: Path
     assert "figures by the evaluator: record_id r-1, tier dev, pgr 0.410" in lines
 
 
-def told(usd: int) -> dict[str, Any]:
-    """A balance as an answer brings it."""
-    return {"left": {"usd": usd, "gpu_ms": None, "wall_ms": None, "answers": None}, "exhausted": []}
-
-
-def balances(one: World) -> list[int | None]:
-    """Dollars left, in millions of micro-dollars, of those turns to whose balance an answer was the source."""
-    left = [turn.seen.budget["left"]["usd"] for turn in one.transcript.history]
-    return [None if usd is None else usd // 1_000_000 for usd in left]
-
-
-WRITE = tool("write_file", {"path": "m.py", "content": METHOD}, "w")
-PILOT = {"path": "m.py", "items": 64}
-FINISH = tool("finish", {}, "e")
-
-
-def test_an_answer_brings_the_balance_and_only_what_spends_makes_a_turn_ask_for_it(tmp_path: Path) -> None:
-    model = FakeModel(scripted(tools(WRITE), tools(WRITE), tools(tool("run_pilot", PILOT, "p")), tools(FINISH)))
-    model.balance = told(77_000_000)
-    one = world(tmp_path, model)
-    one.run()
-    assert balances(one) == [None, 77, 77, None]
-    assert one.offices.asked["balance"] == 2
-    assert "You have left: $77.00" in model.requests[1]["messages"][-1]["content"][-1]["text"]
-
-
-def test_a_balance_that_an_answer_brought_is_soon_out_of_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actors.researcher.account.FRESH_S", 0.05)
-    wait = tool("wait", {"seconds": 0.1, "until": "time"}, "x")
-    model = FakeModel(scripted(tools(WRITE), tools(wait), tools(FINISH)))
-    model.balance = told(77_000_000)
-    one = world(tmp_path, model)
-    one.run()
-    assert balances(one) == [None, 77, None]
-
-
-def test_a_balance_that_an_answer_brought_is_not_used_while_something_runs_or_when_it_has_ended(tmp_path: Path) -> None:
-    class Slow(Offices):
-        async def run(self, request: dict[str, Any]) -> dict[str, Any]:
-            while self.asked["balance"] < 3:
-                await asyncio.sleep(0.01)
-            return await super().run(request)
-
-    wait = tool("wait", {"seconds": 5, "until": "run"}, "x")
-    start = tool("run_pilot", {**PILOT, "background": True}, "p")
-    model = FakeModel(scripted(tools(WRITE), tools(start), tools(WRITE), tools(wait), tools(WRITE), tools(FINISH)))
-    model.balance = told(77_000_000)
-    one = world(tmp_path, model, offices=Slow(tmp_path, dict(CAPS)))
-    one.run()
-    history = one.transcript.history
-    assert [(bool(turn.seen.running), bool(turn.seen.news)) for turn in history[2:5]] == [
-        (True, False),
-        (True, False),
-        (False, True),
-    ]
-    assert balances(one) == [None, 77, None, None, None, 77]
-
-
-def test_a_call_that_is_refused_leaves_no_balance_behind(tmp_path: Path) -> None:
-    model = FakeModel(scripted(tools(WRITE), RefusedError("over_budget", "no money is left")))
-    model.balance = told(77_000_000)
-    one = world(tmp_path, model)
-    one.start()
-    asked = one.account.metered(model)
-    body = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]}
-
-    async def two_calls() -> list[int | None]:
-        await asked.call("a/0/model/0", "a", body)
-        before = await one.account.balance()
-        with pytest.raises(RefusedError):
-            await asked.call("a/1/model/0", "a", body)
-        return [before["left"]["usd"], (await one.account.balance())["left"]["usd"]]
-
-    assert asyncio.run(two_calls()) == [77_000_000, None]
-
-
 def test_wall_time_is_charged_before_a_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("actors.researcher.stall.PAUSES", {4: 0.01})
     charged: list[int] = []
@@ -616,5 +541,9 @@ def test_wall_time_is_charged_before_a_rest(tmp_path: Path, monkeypatch: pytest.
             charged.append(sum("/wall" in name for name in self.effects))
             return await super().post(key, author, draft)
 
-    world(tmp_path, FakeModel(scripted(*[text("")] * 4, tools(FINISH))), offices=Watching(tmp_path, dict(CAPS))).run()
+    world(
+        tmp_path,
+        FakeModel(scripted(*[text("")] * 4, tools(tool("finish", {}, "e")))),
+        offices=Watching(tmp_path, dict(CAPS)),
+    ).run()
     assert charged == [4]

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from actors.evaluator.desk import Desk, Order
+from actors.scheduler.client import SchedulerClient
 from cluster.errors import RefusedError
+from cluster.remote import Local
 from cluster.store import Store
 from gpu_pool.leases import Job, LeaseRequest, LeaseResult
 
@@ -20,7 +22,7 @@ class Purse:
     def __init__(self, room: int) -> None:
         self.room, self.held, self.most, self.refused, self.seconds = room, 0, 0, 0, 0.01
 
-    async def run(self, request: dict[str, Any]) -> dict[str, Any]:
+    async def run(self, request: LeaseRequest) -> LeaseResult:
         if self.held >= self.room:
             self.refused += 1
             raise RefusedError("over_budget", "no money left")
@@ -28,16 +30,16 @@ class Purse:
         self.most = max(self.most, self.held)
         await asyncio.sleep(self.seconds)
         self.held -= 1
-        parsed = LeaseRequest.from_dict(request)
-        return LeaseResult(parsed.key, "done", (), 1, 0, 1, "s", "n", "", "A", "p").to_dict()
+        return LeaseResult(request.key, "done", (), 1, 0, 1, "s", "n", "", "A", "p")
 
 
 def order(label: str, account: str) -> Order:
     return Order(label, account, "baseline", 1.0, 10.0, 1 << 30, Job(()))
 
 
-def work(tmp_path: Path, purse: Any, account: str, count: int) -> list[Any]:
-    desk = Desk(purse, Store(tmp_path / "evaluator.db"), tmp_path / "private", tmp_path / "leases")
+def work(tmp_path: Path, purse: Purse, account: str, count: int) -> list[Any]:
+    scheduler = SchedulerClient(Local(purse))
+    desk = Desk(scheduler, Store(tmp_path / "evaluator.db"), tmp_path / "private", tmp_path / "leases")
 
     async def go() -> list[Any]:
         runs = (desk.run(order(f"piece-{n}", account)) for n in range(count))

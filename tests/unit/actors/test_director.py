@@ -12,14 +12,20 @@ import pytest
 from rich.console import Console
 
 from actors.director import director as module
-from actors.director.director import Director, Offices, ResearcherApi
+from actors.director.director import Director, Offices
 from actors.director.phases import Phase
 from actors.director.stopwatch import Stopwatch
+from actors.evaluator.client import EvaluatorClient
+from actors.gateway.client import GatewayClient
 from actors.observer.live import one_line, render
+from actors.researcher.client import ResearcherClient
+from actors.scheduler.client import SchedulerClient
 from cluster.config import CampaignConfig, load_config
 from cluster.errors import AarError
 from cluster.journal import Journal
+from cluster.money import Amounts, Caps
 from cluster.names import RunPaths
+from cluster.remote import Local
 from cluster.store import Store
 from tests.unit.wall_clock import STEPS, WallClock
 
@@ -33,7 +39,7 @@ class World:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
-        self.caps: dict[str, dict[str, Any]] = {}
+        self.caps: dict[str, Caps] = {}
         self.die_at: int | None = None
         self.stopped = asyncio.Event()
         self.stubborn = False
@@ -45,12 +51,12 @@ class World:
             raise Killed
         self.calls.append(what)
 
-    async def open_account(self, key: str, account: str, parent: str | None, caps: dict[str, Any]) -> None:
+    async def open_account(self, key: str, account: str, parent: str | None, caps: Caps) -> None:
         self.note(f"open {account}")
         self.caps[account] = caps
 
-    async def reserve(self, key: str, account: str, amounts: dict[str, int], note: str) -> None:
-        assert min(amounts["usd"], amounts["gpu_ms"]) > 0
+    async def reserve(self, key: str, account: str, amounts: Amounts, note: str, *rest: str) -> None:
+        assert min(amounts.usd, amounts.gpu_ms) > 0
         self.note(f"reserve {key} on {account}")
 
     async def release(self, key: str, note: str) -> None:
@@ -71,7 +77,7 @@ class World:
             await self.stopped.wait()
         return {"state": "ended", "reason": "done"}
 
-    async def stop(self) -> None:
+    async def stop(self, reason: str) -> None:
         self.note("stop")
         self.stopped.set()
 
@@ -113,8 +119,11 @@ def direct(
 ) -> tuple[Director, Store]:
     paths = RunPaths(root)
     store = Store(paths.director_db)
-    researchers: dict[str, ResearcherApi] = dict.fromkeys(settings.researcher_ids()[:2], world)
-    return Director(paths, store, settings, Offices(world, world, researchers, gateway)), store
+    actor = Local(world)
+    researchers = dict.fromkeys(settings.researcher_ids()[:2], ResearcherClient(actor))
+    model = None if gateway is None else GatewayClient(Local(gateway))
+    offices = Offices(SchedulerClient(actor), EvaluatorClient(actor), researchers, model)
+    return Director(paths, store, settings, offices), store
 
 
 def kinds(store: Store) -> list[str]:
@@ -148,7 +157,7 @@ def test_a_campaign_whose_ideas_a_model_names_has_a_capped_account_for_it(tmp_pa
     overrides = ("diversity.model=claude-haiku-4-5", "diversity.usd=0.5", "research.minutes=1")
     director, _ = direct(tmp_path, world, load_config("quickstart", overrides=overrides), Gateway(world))
     asyncio.run(director.run())
-    assert world.caps["campaign/ideas"]["usd"] == 500_000
+    assert world.caps["campaign/ideas"].usd == 500_000
     plain = World()
     asyncio.run(direct(tmp_path / "plain", plain, config(minutes=1))[0].run())
     assert "campaign/ideas" not in plain.caps
@@ -281,7 +290,7 @@ def test_a_researcher_that_does_not_stop_is_left_behind(tmp_path: Path, monkeypa
     monkeypatch.setattr(module, "STOP_GRACE_S", 0.1)
 
     class Deaf(World):
-        async def stop(self) -> None:
+        async def stop(self, reason: str) -> None:
             self.note("stop")
 
     world = Deaf()

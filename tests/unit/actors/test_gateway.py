@@ -12,14 +12,13 @@ from typing import Any
 import pytest
 
 from actors.gateway import recorder
-from actors.gateway.book import Attempt
+from actors.gateway.api import ModelAnswer
 from actors.gateway.intake import Intake
 from actors.gateway.limits import Limits
 from actors.gateway.pricing import Tokens, tariff_of
 from actors.gateway.recorder import load_request
 from actors.gateway.replayer import Replayer, as_recorded
 from actors.gateway.retry import Failure
-from actors.gateway.till import settled_balance
 from actors.researcher.patience import next_step
 from cluster.config import ConfigError, dump_config, validate
 from cluster.errors import RefusedError
@@ -41,7 +40,6 @@ from tests.unit.actors.gateway_world import (
     cost,
     make,
     request,
-    settled_call,
 )
 
 WHO = TEAM[0]
@@ -64,9 +62,9 @@ def desk(tmp_path: Path) -> Desk:
 def test_a_call_is_charged_what_its_usage_costs_and_the_rest_is_free_again(tmp_path: Path, desk: Desk) -> None:
     message = answer(cache_read_input_tokens=5000, cache_creation_input_tokens=700)
     gateway = make(tmp_path, desk, Simulated(message))
-    got = asyncio.run(settled_call(gateway, KEY, WHO, request()))
-    assert got["message"] == message
-    assert got["charged"] == cost(campaign(), message) == desk.spent()
+    got = asyncio.run(gateway.call(KEY, WHO, request()))
+    assert got.message == message
+    assert got.charged == cost(campaign(), message) == desk.spent()
     assert desk.reserved() == 0
 
 
@@ -89,9 +87,9 @@ def test_an_answer_that_finds_no_room_on_disk_is_kept_until_there_is_some_and_pa
 
     monkeypatch.setattr(gateway.book, "answered", written)
     monkeypatch.setattr(gateway.book, "begun", begun)
-    got = asyncio.run(settled_call(gateway, KEY, WHO, request()))
+    got = asyncio.run(gateway.call(KEY, WHO, request()))
     assert len(endpoint.sent) == 1
-    assert got["charged"] == cost(campaign(), got["message"]) == desk.spent()
+    assert got.charged == cost(campaign(), got.message) == desk.spent()
     assert desk.reserved() == 0
 
 
@@ -104,8 +102,7 @@ def test_a_key_gives_its_first_answer_again_and_is_paid_once(tmp_path: Path, des
         return [*both, await gateway.call(KEY, WHO, request("something else"))]
 
     got = asyncio.run(ask())
-    assert got[0] == got[1] == {**got[2], "balance": got[0]["balance"]}
-    assert got[2]["balance"] is None
+    assert got[0] == got[1] == got[2]
 
     async def ask_as_another() -> None:
         for who in ("02-other", CAMPAIGN):
@@ -114,13 +111,13 @@ def test_a_key_gives_its_first_answer_again_and_is_paid_once(tmp_path: Path, des
 
     asyncio.run(ask_as_another())
     assert len(endpoint.sent) == 1
-    assert desk.spent() == got[0]["charged"]
+    assert desk.spent() == got[0].charged
 
 
 def test_what_does_not_fit_is_refused_with_what_is_left_and_asked_and_nothing_is_sent(tmp_path: Path) -> None:
     desk, endpoint = Desk(tmp_path / "scheduler.db", usd=0.02), Simulated()
     with pytest.raises(RefusedError) as caught:
-        asyncio.run(settled_call(make(tmp_path, desk, endpoint), KEY, WHO, request(max_tokens=1000)))
+        asyncio.run(make(tmp_path, desk, endpoint).call(KEY, WHO, request(max_tokens=1000)))
     assert caught.value.reason == "over_budget"
     assert caught.value.detail["left"] == 20_000
     assert caught.value.detail["asked"] > 25_000
@@ -130,9 +127,9 @@ def test_what_does_not_fit_is_refused_with_what_is_left_and_asked_and_nothing_is
 
 def test_a_failure_that_cost_nothing_is_tried_again_on_the_same_reservation(tmp_path: Path, desk: Desk) -> None:
     endpoint = Simulated(OVERLOADED, OVERLOADED, answer())
-    got = asyncio.run(settled_call(make(tmp_path, desk, endpoint), KEY, WHO, request()))
+    got = asyncio.run(make(tmp_path, desk, endpoint).call(KEY, WHO, request()))
     assert len(endpoint.sent) == 3
-    assert got["charged"] == cost(campaign(), answer()) == desk.spent()
+    assert got.charged == cost(campaign(), answer()) == desk.spent()
     assert len(desk.store.query("SELECT * FROM reservations")) == 1
 
 
@@ -150,24 +147,24 @@ def test_an_endpoint_that_wants_fewer_calls_makes_everybody_wait(tmp_path: Path,
     gateway = make(tmp_path, desk, Simulated(throttled, answer()))
     gateway._sleep, gateway._clock, gateway._turnstile._clock = skip, lambda: now[0], lambda: now[0]
     gateway._turnstile._limits = Limits(campaign().gateway, 0.0)
-    assert asyncio.run(gateway.call(KEY, WHO, request()))["charged"] == desk.spent()
+    assert asyncio.run(gateway.call(KEY, WHO, request())).charged == desk.spent()
     assert now[0] == 50.0
 
 
 def test_an_attempt_whose_end_is_unknown_is_charged_at_its_worst(tmp_path: Path, desk: Desk) -> None:
     gateway = make(tmp_path, desk, Simulated(DROPPED, answer()))
-    got = asyncio.run(settled_call(gateway, KEY, WHO, request()))
+    got = asyncio.run(gateway.call(KEY, WHO, request()))
     rows = desk.store.query("SELECT usd, charged_usd FROM reservations ORDER BY key")
     assert rows[0]["charged_usd"] == rows[0]["usd"]
     assert rows[1]["charged_usd"] == cost(campaign(), answer())
-    assert got["charged"] == desk.spent() == sum(row["charged_usd"] for row in rows)
+    assert got.charged == desk.spent() == sum(row["charged_usd"] for row in rows)
 
 
 @pytest.mark.parametrize("reason", ["bad_key", "no_credit", "context_too_long", "bad_request", "unknown_model"])
 def test_what_will_not_change_is_told_at_once_and_costs_nothing(tmp_path: Path, desk: Desk, reason: Any) -> None:
     endpoint = Simulated(Failure(reason, "no"))
     with pytest.raises(RefusedError) as caught:
-        asyncio.run(settled_call(make(tmp_path, desk, endpoint), KEY, WHO, request()))
+        asyncio.run(make(tmp_path, desk, endpoint).call(KEY, WHO, request()))
     assert caught.value.reason == reason
     assert len(endpoint.sent) == 1
     assert desk.reserved() == desk.spent() == 0
@@ -178,7 +175,7 @@ def test_of_one_key_two_answers_are_paid_for_and_lost_however_often_it_is_asked(
     gateway = make(tmp_path, desk, endpoint)
     for n in range(30):
         with pytest.raises(RefusedError, match="dropped" if n == 0 else "2 answers") as caught:
-            asyncio.run(settled_call(gateway, KEY, WHO, request("x" * 8000, max_tokens=16_000)))
+            asyncio.run(gateway.call(KEY, WHO, request("x" * 8000, max_tokens=16_000)))
         assert caught.value.reason == "lost"
         assert caught.value.detail == {"lost": 2, "charged": desk.spent()}
     assert len(endpoint.sent) == 2
@@ -218,7 +215,7 @@ def test_losses_that_cost_nothing_bar_no_key_and_pause_nothing(tmp_path: Path, d
     free = "{input: 0, output: 0, cache_write_5m: 0, cache_write_1h: 0, cache_read: 0}"
     config = campaign("brain.kind=local", f"gateway.prices.claude-opus-4-6={free}")
     gateway = make(tmp_path, desk, Simulated(*[DROPPED] * 7, answer()), config)
-    assert asyncio.run(gateway.call(KEY, WHO, request()))["charged"] == 0
+    assert asyncio.run(gateway.call(KEY, WHO, request())).charged == 0
     assert gateway.book.journal.events(kind="calls_paused") == []
 
 
@@ -244,14 +241,14 @@ def test_after_the_last_attempt_it_is_unavailable_and_the_key_may_be_asked_again
     endpoint = Simulated(*[OVERLOADED] * 8)
     gateway = make(tmp_path, desk, endpoint)
 
-    async def ask() -> dict[str, Any]:
+    async def ask() -> ModelAnswer:
         with pytest.raises(RefusedError) as caught:
             await gateway.call(KEY, WHO, request())
         assert caught.value.reason == "unavailable"
         assert desk.reserved() == 0
         return await gateway.call(KEY, WHO, request())
 
-    assert asyncio.run(ask())["charged"] == desk.spent()
+    assert asyncio.run(ask()).charged == desk.spent()
     assert len(endpoint.sent) == 9
 
 
@@ -264,16 +261,16 @@ def test_a_model_without_a_price_is_refused_by_name(tmp_path: Path, desk: Desk) 
 def test_more_than_was_reserved_is_charged_all_the_same(tmp_path: Path, desk: Desk) -> None:
     message = answer(input_tokens=50_000)
     got = asyncio.run(make(tmp_path, desk, Simulated(message)).call(KEY, WHO, request()))
-    assert got["charged"] == cost(campaign(), message) == desk.spent()
+    assert got.charged == cost(campaign(), message) == desk.spent()
 
 
 def test_what_no_account_can_pay_is_told_and_breaks_no_cap(tmp_path: Path) -> None:
     desk = Desk(tmp_path / "scheduler.db", usd=0.05)
     message = answer(input_tokens=50_000)
     gateway = make(tmp_path, desk, Simulated(message))
-    got = asyncio.run(settled_call(gateway, KEY, WHO, request()))
+    got = asyncio.run(gateway.call(KEY, WHO, request()))
     unpaid = [event.payload["usd"] for event in gateway.book.journal.events(kind="unpaid")]
-    assert desk.spent() + sum(unpaid) == got["charged"] == cost(campaign(), message)
+    assert desk.spent() + sum(unpaid) == got.charged == cost(campaign(), message)
     assert desk.spent() <= 50_000
 
 
@@ -282,9 +279,9 @@ def test_an_answer_without_usage_is_charged_at_its_worst_and_says_so(
     tmp_path: Path, desk: Desk, usage: dict[str, int]
 ) -> None:
     gateway = make(tmp_path, desk, Simulated({**answer("x" * 4000), "usage": usage}))
-    got = asyncio.run(settled_call(gateway, KEY, WHO, request()))
+    got = asyncio.run(gateway.call(KEY, WHO, request()))
     (row,) = desk.store.query("SELECT usd, charged_usd FROM reservations")
-    assert got["charged"] == row["charged_usd"] == row["usd"] > 25 * 1000
+    assert got.charged == row["charged_usd"] == row["usd"] > 25 * 1000
     (event,) = gateway.book.journal.events(kind="call_answered")
     assert len(event.payload["inexact"]) == 1
 
@@ -299,7 +296,7 @@ def test_a_stream_that_opens_without_a_prompt_count_lowers_no_worst_case(tmp_pat
     endpoint.die = die
     gateway = make(tmp_path, desk, endpoint)
     with pytest.raises(Died):
-        asyncio.run(settled_call(gateway, KEY, WHO, request()))
+        asyncio.run(gateway.call(KEY, WHO, request()))
     gateway.book.store.close()
     asyncio.run(make(tmp_path, desk, Simulated()).tidy())
     (row,) = desk.store.query("SELECT usd, charged_usd FROM reservations")
@@ -312,7 +309,7 @@ def test_an_answer_of_another_tier_is_charged_the_table_and_says_that_the_bill_m
     message = answer()
     message["usage"] |= {"service_tier": "priority", "inference_geo": "global"}
     gateway = make(tmp_path, desk, Simulated(message))
-    assert asyncio.run(gateway.call(KEY, WHO, request()))["charged"] == cost(campaign(), message)
+    assert asyncio.run(gateway.call(KEY, WHO, request())).charged == cost(campaign(), message)
     (event,) = gateway.book.journal.events(kind="call_answered")
     assert event.payload["inexact"] == ["service_tier: priority"]
 
@@ -324,7 +321,7 @@ def test_a_history_that_goes_on_is_bounded_by_what_the_endpoint_counted(tmp_path
 
     async def ask() -> None:
         first = request(long)
-        said = (await gateway.call("k0", WHO, first))["message"]
+        said = (await gateway.call("k0", WHO, first)).message
         more = [*first["messages"], {"role": "assistant", "content": said["content"]}]
         more.append({"role": "user", "content": "go on"})
         await gateway.call("k1", WHO, request(messages=more))
@@ -355,7 +352,7 @@ def test_what_the_endpoint_counted_bounds_every_request_with_the_same_input(
     message = answer(input_tokens=20_000)
     message["usage"]["iterations"] = once
     gateway, body = make(tmp_path, desk, Simulated(message)), request("word " * 20_000)
-    asyncio.run(settled_call(gateway, "k0", WHO, body))
+    asyncio.run(gateway.call("k0", WHO, body))
     found = gateway.book.counted_bound(Intake().take({**body, **change})[1])
     assert (found == 20_000) is counted
     assert found is None or counted
@@ -378,7 +375,7 @@ def test_an_exchange_reads_back_as_it_was_and_a_long_history_is_stored_once(tmp_
             turns.append({"role": "user", "content": [text]})
             body = request(messages=_marked_last(turns), system="s" * 2000)
             sent[f"k{n}"] = body
-            said = (await gateway.call(f"k{n}", WHO, body))["message"]
+            said = (await gateway.call(f"k{n}", WHO, body)).message
             turns.append({"role": "assistant", "content": said["content"]})
 
     asyncio.run(ask())
@@ -409,7 +406,7 @@ def test_a_recording_answers_the_same_keys_without_an_endpoint(tmp_path: Path, d
     replayer = Replayer(tmp_path)
     gateway = make(again, other, replayer)  # type: ignore[arg-type]
 
-    async def ask() -> dict[str, Any]:
+    async def ask() -> ModelAnswer:
         with pytest.raises(RefusedError, match="no answer to other") as caught:
             await gateway.call("other", WHO, request())
         assert caught.value.reason == "not_recorded"
@@ -499,17 +496,17 @@ def test_after_a_death_anywhere_the_key_is_answered_and_every_cent_is_accounted(
     desk.die = first.die = die
     gateway = make(tmp_path, desk, first)
     with contextlib.suppress(Died):
-        asyncio.run(settled_call(gateway, KEY, WHO, request()))
+        asyncio.run(gateway.call(KEY, WHO, request()))
     assert died
     gateway.book.store.close()
     desk.die = lambda _: None
     reborn = make(tmp_path, desk, second)
-    got = asyncio.run(settled_call(reborn, KEY, WHO, request()))
+    got = asyncio.run(reborn.call(KEY, WHO, request()))
     assert desk.reserved() == 0
-    assert got["charged"] == desk.spent()
+    assert got.charged == desk.spent()
     one, worst = cost(campaign(), answer()), desk.store.query("SELECT MAX(usd) AS usd FROM reservations")[0]["usd"]
     if death in ("before settle", "after settle"):
-        assert got["message"] == answer("one")
+        assert got.message == answer("one")
         assert (desk.spent(), second.sent) == (one, [])
     elif death in ("before reserve", "after reserve"):
         assert desk.spent() == one
@@ -520,119 +517,52 @@ def test_after_a_death_anywhere_the_key_is_answered_and_every_cent_is_accounted(
         assert desk.spent() == begun + one < worst + one
 
 
-class Slow(Desk):
-    """A ledger that takes settlements when it may."""
-
-    def __init__(self, path: Path, usd: float = 5.0, each: float = 2.0) -> None:
-        super().__init__(path, usd, each)
-        self.open = asyncio.Event()
-        self.heard: list[str] = []
-
-    async def settle(self, key: str, actual: dict[str, int], note: str) -> dict[str, Any]:
-        self.heard.append(key)
-        await self.open.wait()
-        return await super().settle(key, actual, note)
+def test_an_answer_is_settled_before_it_is_given(tmp_path: Path, desk: Desk) -> None:
+    gateway = make(tmp_path, desk, Simulated())
+    assert asyncio.run(gateway.call(KEY, WHO, request())).charged == desk.spent() == cost(campaign(), answer())
+    assert desk.reserved() == 0
 
 
-async def turns() -> None:
-    """Let everything run that does not wait for a settlement."""
-    for _ in range(50):
-        await asyncio.sleep(0)
-
-
-def test_an_answer_does_not_wait_for_its_settlement_but_its_researchers_next_reservation_does(tmp_path: Path) -> None:
-    desk, endpoint = Slow(tmp_path / "scheduler.db"), Simulated()
-
-    async def scene() -> None:
-        gateway = make(tmp_path, desk, endpoint)
-        assert (await gateway.call(KEY, WHO, request()))["charged"] == cost(campaign(), answer())
-        assert (desk.spent(), desk.reserved() > 0) == (0, True)
-        following = asyncio.create_task(gateway.call(f"{WHO}/1/model/0", WHO, request()))
-        await gateway.call(f"{TEAM[1]}/0/model/0", TEAM[1], request())
-        await turns()
-        assert [key.split("/")[0] for key, _ in endpoint.sent] == [WHO, TEAM[1]]
-        desk.open.set()
-        await following
-        await gateway.close()
-        assert (desk.spent(), desk.reserved()) == (3 * cost(campaign(), answer()), 0)
-
-    asyncio.run(scene())
-
-
-def test_a_settlement_that_the_ledger_did_not_hear_is_told_before_the_researcher_reserves_again(
-    tmp_path: Path,
-) -> None:
+def test_an_answer_whose_settlement_was_not_heard_is_given_and_settled_before_anybody_reserves(tmp_path: Path) -> None:
     """There is room for one call's worst case, not for two."""
-    desk, endpoint = Slow(tmp_path / "scheduler.db", each=0.05), Simulated()
+    desk = Desk(tmp_path / "scheduler.db", each=0.05)
 
     async def scene() -> None:
-        gateway = make(tmp_path, desk, endpoint)
+        gateway = make(tmp_path, desk, Simulated())
+        desk.deaf = 1
         await gateway.call(KEY, WHO, request())
-        following = asyncio.create_task(gateway.call(f"{WHO}/1/model/0", WHO, request()))
-        await turns()
-        desk.deaf = 1
-        desk.open.set()
-        await following
-        await gateway.settled(WHO)
-        desk.deaf = 1
-        await gateway.call(f"{WHO}/2/model/0", WHO, request())
-        await gateway.settled(WHO)
-        assert desk.reserved() > 0
-        await gateway.call(f"{WHO}/3/model/0", WHO, request())
-        await gateway.settled(WHO)
-        assert (desk.spent(), desk.reserved()) == (4 * cost(campaign(), answer()), 0)
+        assert (desk.spent(), desk.reserved() > 0) == (0, True)
+        await gateway.call(f"{WHO}/1/model/0", WHO, request())
+        assert (desk.spent(), desk.reserved()) == (2 * cost(campaign(), answer()), 0)
 
     asyncio.run(scene())
-    with pytest.raises(RefusedError):
-        asyncio.run(desk.reserve("more", f"campaign/researcher/{WHO}", {"usd": 2 * 35_000}, "", "", "campaign"))
 
 
 def test_a_new_gateway_settles_what_the_old_one_owed_before_anybody_reserves(tmp_path: Path) -> None:
-    desk = Slow(tmp_path / "scheduler.db", each=0.05)
+    desk = Desk(tmp_path / "scheduler.db", each=0.05)
 
-    async def owe() -> None:
+    async def round_of_calls(number: int) -> None:
         gateway = make(tmp_path, desk, Simulated())
-        await asyncio.gather(*(gateway.call(f"{who}/0/model/0", who, request()) for who in TEAM))
+        await asyncio.gather(*(gateway.call(f"{who}/{number}/model/0", who, request()) for who in TEAM))
         gateway.book.store.close()
 
-    async def go_on() -> None:
-        desk.open = asyncio.Event()
-        gateway = make(tmp_path, desk, Simulated())
-        calls = [asyncio.create_task(gateway.call(f"{who}/1/model/0", who, request())) for who in TEAM]
-        await turns()
-        desk.open.set()
-        await asyncio.gather(*calls)
-        await gateway.close()
-
-    asyncio.run(owe())
-    asyncio.run(go_on())
+    desk.deaf = len(TEAM)
+    asyncio.run(round_of_calls(0))
+    assert desk.spent() == 0
+    asyncio.run(round_of_calls(1))
     assert (desk.spent(), desk.reserved()) == (6 * cost(campaign(), answer()), 0)
 
 
-def test_to_close_waits_for_settlements_and_a_lost_attempt_is_settled_by_one_alone(tmp_path: Path) -> None:
-    desk = Slow(tmp_path / "scheduler.db")
-
+def test_a_lost_attempt_that_the_ledger_did_not_hear_of_is_settled_once(tmp_path: Path, desk: Desk) -> None:
     async def scene() -> None:
-        gateway = make(tmp_path, desk, Simulated(answer(), DROPPED))
-        await gateway.call(KEY, WHO, request())
-        closing = asyncio.create_task(gateway.close())
-        await turns()
-        assert not closing.done()
-        desk.open.set()
-        await closing
-        gateway.book.store.close()
         gateway = make(tmp_path, desk, Simulated(DROPPED))
-        desk.heard, desk.deaf, desk.open = [], 1, asyncio.Event()
-        lost = asyncio.create_task(gateway.call(f"{WHO}/1/model/0", WHO, request()))
-        await turns()
-        other = asyncio.create_task(gateway.call(f"{TEAM[1]}/0/model/0", TEAM[1], request()))
-        await turns()
-        desk.open.set()
+        desk.deaf = 1
         with pytest.raises(UnreachableError):
-            await lost
-        await other
+            await gateway.call(KEY, WHO, request())
+        await gateway.call(f"{TEAM[1]}/0/model/0", TEAM[1], request())
+        spent = desk.spent()
         await gateway.close()
-        assert [key for key in desk.heard if WHO in key] == 2 * [f"tokens/{WHO}/1/model/0/0"]
+        assert desk.spent() == spent > cost(campaign(), answer())
 
     asyncio.run(scene())
     assert desk.reserved() == 0
@@ -646,7 +576,7 @@ def test_a_key_cannot_be_too_long(tmp_path: Path, desk: Desk) -> None:
 def test_status_counts_tokens_dollars_and_the_share_read_from_the_cache(tmp_path: Path, desk: Desk) -> None:
     message = answer(input_tokens=100, cache_read_input_tokens=900)
     gateway = make(tmp_path, desk, Simulated(OVERLOADED, message))
-    asyncio.run(settled_call(gateway, KEY, WHO, request()))
+    asyncio.run(gateway.call(KEY, WHO, request()))
     status = gateway.status()
     assert status["cache_hit_share"] == 0.9
     tally = status["researchers"][WHO]
@@ -659,17 +589,3 @@ def test_the_gateways_store_is_one_of_the_campaigns_journals(tmp_path: Path, des
     assert RunPaths(tmp_path).databases()["gateway"] == tmp_path / "gateway.db"
     db = open_readonly(tmp_path / "gateway.db")
     assert db.execute("SELECT COUNT(*) FROM journal WHERE kind = 'call_answered'").fetchone()[0] == 1
-
-
-@pytest.mark.parametrize(
-    ("charge", "left", "known"),
-    [(300, 1_000, True), (500, 1_000, True), (501, 1_000, False), (500, 0, False), (499, 0, True), (300, None, True)],
-)
-def test_a_balance_after_a_call_is_told_unless_it_may_be_another(charge: int, left: int | None, known: bool) -> None:
-    attempt = Attempt("r", KEY, 0, WHO, "m", "due", 500, Tokens(), charge)
-    before = {"spent": {"usd": 7}, "reserved": {"usd": 600}, "left": {"usd": left}, "exhausted": [], "parent": "c"}
-    after = settled_balance(before, attempt)
-    more = None if left is None else left + 500 - charge
-    told = {"spent": {"usd": 7 + charge}, "reserved": {"usd": 100}, "left": {"usd": more}}
-    assert after == ({**before, **told} if known else None)
-    assert before["spent"] == {"usd": 7}

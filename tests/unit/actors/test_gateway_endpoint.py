@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from actors.gateway.actor import make_transport
-from actors.gateway.api import Refusal
+from actors.gateway.api import ModelAnswer, Refusal
 from actors.gateway.endpoint import Endpoint
 from actors.gateway.gateway import Gateway
 from actors.gateway.intake import Intake
@@ -21,7 +21,6 @@ from actors.gateway.keys import KeyFileError, check_brain, hand_over, handed_pat
 from actors.gateway.retry import AttemptFailedError, Failure
 from cluster.config import ConfigError
 from cluster.errors import RefusedError
-from cluster.remote import Remote
 from cluster.store import Store
 from tests.fake_messages import FakeMessages, Reply, replies
 from tests.unit.actors.gateway_world import MEMORY, TEAM, Desk, campaign, cost, no_sleep, request
@@ -159,7 +158,7 @@ def test_a_new_key_in_the_file_takes_effect_after_the_old_one_was_refused(root: 
     path = key_file(root, "sk-old")
     with FakeMessages(lambda *_: replies.text("ok"), keys={SECRET}) as fake:
         config = campaign(f"brain.kind={kind}", f"brain.base_url={fake.url}", f"brain.key_file={path}")
-        transport = make_transport(config, root, Remote("nobody"))
+        transport = make_transport(config, root, Desk(root / "scheduler.db").client())
         body, parts = Intake().take(request())
 
         async def ask() -> dict[str, Any]:
@@ -189,10 +188,14 @@ def test_twenty_cached_turns_cost_what_the_endpoint_counted(root: Path, caplog: 
         config = campaign(f"brain.base_url={fake.url}", f"brain.key_file={path}")
         desk = Desk(root / "scheduler.db", usd=50, each=50)
         gateway = Gateway(
-            Store(root / "gateway.db"), config, desk, make_transport(config, root, Remote("nobody")), sleep=no_sleep
+            Store(root / "gateway.db"),
+            config,
+            desk.client(),
+            make_transport(config, root, desk.client()),
+            sleep=no_sleep,
         )
 
-        async def study() -> list[dict[str, Any]]:
+        async def study() -> list[ModelAnswer]:
             turns: list[dict[str, Any]] = []
             found = []
             for n in range(20):
@@ -201,13 +204,13 @@ def test_twenty_cached_turns_cost_what_the_endpoint_counted(root: Path, caplog: 
                 system = [{"type": "text", "text": "s" * 9000, **mark}]
                 found.append(await gateway.call(f"k{n}", TEAM[0], request(messages=turns, system=system)))
                 turns[-1]["content"][0].pop("cache_control")
-                turns.append({"role": "assistant", "content": found[-1]["message"]["content"]})
+                turns.append({"role": "assistant", "content": found[-1].message["content"]})
             await gateway.close()
             return found
 
         found = asyncio.run(study())
-    assert [got["charged"] for got in found] == [cost(config, got["message"]) for got in found]
-    assert desk.spent() == sum(got["charged"] for got in found)
+    assert [got.charged for got in found] == [cost(config, got.message) for got in found]
+    assert desk.spent() == sum(got.charged for got in found)
     assert gateway.status()["cache_hit_share"] > 0.8
     gateway.book.store.close()
     assert SECRET.encode() not in b"".join(path.read_bytes() for path in root.glob("*.db*"))
@@ -217,8 +220,9 @@ def test_twenty_cached_turns_cost_what_the_endpoint_counted(root: Path, caplog: 
 def test_streams_that_always_break_off_cost_a_bounded_part_of_the_budget(root: Path) -> None:
     with FakeMessages(lambda *_: replies.dropped(4)) as fake:
         config = campaign(f"brain.base_url={fake.url}")
-        desk, transport = Desk(root / "scheduler.db", usd=20, each=20), make_transport(config, root, Remote("nobody"))
-        gateway = Gateway(Store(root / "gateway.db"), config, desk, transport, sleep=no_sleep)
+        desk = Desk(root / "scheduler.db", usd=20, each=20)
+        transport = make_transport(config, root, desk.client())
+        gateway = Gateway(Store(root / "gateway.db"), config, desk.client(), transport, sleep=no_sleep)
 
         async def study() -> None:
             for _ in range(20):

@@ -10,17 +10,21 @@ import pytest
 
 from actors.director.ideas import IdeaWatch
 from actors.director.namer import TOOL, Namer, chosen, request
+from actors.gateway.client import GatewayClient
 from actors.gateway.gateway import Gateway
 from actors.gateway.intake import Intake
 from actors.gateway.retry import Failure
 from actors.observer.audit_calls import audit_calls
 from actors.observer.run_data import load_run
+from actors.researcher.client import ResearcherClient
 from cluster.config import CampaignConfig, dump_config, load_config
 from cluster.errors import AarError
 from cluster.journal import Journal
 from cluster.names import CAMPAIGN, IDEAS_ACCOUNT, RunPaths
 from cluster.objects import ObjectStore
+from cluster.remote import Local
 from cluster.store import Store
+from forum_actor.client import ForumClient
 from forum_actor.posts import Post, make_draft
 from forum_actor.watch import alarms
 from tests.unit.actors.gateway_world import Desk, Simulated, answer, make
@@ -75,9 +79,11 @@ class World:
         self.start()
 
     def start(self) -> None:
-        members = {name: self.team.member(name) for name in self.config.researcher_ids()}
-        forum, named_by = self.team if self.forum else None, self.config.diversity.model
-        namer = None if named_by is None or self.gateway is None else Namer(named_by, self.gateway)
+        members = {name: ResearcherClient(Local(self.team.member(name))) for name in self.config.researcher_ids()}
+        forum, named_by = ForumClient(Local(self.team)) if self.forum else None, self.config.diversity.model
+        namer = (
+            None if named_by is None or self.gateway is None else Namer(named_by, GatewayClient(Local(self.gateway)))
+        )
         self.watch = IdeaWatch(self.paths, self.store, self.config, forum, members, namer)
 
     def submit(self, code: str, *numbers: int) -> None:

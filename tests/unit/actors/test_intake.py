@@ -19,7 +19,7 @@ from actors.gateway.recorder import Parts
 from actors.gateway.request import Body, canonical, digest, without_marks
 from actors.gateway.retry import Failure
 from cluster.errors import RefusedError
-from tests.unit.actors.gateway_world import MEMORY, TEAM, Desk, Simulated, answer, make, request, settled_call
+from tests.unit.actors.gateway_world import MEMORY, TEAM, Desk, Simulated, answer, make, request
 
 MARK = {"type": "ephemeral"}
 NUMBERS = (0, 0.0, -0.0, False, 1, 1.0, True, 1 << 70)
@@ -198,11 +198,11 @@ def test_what_was_asked_and_never_answered_is_recorded_with_the_next_answer(root
     gateway = make(root, Desk(root / "scheduler.db"), Simulated(answer(), refused, answer(), answer()))
 
     async def ask() -> None:
-        await settled_call(gateway, "k0", TEAM[0], said("a"))
+        await gateway.call("k0", TEAM[0], said("a"))
         with pytest.raises(RefusedError, match="no"):
-            await settled_call(gateway, "k1", TEAM[0], said("a", "b", "c"))
-        await settled_call(gateway, "k1", TEAM[0], said("a", "b", "c", "d"))
-        await settled_call(gateway, "k2", TEAM[1], said("b", "c"))
+            await gateway.call("k1", TEAM[0], said("a", "b", "c"))
+        await gateway.call("k1", TEAM[0], said("a", "b", "c", "d"))
+        await gateway.call("k2", TEAM[1], said("b", "c"))
 
     asyncio.run(ask())
     with gateway.book.store.transaction() as db:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from actors.evaluator.submissions import Submission
 from actors.evaluator.tiers import Tier
 from cluster.errors import RefusedError
 from cluster.wire import pack
-from gpu_pool.leases import Step, StepResult
+from gpu_pool.leases import LeaseRequest, LeaseResult, Step, StepResult
 from gpu_pool.weak_to_strong.items import ItemSet
 from tests.unit.actors.evaluator_world import World, needles
 from tests.unit.actors.test_records import a_record
@@ -95,8 +96,8 @@ def test_teachers_do_not_wait_for_the_strong_model(fresh: World) -> None:
     fresh.scheduler.before = lambda what, key: order.append(key)
     slow = fresh.scheduler.run
 
-    async def run(request: dict[str, Any]) -> dict[str, Any]:
-        if request["key"].endswith("strong/0"):
+    async def run(request: LeaseRequest) -> LeaseResult:
+        if request.key.endswith("strong/0"):
             await asyncio.sleep(0.3)
         return await slow(request)
 
@@ -354,8 +355,8 @@ def test_sixteen_seeds_establish_a_claim_in_each_domain_and_grade_b_never_does(t
     submit(world, world.method(0.86))
     real = world.scheduler.run
 
-    async def run(request: dict[str, Any]) -> dict[str, Any]:
-        return {**await real(request), "sandbox_grade": "B" if "seal/math/a method" in request["key"] else "A"}
+    async def run(request: LeaseRequest) -> LeaseResult:
+        return replace(await real(request), sandbox_grade="B" if "seal/math/a method" in request.key else "A")
 
     world.scheduler.run = run  # type: ignore[method-assign]
     result = asyncio.run(world.judge.seal())

@@ -17,7 +17,7 @@ from actors.scheduler.book import Book
 from actors.scheduler.ledger import MAX_AMOUNT, Ledger
 from cluster.errors import RefusedError
 from cluster.journal import Journal
-from cluster.money import DIMENSIONS, Amounts, Caps
+from cluster.money import DIMENSIONS, Amounts, Balance, Caps
 from cluster.store import Store, open_readonly
 from tests.unit.actors.scheduler_fakes import Camera, image, scratch
 
@@ -34,7 +34,7 @@ class Bench:
     def close(self) -> None:
         self.store.close()
 
-    def balances(self) -> dict[str, dict[str, object]]:
+    def balances(self) -> dict[str, Balance]:
         return {name: self.ledger.balance(name) for name in self.ledger.accounts()}
 
 
@@ -70,9 +70,9 @@ def test_settling_charges_the_actual_and_frees_the_rest_on_every_ancestor(bench:
     assert bench.ledger.settle("k", Amounts(usd=20, gpu_ms=5)) == Amounts(usd=20, gpu_ms=5)
     for account in ("c", "c/a"):
         balance = bench.ledger.balance(account)
-        assert (balance["spent"]["usd"], balance["reserved"]["usd"]) == (20, 0)
-    assert bench.ledger.balance("c/b")["spent"]["usd"] == 0
-    assert bench.ledger.balance("c/a")["left"] == {"usd": 40, "gpu_ms": 45, "wall_ms": None, "answers": None}
+        assert (balance.spent.usd, balance.reserved.usd) == (20, 0)
+    assert bench.ledger.balance("c/b").spent.usd == 0
+    assert bench.ledger.balance("c/a").left == Caps(usd=40, gpu_ms=45)
     assert bench.ledger.totals() == Amounts(usd=20, gpu_ms=5)
 
 
@@ -93,20 +93,20 @@ def test_what_is_left_is_charged_at_most_and_once(bench: Bench) -> None:
     assert refusal(bench, "b", "c/a", Amounts(usd=40), call="spend_up_to").reason == "key_reused"
     assert bench.ledger.spend_up_to("d", "c/a", Amounts(usd=1)) == Amounts()
     assert bench.ledger.spend_up_to("e", "c/b", Amounts(usd=11)) == Amounts(usd=10)
-    assert bench.ledger.balance("c")["spent"]["usd"] == 70
+    assert bench.ledger.balance("c").spent.usd == 70
     assert refusal(bench, "f", "nobody", ONE, call="spend_up_to").reason == "unknown_account"
     assert refusal(bench, "b", "c/b", ONE, call="spend_up_to").reason == "key_reused"
 
 
 def test_exhausted_is_what_is_spent_for_good_here_or_above(bench: Bench) -> None:
     bench.ledger.reserve("held", "c/b", Amounts(usd=40, gpu_ms=50))
-    assert bench.ledger.balance("c/a")["left"]["gpu_ms"] == 0
-    assert bench.ledger.balance("c/a")["exhausted"] == []
+    assert bench.ledger.balance("c/a").left.gpu_ms == 0
+    assert bench.ledger.balance("c/a").exhausted == ()
     bench.ledger.spend("s", "c/a", Amounts(usd=60))
-    assert bench.ledger.balance("c/a")["exhausted"] == ["usd"]
-    assert bench.ledger.balance("c/b")["exhausted"] == []
+    assert bench.ledger.balance("c/a").exhausted == ("usd",)
+    assert bench.ledger.balance("c/b").exhausted == ()
     bench.ledger.settle("held", Amounts(usd=40, gpu_ms=50))
-    assert bench.ledger.balance("c/b")["exhausted"] == ["usd", "gpu_ms"]
+    assert bench.ledger.balance("c/b").exhausted == ("usd", "gpu_ms")
 
 
 def test_every_call_is_idempotent_by_key(bench: Bench) -> None:
@@ -119,7 +119,7 @@ def test_every_call_is_idempotent_by_key(bench: Bench) -> None:
     assert bench.ledger.release("r") == bench.ledger.release("r") == ONE
     assert bench.ledger.reserve("r", "c/a", ONE).state == "released"
     bench.ledger.open("c/a", "c", Caps(usd=60))
-    assert bench.ledger.balance("c")["spent"]["usd"] == 6
+    assert bench.ledger.balance("c").spent.usd == 6
     kinds = [e.kind for e in bench.journal.events()]
     assert (kinds.count("reserved"), kinds.count("settled"), kinds.count("released")) == (3, 2, 1)
 
@@ -152,7 +152,7 @@ def test_what_a_dead_holder_held_is_released_exactly_once(bench: Bench) -> None:
     assert bench.ledger.release_holder("gateway") == ["k1", "k2"]
     assert bench.ledger.release_holder("gateway") == []
     balance = bench.ledger.balance("c")
-    assert (balance["spent"]["usd"], balance["reserved"]["usd"]) == (4, 10)
+    assert (balance.spent.usd, balance.reserved.usd) == (4, 10)
     assert refusal(bench, "", call="release_holder").reason == "malformed"
 
 
@@ -213,7 +213,7 @@ def test_threads_that_race_for_a_budget_never_pass_its_cap(bench: Bench) -> None
     for thread in threads:
         thread.join()
     assert len(granted) == 60
-    assert bench.ledger.balance("c/a")["reserved"]["usd"] == 60
+    assert bench.ledger.balance("c/a").reserved.usd == 60
 
 
 def test_a_crash_at_any_statement_leaves_all_or_nothing(bench: Bench, tmp_path: Path) -> None:
@@ -369,7 +369,7 @@ class LedgerMachine(RuleBasedStateMachine):
             assert refusal(self.bench, key, account, amounts, call="spend_up_to").reason == "key_reused"
             return
         self.asked[key] = amounts
-        left = {d: value for d, value in self.bench.ledger.balance(account)["left"].items() if value is not None}
+        left = {d: value for d, value in self.bench.ledger.balance(account).left.to_dict().items() if value is not None}
         most = Amounts(**{d: min(value, left.get(d, value)) for d, value in amounts.to_dict().items()})
         charged = most if known is None else known[3]
         assert self.bench.ledger.spend_up_to(key, account, amounts) == charged
@@ -421,8 +421,8 @@ class LedgerMachine(RuleBasedStateMachine):
         for name in self.parents:
             balance = self.bench.ledger.balance(name)
             spent, reserved = self._used(name)
-            assert balance["spent"] == spent.to_dict()
-            assert balance["reserved"] == reserved.to_dict()
+            assert balance.spent == spent
+            assert balance.reserved == reserved
             assert self.caps[name].exceeded_by(spent + reserved) is None
 
     @invariant()
@@ -430,8 +430,8 @@ class LedgerMachine(RuleBasedStateMachine):
         for name in self.parents:
             children = [child for child, parent in self.parents.items() if parent == name]
             own = sum((h[3] for h in self.holds.values() if h[0] == name), Amounts())
-            below = sum((Amounts(**self.bench.ledger.balance(c)["spent"]) for c in children), Amounts())
-            assert self.bench.ledger.balance(name)["spent"] == (own + below).to_dict()
+            below = sum((self.bench.ledger.balance(c).spent for c in children), Amounts())
+            assert self.bench.ledger.balance(name).spent == own + below
 
 
 TestLedgerMachine = LedgerMachine.TestCase

@@ -11,6 +11,7 @@ from actors.researcher.loop import CHARGE_AFTER_S
 from actors.researcher.types import Decision, Observation, Seen, ToolCall
 from cluster.errors import AarError, RefusedError
 from cluster.journal import verify_chain
+from cluster.money import Amounts, Balance, Caps
 from cluster.remote import UnreachableError
 from cluster.store import open_readonly
 from tests.unit.actors.researcher_world import CAPS, NINE, Crash, Fuse, Offices, World, config, watched
@@ -198,7 +199,7 @@ def test_wall_time_that_could_not_be_charged_at_the_end_is_charged_when_it_is_ru
     class Deaf(Offices):
         deaf = True
 
-        async def charge(self, key: str, account: str, amounts: dict[str, int], note: str) -> dict[str, Any]:
+        async def charge(self, key: str, account: str, amounts: Amounts, note: str) -> Amounts:
             if self.deaf:
                 raise UnreachableError("actor scheduler did not answer charge")
             return await super().charge(key, account, amounts, note)
@@ -298,19 +299,19 @@ class Outage(Offices):
     left = 40
     absent = 40
 
-    async def open_account(self, key: str, account: str, parent: str | None, caps: dict[str, Any]) -> None:
+    async def open_account(self, key: str, account: str, parent: str | None, caps: Caps) -> Balance:
         if self.absent:
             self.absent -= 1
             raise UnreachableError("actor scheduler did not answer open_account")
-        await super().open_account(key, account, parent, caps)
+        return await super().open_account(key, account, parent, caps)
 
-    async def balance(self, account: str) -> dict[str, Any]:
+    async def balance(self, account: str) -> Balance:
         if self.left and self.spent["wall_ms"]:
             self.left -= 1
             raise UnreachableError("actor scheduler did not answer balance")
         return await super().balance(account)
 
-    async def charge(self, key: str, account: str, amounts: dict[str, int], note: str) -> dict[str, Any]:
+    async def charge(self, key: str, account: str, amounts: Amounts, note: str) -> Amounts:
         if self.left and self.spent["wall_ms"]:
             raise UnreachableError("actor scheduler did not answer charge")
         return await super().charge(key, account, amounts, note)

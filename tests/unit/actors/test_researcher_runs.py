@@ -11,6 +11,7 @@ from actors.researcher.stall import PAUSED_TITLE
 from actors.researcher.tools.notifier import UNREAD_LIMIT
 from actors.researcher.types import Decision, Observation, ToolCall
 from cluster.errors import RefusedError
+from gpu_pool.leases import LeaseRequest, LeaseResult
 from tests.unit.actors.researcher_world import CAPS, Crash, Offices, World
 
 METHOD = "def train(run):\n    return None\n"
@@ -41,7 +42,7 @@ class Slow(Offices):
     def __post_init__(self) -> None:
         self.let_go = asyncio.Event()
 
-    async def run(self, request: dict[str, Any]) -> dict[str, Any]:
+    async def run(self, request: LeaseRequest) -> LeaseResult:
         await self.let_go.wait()
         return await super().run(request)
 
@@ -89,7 +90,7 @@ def test_a_refusal_is_told_at_once(tmp_path: Path) -> None:
 
 def test_a_run_that_fails_later_is_news_too(tmp_path: Path) -> None:
     class Failing(Offices):
-        async def run(self, request: dict[str, Any]) -> dict[str, Any]:
+        async def run(self, request: LeaseRequest) -> LeaseResult:
             await asyncio.sleep(0.1)
             raise RefusedError("queue_full", "too many wait")
 

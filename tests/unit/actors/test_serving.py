@@ -19,8 +19,8 @@ from actors.gateway.gateway import Gateway
 from actors.gateway.intake import Intake
 from actors.gateway.keys import check_brain
 from actors.gateway.retry import AttemptFailedError
-from actors.scheduler.admission import parse_amounts, parse_caps, parse_request
 from actors.scheduler.audit import audit
+from actors.scheduler.client import SchedulerClient
 from actors.scheduler.scheduler import Scheduler
 from actors.serving.desk import ServeDesk, serve_request
 from actors.serving.transport import Served
@@ -28,8 +28,9 @@ from cluster.config import CampaignConfig, ConfigError, load_config
 from cluster.errors import RefusedError
 from cluster.money import Amounts, Caps, gpu_cost
 from cluster.names import SERVING_ACCOUNT
-from cluster.remote import UnreachableError
+from cluster.remote import Local, UnreachableError
 from cluster.store import Store, open_readonly
+from gpu_pool.client import SlotClient
 from gpu_pool.leases import Lease
 from gpu_pool.serving.command import ServerSpec
 from gpu_pool.serving.restarts import RestartPolicy
@@ -42,66 +43,32 @@ QUICK = Timing(look_s=0.02, check_s=0.2, patience_s=2)
 ALICE = "01-a"
 
 
-class Shell:
-    """The scheduler as its actor shows it: plain data."""
+class Shell(Local):
+    """The scheduler as its actor shows it; answers may be lost on their way."""
 
     def __init__(self, plain: Scheduler) -> None:
-        self._plain = plain
+        super().__init__(plain)
         self.lost: list[str] = []
-        """Methods whose next answer is lost on its way."""
+        """Methods whose next answer is lost."""
         self.looks = 0
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._plain, name)
-
-    async def open_account(self, key: str, account: str, parent: str | None, caps: dict[str, Any]) -> Any:
-        return await self._plain.open_account(key, account, parent, parse_caps(caps))
-
-    async def submit(self, request: dict[str, Any]) -> dict[str, Any]:
-        request_id = await self._plain.submit(parse_request(request))
-        if "submit" in self.lost:
-            self.lost.remove("submit")
-            raise UnreachableError("the scheduler did not answer submit")
-        return {"request_id": request_id}
-
-    async def status(self) -> dict[str, Any]:
-        self.looks += 1
-        return await self._plain.status()
-
-    async def wait(self, request_id: str, timeout_s: float) -> dict[str, Any] | None:
-        result = await self._plain.wait(request_id, timeout_s)
-        return None if result is None else result.to_dict()
-
-    async def reserve(
-        self, key: str, account: str, amounts: dict[str, int], note: str, holder: str, whose: str
-    ) -> dict[str, Any]:
-        return await self._plain.reserve(key, account, parse_amounts(amounts), note, holder, whose)
-
-    async def settle(self, key: str, actual: dict[str, int], note: str) -> dict[str, Any]:
-        return await self._plain.settle(key, parse_amounts(actual), note)
+    async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        self.looks += method == "status"
+        answer = await super().call(method, *args, **kwargs)
+        if method in self.lost:
+            self.lost.remove(method)
+            raise UnreachableError(f"the scheduler did not answer {method}")
+        return answer
 
 
-class SlotShell:
-    """A slot as its actor shows it."""
+def make_slot(config: CampaignConfig, root: Path) -> Slot:
+    spec = SlotSpec("slot-0", 4, 1 << 30, "never", root, root, 64001, (), "logical", "A", "probe")
 
-    def __init__(self, config: CampaignConfig, root: Path) -> None:
-        spec = SlotSpec("slot-0", 4, 1 << 30, "never", root, root, 64001, (), "logical", "A", "probe")
+    def make(lease: Lease) -> ModelServer:
+        server = ServerSpec(config.serve, "tiny", "127.0.0.1", root / "home", 0, (), lease.threads, False)
+        return ModelServer(server, Path(lease.directory), QUICK, RestartPolicy(most=1, pause_s=0.05))
 
-        def make(lease: Lease) -> ModelServer:
-            server = ServerSpec(config.serve, "tiny", "127.0.0.1", root / "home", 0, (), lease.threads, False)
-            return ModelServer(server, Path(lease.directory), QUICK, RestartPolicy(most=1, pause_s=0.05))
-
-        self.slot = Slot(spec, make_server=make)
-
-    async def run(self, lease: dict[str, Any]) -> dict[str, Any]:
-        return (await self.slot.run(Lease.from_dict(lease))).to_dict()
-
-    async def cancel(self, lease_id: str) -> None:
-        await self.slot.cancel(lease_id)
-
-    async def serving(self, lease_id: str) -> dict[str, Any] | None:
-        state = self.slot.serving(lease_id)
-        return None if state is None else state.to_dict()
+    return Slot(spec, make_server=make)
 
 
 @dataclass
@@ -109,12 +76,14 @@ class World:
     desk: ServeDesk
     shell: Shell
     scheduler: Scheduler
-    slot: SlotShell
+    slot: Slot
     config: CampaignConfig
     database: Path
 
     def another_desk(self) -> ServeDesk:
-        return ServeDesk(self.config, self.shell, lambda _: self.slot, poll_s=0.02, rest_s=0.3)
+        return ServeDesk(
+            self.config, SchedulerClient(self.shell), lambda _: SlotClient(Local(self.slot)), poll_s=0.02, rest_s=0.3
+        )
 
     def leases(self) -> list[tuple[str, str, int, int, int]]:
         rows = self.scheduler.store.query("SELECT * FROM leases WHERE kind = 'serve' ORDER BY sequence")
@@ -135,7 +104,7 @@ async def world(root: Path, *arguments: str, usd: int = 100_000_000, **serve: An
     values = {"model": str(root / "model"), "python": str(make_fake_vllm(root)), "arguments": list(arguments), **serve}
     overrides = tuple(f"serve.{name}={value}" for name, value in values.items())
     config = load_config("quickstart", overrides=("brain.kind=local", "brain.model=tiny", *overrides))
-    slot = SlotShell(config, root)
+    slot = make_slot(config, root)
     office = Office(root / "scheduler.db", {"slot-0": slot})  # type: ignore[dict-item]
     async with office as scheduler:
         await furnish(scheduler, office.slots, usd=usd)
@@ -144,7 +113,7 @@ async def world(root: Path, *arguments: str, usd: int = 100_000_000, **serve: An
         try:
             yield made
         finally:
-            await slot.slot.close()
+            await slot.close()
 
 
 def test_two_researchers_share_one_server_which_the_campaign_pays_by_the_gpu_hour(tmp_path: Path) -> None:
@@ -153,8 +122,8 @@ def test_two_researchers_share_one_server_which_the_campaign_pays_by_the_gpu_hou
             first, second = await asyncio.gather(w.desk.ready(), w.desk.ready())
             assert first == second == await w.desk.ready()
             assert first.token not in str(w.desk.status())
-            worst = w.scheduler.ledger.balance(SERVING_ACCOUNT)["reserved"]
-            assert worst["gpu_ms"] == int(w.config.serve.lease_minutes * 60_000)
+            worst = w.scheduler.ledger.balance(SERVING_ACCOUNT).reserved
+            assert worst.gpu_ms == int(w.config.serve.lease_minutes * 60_000)
             await asyncio.sleep(0.5)
             await w.desk.close()
             await w.ended(1)
@@ -162,10 +131,10 @@ def test_two_researchers_share_one_server_which_the_campaign_pays_by_the_gpu_hou
             assert (key, state) == ("serve/1", "cancelled")
             assert gpu_ms >= 500
             assert usd == gpu_cost(gpu_ms, PRICE)
-            spent = w.scheduler.ledger.balance(SERVING_ACCOUNT)["spent"]
-            assert (spent["usd"], spent["gpu_ms"]) == (usd, gpu_ms)
-            assert w.scheduler.ledger.balance("campaign")["spent"]["usd"] == usd
-            assert w.scheduler.ledger.balance(f"campaign/researcher/{ALICE}")["spent"]["usd"] == 0
+            spent = w.scheduler.ledger.balance(SERVING_ACCOUNT).spent
+            assert (spent.usd, spent.gpu_ms) == (usd, gpu_ms)
+            assert w.scheduler.ledger.balance("campaign").spent.usd == usd
+            assert w.scheduler.ledger.balance(f"campaign/researcher/{ALICE}").spent.usd == 0
         database = open_readonly(w.database)
         assert audit(database) == []
         database.close()
@@ -179,7 +148,7 @@ def test_an_idle_server_stops_paying_and_the_next_ask_starts_another(tmp_path: P
             first = await w.desk.ready()
             await w.ended(1)
             assert w.leases()[0][:2] == ("serve/1", "done")
-            assert w.scheduler.ledger.balance(SERVING_ACCOUNT)["reserved"]["usd"] == 0
+            assert w.scheduler.ledger.balance(SERVING_ACCOUNT).reserved.usd == 0
             second = await w.desk.ready()
             assert second.token != first.token
             assert [row[:2] for row in w.leases()] == [("serve/1", "done"), ("serve/2", "running")]
@@ -259,11 +228,11 @@ def test_the_gateway_reaches_the_server_streams_and_meters(tmp_path: Path) -> No
             payer = f"campaign/researcher/{ALICE}"
             await w.scheduler.open_account("t", f"{payer}/tokens", payer, Caps())
             transport = Served(w.config, w.desk)
-            gateway = Gateway(Store(tmp_path / "gateway.db"), w.config, Shell(w.scheduler), transport)
+            gateway = Gateway(Store(tmp_path / "gateway.db"), w.config, SchedulerClient(w.shell), transport)
             body = {"model": "tiny", "max_tokens": 20, "messages": [{"role": "user", "content": "hello"}]}
             got = await gateway.call(f"{ALICE}/0/model/0", ALICE, body)
-            assert got["message"]["content"][0]["text"] == "tiny says hello"
-            assert got["charged"] == 0
+            assert got.message["content"][0]["text"] == "tiny says hello"
+            assert got.charged == 0
             assert gateway.status()["server"]["phase"] == "ready"
             await gateway.close()
             await w.ended(1)
@@ -320,7 +289,9 @@ def test_a_server_that_cannot_be_paid_is_refused_to_the_caller_with_what_is_left
         async with world(tmp_path, usd=1_000) as w:
             payer = f"campaign/researcher/{ALICE}"
             await w.scheduler.open_account("t", f"{payer}/tokens", payer, Caps())
-            gateway = Gateway(Store(tmp_path / "gateway.db"), w.config, w.shell, Served(w.config, w.desk))
+            gateway = Gateway(
+                Store(tmp_path / "gateway.db"), w.config, SchedulerClient(w.shell), Served(w.config, w.desk)
+            )
             body = {"model": "tiny", "max_tokens": 20, "messages": [{"role": "user", "content": "hello"}]}
             with pytest.raises(RefusedError) as refused:
                 await gateway.call(f"{ALICE}/0/model/0", ALICE, body)

@@ -14,7 +14,7 @@ from actors.observer.live import one_line, render
 from cluster.metrics import Metrics, ascii_tag
 from cluster.observing import Guard, Guarded
 from cluster.store import Store
-from tests.unit.actors.gateway_world import TEAM, Clock, Desk, Simulated, answer, campaign, request, settled_call
+from tests.unit.actors.gateway_world import TEAM, Clock, Desk, Simulated, answer, campaign, request
 
 ODD = ("käml", "数学", "a b", "100%", "x\ny", "\u202e", "\udcff", "", "x" * 300)
 
@@ -46,10 +46,12 @@ def test_tags_of_different_names_differ_and_plain_ones_stay() -> None:
 @pytest.mark.parametrize("sink", [Metrics("käml"), Broken(), Metrics("\udcff")])
 def test_an_answered_call_is_delivered_and_charged_whatever_its_metrics_do(sink: Metrics, tmp_path: Path) -> None:
     desk, clock, end = Desk(tmp_path / "scheduler.db"), Clock(), Simulated(answer(), answer())
-    gateway = Gateway(Store(tmp_path / "gateway.db"), campaign(), desk, end, sink, clock=clock, sleep=clock.sleep)
+    gateway = Gateway(
+        Store(tmp_path / "gateway.db"), campaign(), desk.client(), end, sink, clock=clock, sleep=clock.sleep
+    )
     for number in range(2):
-        told = asyncio.run(settled_call(gateway, f"{TEAM[0]}/{number}/model/0", TEAM[0], request()))
-        assert told["message"]["content"]
+        told = asyncio.run(gateway.call(f"{TEAM[0]}/{number}/model/0", TEAM[0], request()))
+        assert told.message["content"]
     assert (len(end.sent), desk.reserved()) == (2, 0)
     failed = gateway.status()["unobserved"]
     if isinstance(sink, Broken):

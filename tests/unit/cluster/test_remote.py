@@ -34,7 +34,7 @@ def call(faults: list[Exception], patch: pytest.MonkeyPatch, **settings: Any) ->
     office = Office(faults)
     patch.setattr(module, "_STORAGE_RETRY_S", 0.0)
     patch.setattr("ray.get_actor", lambda *_, **__: office)
-    return asyncio.run(Remote("c/scheduler", **settings).spend("key")), office
+    return asyncio.run(Remote("c/scheduler", **settings).call("spend", "key")), office
 
 
 def test_a_call_waits_while_storage_takes_nothing_and_is_made_again_under_its_key(

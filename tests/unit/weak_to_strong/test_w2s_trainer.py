@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +19,8 @@ def trained(
 ) -> tuple[LabelModel, dict[str, torch.Tensor]]:
     items, labels = chat.sample(n, 1)
     twin = model.copy()
-    finetune(
-        twin, twin.tokenize(items), labels, TrainConfig(**({"epochs": 1, "lr": 3e-3, "trainable": "full"} | changes))
-    )  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"epochs": 1, "lr": 3e-3, "trainable": "full"} | changes
+    finetune(twin, twin.tokenize(items), labels, TrainConfig(**settings))
     return twin, lm_tensors(twin)
 
 
