@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cluster.clock import now_us
-from cluster.errors import AarError, RefusedError
+from cluster.errors import AarError, Reason, RefusedError
 from cluster.storage import StorageError, storage_fault
 from cluster.wire import pack, unpack
 
@@ -187,7 +187,7 @@ class Store:
         digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).digest()
         # A key of a store from before requests were kept has an answer and no request: it takes the first one.
         if self.once(f"{key}{_ASKED}", lambda _: digest) != digest:
-            raise RefusedError("key_reused", f"key {key!r} already stands for another request", {"key": key})
+            raise RefusedError(Reason.KEY_REUSED, f"key {key!r} already stands for another request", {"key": key})
 
     def query(self, sql: str, params: tuple[Any, ...] = ()) -> list[sqlite3.Row]:
         """All rows of a read."""

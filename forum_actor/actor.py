@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import ray
 
 from cluster.config import CampaignConfig
-from cluster.errors import RefusedError
+from cluster.errors import Reason, RefusedError
 from cluster.journal import Journal
 from cluster.names import RunPaths, actor_name
 from cluster.objects import ObjectStore
@@ -123,4 +123,4 @@ def _synced(directory: str, posts: list[Post], held: list[Post]) -> int:
     try:
         return sync(Path(directory), posts, held)
     except OSError as error:
-        raise RefusedError("workspace", f"the forum cannot be written into the workspace: {error}") from error
+        raise RefusedError(Reason.WORKSPACE, f"the forum cannot be written into the workspace: {error}") from error

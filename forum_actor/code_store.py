@@ -19,7 +19,7 @@ from typing import Any
 from cluster.clock import now_us
 from cluster.config import Forum as ForumConfig
 from cluster.difference import unified_diff
-from cluster.errors import RefusedError
+from cluster.errors import LimitExceeded, Reason, RefusedError
 from cluster.journal import Journal
 from cluster.objects import ObjectError, ObjectStore, safe_relative
 from cluster.store import Store
@@ -151,9 +151,15 @@ class CodeStore:
         sql = "SELECT count(*) AS n, coalesce(sum(at_us > ?), 0) AS lately FROM pushes WHERE author = ?"
         made = self._store.query(sql, (self._clock() - MINUTE_US, author))[0]
         if made["lately"] >= rate:
-            raise RefusedError("too_fast", f"{author} has pushed {made['lately']} times in a minute", {"limit": rate})
+            raise RefusedError(
+                Reason.TOO_FAST,
+                f"{author} has pushed {made['lately']} times in a minute",
+                {"limit": rate},
+                LimitExceeded("pushes a minute", author, rate, made["lately"] + 1, "forum"),
+            )
         if made["n"] >= limit:
-            raise RefusedError("push_limit", f"{author} has made its {limit} pushes", {"limit": limit})
+            exceeded = LimitExceeded("pushes", author, limit, made["n"] + 1, "forum")
+            raise RefusedError(Reason.PUSH_LIMIT, f"{author} has made its {limit} pushes", {"limit": limit}, exceeded)
 
     def _resembled(self, author: str, snapshot: str, blobs: dict[str, bytes]) -> str | None:
         """The snapshot that `author` fetched or pushed before and that this one is most like, if it is very like it."""
@@ -196,7 +202,7 @@ class CodeStore:
         """
         self._require(sha)
         if self._quarantine.has_snapshot(sha):
-            raise RefusedError("quarantined", f"snapshot {sha[:12]} is held for people to look at")
+            raise RefusedError(Reason.QUARANTINED, f"snapshot {sha[:12]} is held for people to look at")
         return {path: data.decode("utf-8") for path, data in self._objects.get_tree(sha).items()}
 
     def lineage(self, sha: str) -> list[dict[str, Any]]:
@@ -228,7 +234,7 @@ class CodeStore:
 
     def _require(self, sha: str) -> None:
         if not isinstance(sha, str) or not _SHA.fullmatch(sha) or not self.has(sha):
-            raise RefusedError("unknown_snapshot", f"the code store has no snapshot {str(sha)[:80]!r}")
+            raise RefusedError(Reason.UNKNOWN_SNAPSHOT, f"the code store has no snapshot {str(sha)[:80]!r}")
 
 
 def _lines(blobs: dict[str, bytes]) -> Sketch:
@@ -244,10 +250,10 @@ def _likeness(one: Sketch, other: Sketch) -> float:
 
 def _checked(files: dict[str, str]) -> dict[str, bytes]:
     if not isinstance(files, dict) or not files:
-        raise RefusedError("bad_snapshot", "a snapshot needs at least one file")
+        raise RefusedError(Reason.BAD_SNAPSHOT, "a snapshot needs at least one file")
     if len(files) > MAX_FILES:
         detail = {"limit": MAX_FILES, "files": len(files)}
-        raise RefusedError("too_large", f"{len(files)} files, at most {MAX_FILES} are allowed", detail)
+        raise RefusedError(Reason.TOO_LARGE, f"{len(files)} files, at most {MAX_FILES} are allowed", detail)
     blobs = {_path(path): _blob(path, text) for path, text in files.items()}
     _limit(METHOD_FILE, len(blobs.get(METHOD_FILE, b"")), MAX_METHOD_BYTES)
     _limit("the snapshot", sum(map(len, blobs.values())), MAX_TREE_BYTES)
@@ -255,7 +261,7 @@ def _checked(files: dict[str, str]) -> dict[str, bytes]:
     for path in names:
         nested = next((other for other in names if other.startswith(path + "/")), None)
         if nested is not None:
-            raise RefusedError("bad_snapshot", f"{path!r} is a file and the folder of {nested!r}")
+            raise RefusedError(Reason.BAD_SNAPSHOT, f"{path!r} is a file and the folder of {nested!r}")
     return blobs
 
 
@@ -263,19 +269,20 @@ def _path(path: str) -> str:
     try:
         return str(safe_relative(path))
     except (ObjectError, TypeError) as error:
-        raise RefusedError("bad_snapshot", str(error)) from error
+        raise RefusedError(Reason.BAD_SNAPSHOT, str(error)) from error
 
 
 def _blob(path: str, text: str) -> bytes:
     if not isinstance(text, str) or "\0" in text:
-        raise RefusedError("bad_snapshot", f"{path!r} is not text")
+        raise RefusedError(Reason.BAD_SNAPSHOT, f"{path!r} is not text")
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise RefusedError("bad_snapshot", f"{path!r} is not valid Unicode text") from error
+        raise RefusedError(Reason.BAD_SNAPSHOT, f"{path!r} is not valid Unicode text") from error
 
 
 def _limit(what: str, size: int, limit: int) -> None:
     if size > limit:
         detail = {"limit": limit, "bytes": size}
-        raise RefusedError("too_large", f"{what} has {size} bytes, at most {limit} are allowed", detail)
+        exceeded = LimitExceeded("bytes", what, limit, size, "forum")
+        raise RefusedError(Reason.TOO_LARGE, f"{what} has {size} bytes, at most {limit} are allowed", detail, exceeded)

@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from cluster.config import Forum as ForumConfig
-from cluster.errors import RefusedError
+from cluster.errors import LimitExceeded, Reason, RefusedError
 from cluster.journal import Journal
 from cluster.steady import SteadyClock
 from cluster.store import Store
@@ -103,9 +103,9 @@ class Forum:
         too_fast, claimed, key_reused (the key stands for another post).
         """
         if not self._config.enabled:
-            raise RefusedError("forum_disabled", "this campaign runs without a forum")
+            raise RefusedError(Reason.FORUM_DISABLED, "this campaign runs without a forum")
         if not _AUTHOR.fullmatch(author):
-            raise RefusedError("bad_author", f"{author[:80]!r} is no name of an author")
+            raise RefusedError(Reason.BAD_AUTHOR, f"{author[:80]!r} is no name of an author")
         once_key = f"post/{author}/{key}"
         clean = make_draft(draft)
         if self._store.has_answered(once_key, draft):
@@ -127,12 +127,12 @@ class Forum:
         missing = [name for name in draft.record_ids if name not in found]
         if missing:
             detail = {"missing": missing}
-            raise RefusedError("unknown_record", f"the evaluator has no record {', '.join(missing)}", detail)
+            raise RefusedError(Reason.UNKNOWN_RECORD, f"the evaluator has no record {', '.join(missing)}", detail)
         whose = {name: found[name]["whose"] for name in draft.record_ids}
         if draft.kind == "result" and OWN not in whose.values():
             told = ", ".join(f"{name} is of {owner}" for name, owner in whose.items())
             raise RefusedError(
-                "not_yours", f"a result reports a record of its author; {told}: quote it in an insight", whose
+                Reason.NOT_YOURS, f"a result reports a record of its author; {told}: quote it in an insight", whose
             )
         return tuple(found.get(name) or {"record_id": name, "whose": NOBODY} for name in asked)
 
@@ -178,9 +178,9 @@ class Forum:
 
     def _check_references(self, draft: Draft) -> None:
         if draft.reply_to is not None and not self._store.query("SELECT 1 FROM posts WHERE id = ?", (draft.reply_to,)):
-            raise RefusedError("unknown_post", f"there is no post {draft.reply_to}")
+            raise RefusedError(Reason.UNKNOWN_POST, f"there is no post {draft.reply_to}")
         if draft.snapshot is not None and not self._has_snapshot(draft.snapshot):
-            raise RefusedError("unknown_snapshot", f"the code store has no snapshot {draft.snapshot}")
+            raise RefusedError(Reason.UNKNOWN_SNAPSHOT, f"the code store has no snapshot {draft.snapshot}")
 
     def _check_quota(self, author: str, now: int) -> None:
         limit = self._config.posts_per_researcher
@@ -188,10 +188,13 @@ class Forum:
         since = (author, now - MINUTE_US)
         lately = self._store.query("SELECT count(*) AS n FROM posts WHERE author = ? AND at_us > ?", since)[0]["n"]
         if lately >= rate:
-            raise RefusedError("too_fast", f"{author} has written {lately} posts within a minute", {"limit": rate})
+            exceeded = LimitExceeded("posts a minute", author, rate, lately + 1, "forum")
+            text = f"{author} has written {lately} posts within a minute"
+            raise RefusedError(Reason.TOO_FAST, text, {"limit": rate}, exceeded)
         count = self._store.query("SELECT count(*) AS n FROM posts WHERE author = ?", (author,))[0]["n"]
         if count >= limit:
-            raise RefusedError("post_limit", f"{author} has written its {limit} posts", {"limit": limit})
+            exceeded = LimitExceeded("posts", author, limit, count + 1, "forum")
+            raise RefusedError(Reason.POST_LIMIT, f"{author} has written its {limit} posts", {"limit": limit}, exceeded)
 
     def _check_free(self, held: str, author: str, now: int) -> None:
         rows = self._store.query(
@@ -201,15 +204,15 @@ class Forum:
         )
         if rows:
             detail = {"holder": rows[0]["author"], "post": rows[0]["id"], "expires_us": rows[0]["expires_us"]}
-            raise RefusedError("claimed", f"{rows[0]['author']} works on this idea (post {rows[0]['id']})", detail)
+            raise RefusedError(Reason.CLAIMED, f"{rows[0]['author']} works on this idea (post {rows[0]['id']})", detail)
 
     def read(self, post_id: str) -> dict[str, Any]:
         """One post. Raises `RefusedError` unknown_post, quarantined."""
         posts = self._select("WHERE id = ?", (str(post_id),))
         if not posts:
-            raise RefusedError("unknown_post", f"there is no post {sanitise_line(str(post_id)[:80])!r}")
+            raise RefusedError(Reason.UNKNOWN_POST, f"there is no post {sanitise_line(str(post_id)[:80])!r}")
         if posts[0].seq in self._quarantine.posts():
-            raise RefusedError("quarantined", f"post {posts[0].id} is held for people to look at")
+            raise RefusedError(Reason.QUARANTINED, f"post {posts[0].id} is held for people to look at")
         return posts[0].to_dict()
 
     def opened(self, reader: str, post_id: str) -> None:

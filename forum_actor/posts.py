@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, cast, get_args
 
-from cluster.errors import RefusedError
+from cluster.errors import Reason, RefusedError
 
 PostKind = Literal["hypothesis", "claim", "result", "insight", "error", "reply"]
 KINDS: tuple[str, ...] = get_args(PostKind)
@@ -183,23 +183,23 @@ def make_draft(data: dict[str, Any]) -> Draft:
     """A draft of untrusted `data`. Raises `RefusedError` naming the field; unknown fields are refused, too."""
     unknown = set(data) - {"kind", "title", "body", "record_ids", "reply_to", "snapshot", "idea"}
     if unknown:
-        raise RefusedError("bad_draft", f"unknown fields: {', '.join(sorted(map(repr, unknown)))}")
+        raise RefusedError(Reason.BAD_DRAFT, f"unknown fields: {', '.join(sorted(map(repr, unknown)))}")
     kind = data.get("kind")
     if kind not in KINDS:
-        raise RefusedError("bad_draft", f"kind {str(kind)[:40]!r} is unknown; expected one of {', '.join(KINDS)}")
+        raise RefusedError(Reason.BAD_DRAFT, f"kind {str(kind)[:40]!r} is unknown; expected one of {', '.join(KINDS)}")
     title = _text(data, "title", MAX_TITLE, one_line=True)
     body = _text(data, "body", MAX_BODY, one_line=False)
     if not title:
-        raise RefusedError("bad_draft", "a post needs a title")
+        raise RefusedError(Reason.BAD_DRAFT, "a post needs a title")
     records = _record_ids(data.get("record_ids"))
     if kind == "result" and not records:
-        raise RefusedError("bad_draft", "a result names the evaluator's records (record_ids) that it reports")
+        raise RefusedError(Reason.BAD_DRAFT, "a result names the evaluator's records (record_ids) that it reports")
     reply_to = _reference(data, "reply_to", _ID)
     if kind == "reply" and reply_to is None:
-        raise RefusedError("bad_draft", "a reply names the post that it answers (reply_to)")
+        raise RefusedError(Reason.BAD_DRAFT, "a reply names the post that it answers (reply_to)")
     idea = (_text(data, "idea", MAX_TITLE, one_line=True) or title) if kind == "claim" else ""
     if kind == "claim" and not idea_key(idea):
-        raise RefusedError("bad_draft", "the name of a claimed idea needs letters or digits")
+        raise RefusedError(Reason.BAD_DRAFT, "the name of a claimed idea needs letters or digits")
     snapshot = _reference(data, "snapshot", _SHA)
     return Draft(cast(PostKind, kind), title, body, records, reply_to, snapshot, idea)
 
@@ -220,13 +220,13 @@ def attributed(shown: dict[str, Any], author: str) -> dict[str, Any]:
 def _text(data: dict[str, Any], name: str, limit: int, *, one_line: bool) -> str:
     value = data.get(name) or ""
     if not isinstance(value, str):
-        raise RefusedError("bad_draft", f"{name} is a {type(value).__name__}, expected text")
+        raise RefusedError(Reason.BAD_DRAFT, f"{name} is a {type(value).__name__}, expected text")
     clean = value
     if len(value) <= MAX_RAW and _expanded(value) <= MAX_RAW:
         clean = sanitise_line(value) if one_line else sanitise(value)
     if len(clean) > limit:
         detail = {"field": name, "limit": limit, "length": len(clean)}
-        raise RefusedError("too_long", f"{name} has {len(clean)} characters, at most {limit} are allowed", detail)
+        raise RefusedError(Reason.TOO_LONG, f"{name} has {len(clean)} characters, at most {limit} are allowed", detail)
     return clean
 
 
@@ -240,7 +240,7 @@ def _record_ids(value: Any) -> tuple[str, ...]:
         return ()
     good = isinstance(value, list | tuple) and all(isinstance(v, str) and _ID.fullmatch(v) for v in value)
     if not good or len(value) > MAX_RECORDS:
-        raise RefusedError("bad_draft", f"record_ids is not a list of at most {MAX_RECORDS} record ids")
+        raise RefusedError(Reason.BAD_DRAFT, f"record_ids is not a list of at most {MAX_RECORDS} record ids")
     return tuple(dict.fromkeys(value))
 
 
@@ -249,5 +249,5 @@ def _reference(data: dict[str, Any], name: str, pattern: re.Pattern[str]) -> str
     if value is None or value == "":
         return None
     if not isinstance(value, str) or not pattern.fullmatch(value):
-        raise RefusedError("bad_draft", f"{name} {str(value)[:80]!r} is not well formed")
+        raise RefusedError(Reason.BAD_DRAFT, f"{name} {str(value)[:80]!r} is not well formed")
     return value

@@ -46,7 +46,7 @@ from actors.evaluator.truth import TASK_VERSION, Vault
 from actors.evaluator.workshop import Workshop
 from actors.scheduler.client import SchedulerClient
 from cluster.config import CampaignConfig, load_config
-from cluster.errors import RefusedError
+from cluster.errors import Reason, RefusedError
 from cluster.journal import Journal
 from cluster.money import Amounts, Balance, Caps
 from cluster.names import CAMPAIGN, RunPaths
@@ -165,7 +165,7 @@ class FreeScheduler:
 
     def run(self, request: LeaseRequest) -> LeaseResult:
         """Nothing is run here."""
-        raise RefusedError("no_cluster", "students are made up")
+        raise RefusedError(Reason.NO_CLUSTER, "students are made up")
 
     def open_account(self, key: str, account: str, parent: str | None, caps: Caps) -> Balance:
         """Any account."""

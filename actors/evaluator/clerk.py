@@ -27,7 +27,7 @@ from actors.evaluator.tiers import Tier, seeds_of
 from actors.evaluator.workshop import Workshop
 from actors.scheduler.client import SchedulerClient
 from cluster.config import Scoring
-from cluster.errors import RefusedError
+from cluster.errors import LimitExceeded, Reason, RefusedError
 from cluster.money import Amounts, gpu_cost, gpu_ms
 from cluster.names import researcher_account
 from cluster.store import Store
@@ -103,7 +103,8 @@ class Clerk:
             if room is not None and room < amount:
                 detail = {"account": account, "dimension": dimension, "left": room, "asked": amount}
                 message = f"a {tier} run may take {amount} {dimension}, {max(room, 0)} are left on {account}"
-                raise RefusedError("over_budget", message, detail)
+                exceeded = LimitExceeded(dimension, account, room, amount, "ledger")
+                raise RefusedError(Reason.OVER_BUDGET, message, detail, exceeded)
 
     def _answer(self, submission: Submission, run: ScoredRun) -> dict[str, Any]:
         """Score, record and answer in one transaction.

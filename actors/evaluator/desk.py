@@ -26,7 +26,7 @@ from safetensors.numpy import load, save
 
 from actors.evaluator.secret import write_private
 from actors.scheduler.client import SchedulerClient
-from cluster.errors import AarError, RefusedError
+from cluster.errors import AarError, Reason, RefusedError
 from cluster.names import RESEARCHERS
 from cluster.store import Store
 from cluster.trees import remove_tree
@@ -146,7 +146,7 @@ class Desk:
                 return await self._scheduler.run(request)
             except RefusedError as refusal:
                 ended = False
-                if not (patient and refusal.reason in ("over_budget", "queue_full") and others):
+                if not (patient and refusal.reason in (Reason.OVER_BUDGET, Reason.QUEUE_FULL) and others):
                     raise
             finally:
                 self._asked -= 1

@@ -46,7 +46,7 @@ from actors.evaluator.workshop import Workshop
 from actors.evaluator.worlds import Scenery
 from actors.scheduler.client import SchedulerClient
 from cluster.config import CampaignConfig, Scoring
-from cluster.errors import RefusedError
+from cluster.errors import Reason, RefusedError
 from cluster.inventory import file_digests
 from cluster.journal import Journal
 from cluster.money import usd_from_decimal
@@ -237,7 +237,7 @@ class Judge:
         method (too_large, bad_method), and from the moment that the scheduler takes a run, whatever becomes of it.
         """
         if tier not in ("dev", "board"):
-            raise RefusedError("bad_tier", f"tier {tier!r} takes no submissions; expected dev or board")
+            raise RefusedError(Reason.BAD_TIER, f"tier {tier!r} takes no submissions; expected dev or board")
         asked = {"researcher": researcher, "snapshot": snapshot, "name": name, "tier": tier}
         self._store.once(f"submit/{key}", lambda _: True, asked=asked)
         earlier = self._submissions.by_key(key)
@@ -246,7 +246,7 @@ class Judge:
         try:
             method = self._read(snapshot, name)
         except RefusedError as refusal:
-            if refusal.reason != "unknown_snapshot":
+            if refusal.reason is not Reason.UNKNOWN_SNAPSHOT:
                 await self._clerk.fine(key, researcher, refusal)
             raise
         chosen = cast(Tier, tier)
@@ -254,7 +254,9 @@ class Judge:
         if known is not None and known.state == "answered":
             return sized(known.answer)
         if known is None and self._finals.order() is not None:
-            raise RefusedError("closed", "the candidates for SEAL are frozen: no more submissions in this campaign")
+            raise RefusedError(
+                Reason.CLOSED, "the candidates for SEAL are frozen: no more submissions in this campaign"
+            )
         await self.prepare()
         answer = await self._join.once(
             _join_key(chosen, method), lambda: self._clerk.evaluate(key, researcher, method, chosen)

@@ -22,7 +22,7 @@ from actors.evaluator.submissions import Submissions
 from actors.evaluator.tiers import TIERS, Tier
 from actors.evaluator.workshop import Workshop
 from actors.scheduler.client import SchedulerClient
-from cluster.errors import RefusedError
+from cluster.errors import Reason, RefusedError
 from cluster.money import Caps
 from cluster.names import BASELINES_ACCOUNT, CAMPAIGN, SCORE_ACCOUNT, RunPaths
 from cluster.store import Store
@@ -68,7 +68,9 @@ class Scorer:
         """
         method, chosen, workshop = self._asked(snapshot, name, tier, domain)
         if self._paths.revealed.exists():
-            raise RefusedError("revealed", "the secret of this run is public: score in a run of its own, or replay")
+            raise RefusedError(
+                Reason.REVEALED, "the secret of this run is public: score in a run of its own, or replay"
+            )
         record_key = f"{tier}/{domain}/score/{method.code_hash}"
         found = self._book.by_key(record_key)
         if found is None:
@@ -94,12 +96,12 @@ class Scorer:
     def _asked(self, snapshot: str, name: str, tier: str, domain: str) -> tuple[Method, Tier, Workshop]:
         """What a person asks for, checked."""
         if tier not in TIERS:
-            raise RefusedError("bad_tier", f"tier {tier!r} is unknown; expected one of {', '.join(TIERS)}")
+            raise RefusedError(Reason.BAD_TIER, f"tier {tier!r} is unknown; expected one of {', '.join(TIERS)}")
         if domain not in self._workshops:
             known = ", ".join(self._workshops)
-            raise RefusedError("unknown_domain", f"domain {domain!r} is not in this run; expected one of {known}")
+            raise RefusedError(Reason.UNKNOWN_DOMAIN, f"domain {domain!r} is not in this run; expected one of {known}")
         if self._shelf.get("sealed") is None and any(self._submissions.used(t) for t in ("dev", "board")):
-            raise RefusedError("campaign_running", "this run still answers researchers; score in a run of its own")
+            raise RefusedError(Reason.CAMPAIGN_RUNNING, "this run still answers researchers; score in a run of its own")
         return self._read(snapshot, name), tier, self._workshops[domain]
 
     async def _measured(self, method: Method, tier: Tier, workshop: Workshop) -> tuple[Bench, ScoredRun]:

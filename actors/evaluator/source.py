@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from actors.evaluator.normal_form import normal_form
-from cluster.errors import RefusedError
+from cluster.errors import LimitExceeded, Reason, RefusedError
 from cluster.file_kind import known_kind, why_not_text
 from cluster.objects import ObjectError, ObjectStore
 from cluster.wire import WireError, pack
@@ -61,12 +61,13 @@ def read_method(objects: ObjectStore, snapshot: str, name: str, task_version: st
         total = sum(size for _, _, size in listed)
         if total > MAX_BYTES or len(listed) > MAX_FILES:
             message = f"{total} bytes in {len(listed)} files; at most {MAX_BYTES} in {MAX_FILES} are scored"
-            raise RefusedError("too_large", message, {"bytes": total, "limit": MAX_BYTES})
+            exceeded = LimitExceeded("bytes", f"snapshot {snapshot[:16]}", MAX_BYTES, total, "evaluator")
+            raise RefusedError(Reason.TOO_LARGE, message, {"bytes": total, "limit": MAX_BYTES}, exceeded)
         files = objects.get_tree(snapshot)
     except (ObjectError, WireError) as error:
         if _stored(objects, snapshot):
-            raise RefusedError("bad_method", f"snapshot {snapshot[:16]} is no tree of files: {error}") from error
-        raise RefusedError("unknown_snapshot", f"no snapshot {snapshot[:16]}: push the code first") from error
+            raise RefusedError(Reason.BAD_METHOD, f"snapshot {snapshot[:16]} is no tree of files: {error}") from error
+        raise RefusedError(Reason.UNKNOWN_SNAPSHOT, f"no snapshot {snapshot[:16]}: push the code first") from error
     for path, data in files.items():
         _check_text(path, data)
     return Method(snapshot, code_hash(files, task_version), _clean(name), entrant(files, task_version))
@@ -83,18 +84,18 @@ def _check_text(path: str, data: bytes) -> None:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise RefusedError("bad_method", f"{path}: {why_not_text(data, error)}", {"file": path}) from error
+        raise RefusedError(Reason.BAD_METHOD, f"{path}: {why_not_text(data, error)}", {"file": path}) from error
     if "\0" in text:
         kind = known_kind(data) or "not a text file: it holds a NUL"
-        raise RefusedError("bad_method", f"{path}: {kind}", {"file": path})
+        raise RefusedError(Reason.BAD_METHOD, f"{path}: {kind}", {"file": path})
 
 
 def code_hash(files: Mapping[str, bytes], task_version: str) -> str:
     """The hash of what runs of a method. Raises `RefusedError` for what cannot be a method."""
     if "method.py" not in files:
-        raise RefusedError("bad_method", "there is no method.py in the snapshot", {"files": sorted(files)[:20]})
+        raise RefusedError(Reason.BAD_METHOD, "there is no method.py in the snapshot", {"files": sorted(files)[:20]})
     if sum(map(len, files.values())) > MAX_BYTES:
-        raise RefusedError("too_large", f"at most {MAX_BYTES} bytes are scored", {"limit": MAX_BYTES})
+        raise RefusedError(Reason.TOO_LARGE, f"at most {MAX_BYTES} bytes are scored", {"limit": MAX_BYTES})
     _check_train(_parse("method.py", files["method.py"]))
     parts = [[path, hashlib.sha256(data).hexdigest()] for path, data in program(files).items()]
     return hashlib.sha256(pack([task_version, parts])).hexdigest()
@@ -132,9 +133,9 @@ def _parse(path: str, data: bytes) -> ast.Module:
         return ast.parse(data.decode("utf-8"), filename=path)
     except SyntaxError as error:
         detail = {"file": path, "line": error.lineno}
-        raise RefusedError("bad_method", f"{path}, line {error.lineno}: {error.msg}", detail) from error
+        raise RefusedError(Reason.BAD_METHOD, f"{path}, line {error.lineno}: {error.msg}", detail) from error
     except (ValueError, RecursionError, MemoryError) as error:
-        raise RefusedError("bad_method", f"{path}: not readable as Python: {error}", {"file": path}) from error
+        raise RefusedError(Reason.BAD_METHOD, f"{path}: not readable as Python: {error}", {"file": path}) from error
 
 
 def _check_train(tree: ast.Module) -> None:
@@ -142,8 +143,10 @@ def _check_train(tree: ast.Module) -> None:
         if isinstance(node, ast.FunctionDef) and node.name == "train":
             if node.args.args or node.args.posonlyargs or node.args.vararg:
                 return
-            raise RefusedError("bad_method", f"method.py, line {node.lineno}: train takes one argument, the run")
-    raise RefusedError("bad_method", "method.py has no function `train` at its top level: def train(run) -> Student")
+            raise RefusedError(Reason.BAD_METHOD, f"method.py, line {node.lineno}: train takes one argument, the run")
+    raise RefusedError(
+        Reason.BAD_METHOD, "method.py has no function `train` at its top level: def train(run) -> Student"
+    )
 
 
 def _written(path: str, data: bytes) -> bytes:
@@ -156,9 +159,9 @@ def _written(path: str, data: bytes) -> bytes:
             return text.encode("utf-8")
     except (ValueError, RecursionError, MemoryError, SyntaxError) as error:
         message = f"{path}: cannot be written anew from its syntax tree: {error}"
-        raise RefusedError("bad_method", message, {"file": path}) from error
+        raise RefusedError(Reason.BAD_METHOD, message, {"file": path}) from error
     message = f"{path}: reads differently when it is written anew from its syntax tree; simplify its literals"
-    raise RefusedError("bad_method", message, {"file": path})
+    raise RefusedError(Reason.BAD_METHOD, message, {"file": path})
 
 
 def _drop_strings(tree: ast.Module) -> None:

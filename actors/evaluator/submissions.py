@@ -13,7 +13,7 @@ from typing import Any
 from actors.evaluator.source import Method
 from actors.evaluator.tiers import Tier
 from cluster.clock import now_us
-from cluster.errors import RefusedError
+from cluster.errors import LimitExceeded, Reason, RefusedError
 from cluster.journal import Journal
 from cluster.objects import sha256_hex
 from cluster.store import Store
@@ -60,7 +60,7 @@ class Submission:
 
     def refusal(self) -> RefusedError:
         """The error with which it was refused."""
-        return RefusedError(self.answer["reason"], self.answer["message"], self.answer["detail"])
+        return RefusedError(Reason(self.answer["reason"]), self.answer["message"], self.answer["detail"])
 
 
 class Submissions:
@@ -107,7 +107,12 @@ class Submissions:
             used = self.used(tier)
             if used >= limit:
                 detail = {"tier": tier, "used": used, "limit": limit}
-                raise RefusedError("tier_exhausted", f"all {limit} {tier} answers of this campaign are used", detail)
+                raise RefusedError(
+                    Reason.TIER_EXHAUSTED,
+                    f"all {limit} {tier} answers of this campaign are used",
+                    detail,
+                    LimitExceeded("answers", tier, limit, used + 1, "evaluator"),
+                )
             what = (method.code_hash, method.snapshot, method.name, method.entrant)
             row = (key, tier, domain, *what, researcher, now_us())
             columns = "key, tier, domain, code_hash, snapshot, name, entrant, researcher, at_us, state"

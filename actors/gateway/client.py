@@ -25,8 +25,8 @@ class GatewayClient:
 
         `key` is the idempotency key, such as `03-evolution/17/model/0`: it gives the first answer again, whatever the
         request, and is never paid twice; another caller's key is a `bad_request`. `request` is the JSON body of a
-        Messages call without `stream`; `betas` in it names beta features. Raises `RefusedError` with a `Refusal` as
-        reason; a key that was refused may be asked again, except for `lost` and `not_recorded`.
+        Messages call without `stream`; `betas` in it names beta features. Raises `RefusedError`; a key that
+        was refused may be asked again, except for `lost` and `not_recorded`.
         """
         return await self._actor.call("call", key, researcher, request)  # type: ignore[no-any-return]
 

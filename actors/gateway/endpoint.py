@@ -24,6 +24,7 @@ from actors.gateway.request import Body
 from actors.gateway.retry import AttemptFailedError, Failure
 from actors.gateway.transport import Begun
 from cluster.config import Brain, Gateway
+from cluster.errors import Reason
 
 VENDOR_URL = "https://api.anthropic.com"
 MESSAGES = "/v1/messages?beta=true"
@@ -68,7 +69,7 @@ class Endpoint:
         try:
             async with asyncio.timeout(self._seconds):
                 await self._stream(body, answer, begun)
-            failure = None if answer.complete else Failure("unavailable", "the stream broke off", True, True)
+            failure = None if answer.complete else Failure(Reason.UNAVAILABLE, "the stream broke off", True, True)
         except self._sdk.APIStatusError as error:
             failure = of_status(error.status_code, error.body, error.response.headers, answer.message is not None)
         except (self._sdk.APIConnectionError, self._http.HTTPError) as error:
@@ -76,9 +77,9 @@ class Endpoint:
             unsent = (self._http.ConnectError, self._http.ConnectTimeout, self._http.PoolTimeout)
             failure = of_connection(type(cause).__name__, billed=not isinstance(cause, unsent))
         except TimeoutError:
-            failure = Failure("unavailable", f"no answer within {self._seconds:g} s", again=True, billed=True)
+            failure = Failure(Reason.UNAVAILABLE, f"no answer within {self._seconds:g} s", again=True, billed=True)
         except (ValueError, KeyError, TypeError, self._sdk.AnthropicError) as error:
-            failure = Failure("unavailable", f"the stream cannot be read: {type(error).__name__}", True, True)
+            failure = Failure(Reason.UNAVAILABLE, f"the stream cannot be read: {type(error).__name__}", True, True)
         if failure is not None:
             self._refused = self._refused or failure.reason == "bad_key"
             raise AttemptFailedError(_scrubbed(failure, secret))
@@ -112,7 +113,7 @@ class Endpoint:
         try:
             self._secret = self._read_key()
         except KeyFileError as error:
-            raise AttemptFailedError(Failure("bad_key", str(error))) from error
+            raise AttemptFailedError(Failure(Reason.BAD_KEY, str(error))) from error
         self._refused = False
         if self._bearer:
             self._client.auth_token = self._secret or NO_KEY

@@ -8,24 +8,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from actors.gateway.api import Refusal
 from actors.gateway.retry import Failure
+from cluster.errors import Reason
 
 MOST_TEXT = 500
 _AGAIN = frozenset({408, 409, 425, 429, 499, 500, 502, 503, 504, 529})
-_OF_STATUS: dict[int, Refusal] = {
-    401: "bad_key",
-    402: "no_credit",
-    403: "bad_key",
-    404: "unknown_model",
-    413: "too_large",
+_OF_STATUS: dict[int, Reason] = {
+    401: Reason.BAD_KEY,
+    402: Reason.NO_CREDIT,
+    403: Reason.BAD_KEY,
+    404: Reason.UNKNOWN_MODEL,
+    413: Reason.TOO_LARGE,
 }
-_OF_TYPE: dict[str, Refusal] = {
-    "authentication_error": "bad_key",
-    "permission_error": "bad_key",
-    "billing_error": "no_credit",
-    "not_found_error": "unknown_model",
-    "request_too_large": "too_large",
+_OF_TYPE: dict[str, Reason] = {
+    "authentication_error": Reason.BAD_KEY,
+    "permission_error": Reason.BAD_KEY,
+    "billing_error": Reason.NO_CREDIT,
+    "not_found_error": Reason.UNKNOWN_MODEL,
+    "request_too_large": Reason.TOO_LARGE,
 }
 _AGAIN_TYPES = frozenset({"rate_limit_error", "overloaded_error", "api_error", "timeout_error"})
 _THROTTLES = frozenset({"rate_limit_error", "overloaded_error"})
@@ -38,31 +38,33 @@ def of_status(status: int, body: object, headers: Mapping[str, str], begun: bool
     if 300 <= status < 400:
         to = headers.get("location", "nowhere").partition("?")[0][:MOST_TEXT]
         return Failure(
-            "unavailable", f"{status}: the endpoint redirects to {to}, where no key is sent; see brain.base_url"
+            Reason.UNAVAILABLE, f"{status}: the endpoint redirects to {to}, where no key is sent; see brain.base_url"
         )
     kind, text = _error_of(body)
     message = f"{status if not begun else 'in the stream'} {kind}: {text}"[:MOST_TEXT]
     if begun:
-        return Failure("unavailable", message, again=True, billed=True, throttled=kind in _THROTTLES)
+        return Failure(Reason.UNAVAILABLE, message, again=True, billed=True, throttled=kind in _THROTTLES)
     again = status in _AGAIN or status >= 500 or (status < 400 and kind in _AGAIN_TYPES)
     if again:
         throttled = status in (429, 529) or kind in _THROTTLES
-        return Failure("unavailable", message, again=True, throttled=throttled, retry_after_s=_retry_after(headers))
+        return Failure(
+            Reason.UNAVAILABLE, message, again=True, throttled=throttled, retry_after_s=_retry_after(headers)
+        )
     return Failure(_reason(status, kind, text), message)
 
 
 def of_connection(cause: str, billed: bool) -> Failure:
     """The failure of a connection; `billed` when the request may have arrived."""
-    return Failure("unavailable", f"the connection to the endpoint failed: {cause}", again=True, billed=billed)
+    return Failure(Reason.UNAVAILABLE, f"the connection to the endpoint failed: {cause}", again=True, billed=billed)
 
 
-def _reason(status: int, kind: str, text: str) -> Refusal:
+def _reason(status: int, kind: str, text: str) -> Reason:
     words = text.lower()
     if any(phrase in words for phrase in _NO_CREDIT):
-        return "no_credit"
+        return Reason.NO_CREDIT
     if status in (400, 413, 422) and any(phrase in words for phrase in _TOO_LONG):
-        return "context_too_long"
-    return _OF_STATUS.get(status) or _OF_TYPE.get(kind) or "bad_request"
+        return Reason.CONTEXT_TOO_LONG
+    return _OF_STATUS.get(status) or _OF_TYPE.get(kind) or Reason.BAD_REQUEST
 
 
 def _error_of(body: object) -> tuple[str, str]:

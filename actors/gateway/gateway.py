@@ -43,7 +43,7 @@ from actors.gateway.transport import Transport
 from actors.gateway.turnstile import Turnstile
 from actors.scheduler.client import SchedulerClient
 from cluster.config import CampaignConfig
-from cluster.errors import AarError, RefusedError
+from cluster.errors import AarError, Reason, RefusedError
 from cluster.observing import Sink
 from cluster.storage import StorageError
 from cluster.store import Store
@@ -89,12 +89,12 @@ class Gateway:
     async def call(self, key: str, researcher: str, request: dict[str, Any]) -> ModelAnswer:
         """As `GatewayClient.call`."""
         if not isinstance(key, str) or not 0 < len(key) <= MOST_KEY:
-            raise RefusedError("bad_request", f"key: expected 1 to {MOST_KEY} characters", {"field": "key"})
+            raise RefusedError(Reason.BAD_REQUEST, f"key: expected 1 to {MOST_KEY} characters", {"field": "key"})
         if self._untidy or self._tidying.locked():
             await self.tidy()
         asker, task = self._calls.get(key, (self.book.asker(key) or researcher, None))
         if asker != researcher:
-            raise RefusedError("bad_request", f"key: {key!r} is another caller's", {"field": "key"})
+            raise RefusedError(Reason.BAD_REQUEST, f"key: {key!r} is another caller's", {"field": "key"})
         if task is None:
             task = asyncio.create_task(self._call(key, researcher, request))
             self._calls[key] = (researcher, task)
@@ -142,7 +142,7 @@ class Gateway:
         message = self._known(key)
         if message is None:
             if self._closed:
-                raise RefusedError("unavailable", "the gateway is closing")
+                raise RefusedError(Reason.UNAVAILABLE, "the gateway is closing")
             try:
                 message = await self._obtain(key, researcher, request)
             except RefusedError as error:
@@ -154,7 +154,7 @@ class Gateway:
         try:
             return self.book.answer(key)
         except RecordError as error:
-            raise RefusedError("unavailable", str(error)) from error
+            raise RefusedError(Reason.UNAVAILABLE, str(error)) from error
 
     async def _obtain(self, key: str, researcher: str, request: dict[str, Any]) -> dict[str, Any]:
         """The answer's message, after as many attempts as it takes, and as may be made."""
@@ -163,7 +163,7 @@ class Gateway:
         if tariff is None:
             known = ", ".join(sorted(self._tariffs))
             detail = {"model": body.model}
-            raise RefusedError("unknown_model", f"{body.model!r} has no price; priced are: {known}", detail)
+            raise RefusedError(Reason.UNKNOWN_MODEL, f"{body.model!r} has no price; priced are: {known}", detail)
         self._bound_losses(key)
         attempt: Attempt | None = None
         try:
@@ -199,7 +199,7 @@ class Gateway:
             text = (
                 f"{lost} answers to {key} cost {charged} micro-dollars and were lost on the way; no more are asked for"
             )
-            raise RefusedError("lost", f"{text}{why}", {"lost": lost, "charged": charged})
+            raise RefusedError(Reason.LOST, f"{text}{why}", {"lost": lost, "charged": charged})
 
     def _chance(self, key: str, tries: int) -> random.Random:
         return random.Random(f"{self._seed}/{key}/{tries}")

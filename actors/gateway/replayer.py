@@ -21,6 +21,7 @@ from actors.gateway.retry import AttemptFailedError, Failure
 from actors.gateway.transport import Begun
 from cluster.config import CampaignConfig, ConfigError, load_stored
 from cluster.config.prices import FREE, Price
+from cluster.errors import Reason
 from cluster.names import RunPaths
 from cluster.store import open_readonly
 
@@ -39,9 +40,9 @@ class Replayer:
         try:
             known, message = recorder.names(self._db, key), recorder.load_message(self._db, key)
         except (RecordError, sqlite3.DatabaseError) as error:
-            raise AttemptFailedError(Failure("unavailable", f"the recording cannot be read: {error}")) from error
+            raise AttemptFailedError(Failure(Reason.UNAVAILABLE, f"the recording cannot be read: {error}")) from error
         if known is None or message is None:
-            raise AttemptFailedError(Failure("not_recorded", f"the recording holds no answer to {key}"))
+            raise AttemptFailedError(Failure(Reason.NOT_RECORDED, f"the recording holds no answer to {key}"))
         if known[0] == parts.request:
             self.exact += 1
         else:

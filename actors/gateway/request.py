@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.errors import RefusedError
+from cluster.errors import Reason, RefusedError
 
 FIELDS = frozenset({
     "model", "max_tokens", "system", "messages", "tools", "tool_choice", "thinking", "context_management", "betas",
@@ -90,7 +90,7 @@ def check_size(size: int) -> None:
     """Refuse a body of so many bytes when the endpoint does. Raises `RefusedError` "too_large"."""
     if size > MOST_BYTES:
         detail = {"bytes": size, "most": MOST_BYTES}
-        raise RefusedError("too_large", f"the request has {size} bytes, the endpoint takes {MOST_BYTES}", detail)
+        raise RefusedError(Reason.TOO_LARGE, f"the request has {size} bytes, the endpoint takes {MOST_BYTES}", detail)
 
 
 def _check_shape(request: dict[str, Any]) -> None:
@@ -106,7 +106,7 @@ def _check_shape(request: dict[str, Any]) -> None:
 
 def bad(field: str, expected: str) -> RefusedError:
     """A refusal of what stands in a field."""
-    return RefusedError("bad_request", f"{field}: {expected}", {"field": field})
+    return RefusedError(Reason.BAD_REQUEST, f"{field}: {expected}", {"field": field})
 
 
 def _blocks(messages: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -6,9 +6,8 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-from actors.gateway.api import Refusal
 from cluster.config import Gateway
-from cluster.errors import AarError
+from cluster.errors import AarError, Reason
 
 FIRST_WAIT_S = 1.0
 GROWTH = 2.0
@@ -25,7 +24,7 @@ class Failure:
     calls from everybody. `detail` goes to the caller with the refusal.
     """
 
-    reason: Refusal
+    reason: Reason
     message: str
     again: bool = False
     billed: bool = False

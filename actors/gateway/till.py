@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from actors.gateway.book import Attempt, Book
 from actors.scheduler.client import SchedulerClient
-from cluster.errors import RefusedError
+from cluster.errors import Reason, RefusedError
 from cluster.money import Amounts
 from cluster.names import CAMPAIGN, tokens_account
 
@@ -28,7 +28,7 @@ class Till:
             await self._ledger.reserve(attempt.reservation, account, Amounts(usd=attempt.reserved), note, "gateway")
         except RefusedError as error:
             self._book.close(attempt)
-            if error.reason != "over_budget":
+            if error.reason is not Reason.OVER_BUDGET:
                 raise
             kept = {name: error.detail[name] for name in ("account", "dimension", "left")}
             detail = {**kept, "asked": attempt.reserved}
@@ -36,7 +36,7 @@ class Till:
                 f"the call may cost up to {detail['asked']} micro-dollars, "
                 f"{detail['left']} are left on {detail['account']}; a shorter history or fewer max_tokens cost less"
             )
-            raise RefusedError("over_budget", text, detail) from None
+            raise RefusedError(Reason.OVER_BUDGET, text, detail, error.exceeded) from None
 
     async def settle(self, attempt: Attempt) -> None:
         """Charge what is due and free the rest."""
@@ -67,6 +67,6 @@ class Till:
         try:
             await self._ledger.release(attempt.reservation, why[:400])
         except RefusedError as error:
-            if error.reason != "unknown_reservation":
+            if error.reason is not Reason.UNKNOWN_RESERVATION:
                 raise
         self._book.close(attempt)

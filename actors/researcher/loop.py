@@ -31,7 +31,7 @@ from actors.researcher.tools import ToolBox, wait_for_news
 from actors.researcher.transcript import OpenTurn, Pending, Transcript
 from actors.researcher.types import FINISH, Decision, Observation, Seen, ToolCall, ToolResult
 from cluster.clock import StopWatchClock
-from cluster.errors import AarError, RefusedError
+from cluster.errors import AarError, Reason, RefusedError
 from cluster.storage import StorageError
 from forum_actor.posts import MAX_BODY, fitting
 
@@ -227,7 +227,7 @@ class Researcher:
                 await self._ctx.forum.post(key, self._profile.researcher, draft)
             except self._failures as error:
                 # A turn that pauses once more, for another reason, has told the forum already.
-                if not (isinstance(error, RefusedError) and error.reason == "key_reused"):
+                if not (isinstance(error, RefusedError) and error.reason is Reason.KEY_REUSED):
                     log.warning("%s: the forum did not take the news of a pause: %s", self._profile.researcher, error)
         await wait_for_news(self._ctx, stall.seconds, "any")
         self._paused = False

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from cluster.errors import RefusedError
+from cluster.errors import Reason, RefusedError
 from cluster.file_kind import why_not_text
 from cluster.objects import ObjectError, safe_relative
 from cluster.sandbox.errors import ReadbackError
@@ -51,8 +51,13 @@ class Workspace:
         try:
             return readback(self.root, name, max_bytes)
         except ReadbackError as error:
-            reasons = {"missing": "not_found", "name": "bad_path", "symlink": "bad_path", "too_large": "too_large"}
-            raise RefusedError(reasons.get(error.reason, "bad_file"), str(error)) from error
+            reasons = {
+                "missing": Reason.NOT_FOUND,
+                "name": Reason.BAD_PATH,
+                "symlink": Reason.BAD_PATH,
+                "too_large": Reason.TOO_LARGE,
+            }
+            raise RefusedError(reasons.get(error.reason, Reason.BAD_FILE), str(error)) from error
 
     def read_text(self, path: str, max_bytes: int = MAX_FILE_BYTES) -> str:
         """The content of a UTF-8 file. Raises `RefusedError` (also `not_text`)."""
@@ -60,7 +65,7 @@ class Workspace:
         try:
             return data.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise RefusedError("not_text", f"{path!r} is {why_not_text(data, error)}") from error
+            raise RefusedError(Reason.NOT_TEXT, f"{path!r} is {why_not_text(data, error)}") from error
 
     def is_folder(self, path: str) -> bool:
         """Whether a path is a folder, reached without a link. Raises `RefusedError` (`bad_path`)."""
@@ -99,13 +104,13 @@ class Workspace:
         name = _checked(path)
         data = _encode(path, text)
         if len(data) > MAX_FILE_BYTES:
-            raise RefusedError("too_large", f"{path!r}: {len(data)} bytes, at most {MAX_FILE_BYTES} are allowed")
+            raise RefusedError(Reason.TOO_LARGE, f"{path!r}: {len(data)} bytes, at most {MAX_FILE_BYTES} are allowed")
         if name.split("/")[0] == FORUM_FOLDER:
-            raise RefusedError("read_only", f"{FORUM_FOLDER}/ shows the forum and is read-only; use forum_post")
+            raise RefusedError(Reason.READ_ONLY, f"{FORUM_FOLDER}/ shows the forum and is read-only; use forum_post")
         try:
             self._write(name, data)
         except OSError as error:
-            raise RefusedError("bad_path", f"{path!r} cannot be written: {error.strerror}") from error
+            raise RefusedError(Reason.BAD_PATH, f"{path!r} cannot be written: {error.strerror}") from error
         return len(data)
 
     def listing(self, folder: str = "", most: int = MAX_LISTED) -> list[dict[str, object]]:
@@ -151,14 +156,14 @@ def _checked(path: str) -> str:
     try:
         return str(safe_relative(path.removeprefix("/ws/")))
     except ObjectError as error:
-        raise RefusedError("bad_path", f"{error}; give a path inside the workspace") from error
+        raise RefusedError(Reason.BAD_PATH, f"{error}; give a path inside the workspace") from error
 
 
 def _encode(path: str, text: str) -> bytes:
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise RefusedError("not_text", f"{path!r}: the content is not valid Unicode text") from error
+        raise RefusedError(Reason.NOT_TEXT, f"{path!r}: the content is not valid Unicode text") from error
 
 
 @contextlib.contextmanager

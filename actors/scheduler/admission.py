@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from actors.scheduler.policy import WHOLE
-from cluster.errors import RefusedError
+from cluster.errors import LimitExceeded, Reason, RefusedError
 from cluster.money import Amounts, gpu_cost
 from cluster.wire import MAX_FRAME, WireError, pack, unpack
 from gpu_pool.leases import LeaseKind, LeaseRequest
@@ -67,7 +67,8 @@ def check_request(request: LeaseRequest, usd_per_gpu_hour: int, most_memory: int
     if most_memory is not None and request.memory_bytes > most_memory:
         detail = {"asked": request.memory_bytes, "largest_slot": most_memory}
         text = f"memory_bytes: {request.memory_bytes} is more than a slot gives one lease ({most_memory})"
-        raise RefusedError("larger_than_any_slot", text, detail)
+        exceeded = LimitExceeded("memory_bytes", request.account, most_memory, request.memory_bytes, "scheduler")
+        raise RefusedError(Reason.LARGER_THAN_ANY_SLOT, text, detail, exceeded)
     _check_steps(request)
     try:
         packed = pack(request.to_dict())
@@ -82,7 +83,7 @@ def check_request(request: LeaseRequest, usd_per_gpu_hour: int, most_memory: int
 def _malformed(field: str, value: Any, expected: str) -> RefusedError:
     shown = repr(value)[:80]
     detail = {"field": field, "value": shown, "expected": expected}
-    return RefusedError("malformed", f"{field}: {shown} is not valid; expected {expected}", detail)
+    return RefusedError(Reason.MALFORMED, f"{field}: {shown} is not valid; expected {expected}", detail)
 
 
 def _check_texts(request: LeaseRequest) -> None:
@@ -109,7 +110,9 @@ def _thousandths(gpus: Any) -> int:
     if number > 1:
         detail = {"asked": number, "largest_slot": 1, "smallest": MIN_THOUSANDTHS / WHOLE}
         text = f"gpus: {number} is larger than any slot; a lease is a fraction of one GPU, at most 1"
-        raise RefusedError("larger_than_any_slot", text, detail)
+        raise RefusedError(
+            Reason.LARGER_THAN_ANY_SLOT, text, detail, LimitExceeded("gpus", "a slot", 1, number, "scheduler")
+        )
     thousandths = round(number * WHOLE)
     if thousandths < MIN_THOUSANDTHS:
         raise _malformed("gpus", gpus, f"a fraction from {MIN_THOUSANDTHS / WHOLE} to 1")

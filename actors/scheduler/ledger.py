@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cluster.clock import now_us
-from cluster.errors import RefusedError
+from cluster.errors import LimitExceeded, Reason, RefusedError
 from cluster.journal import Journal
 from cluster.money import DIMENSIONS, Amounts, Balance, Caps
 from cluster.store import Store
@@ -107,7 +107,7 @@ class Ledger:
         old_caps = {row["dimension"]: row["cap"] for row in _balance_rows(db, account)}
         if old_parent != parent or old_caps != caps.to_dict():
             detail = {"account": account, "parent": old_parent, "caps": old_caps}
-            raise RefusedError("account_differs", f"account {account} is open with another parent or caps", detail)
+            raise RefusedError(Reason.ACCOUNT_DIFFERS, f"account {account} is open with another parent or caps", detail)
 
     @staticmethod
     def _exists(db: sqlite3.Connection, account: str) -> bool:
@@ -171,7 +171,9 @@ class Ledger:
                     raise _reused(known)
                 return known.charged
             if known.state == "released":
-                raise RefusedError("not_held", f"reservation {key} was released", {"key": key, "state": known.state})
+                raise RefusedError(
+                    Reason.NOT_HELD, f"reservation {key} was released", {"key": key, "state": known.state}
+                )
             charged = actual.capped_by(known.amounts)
             self._end(db, known, "settled", charged)
             payload = {"key": key, "account": known.account, "amounts": charged.to_dict(), "note": note}
@@ -192,7 +194,9 @@ class Ledger:
             if known.state == "released":
                 return known.amounts
             if known.state == "settled":
-                raise RefusedError("not_held", f"reservation {key} was settled", {"key": key, "state": known.state})
+                raise RefusedError(
+                    Reason.NOT_HELD, f"reservation {key} was settled", {"key": key, "state": known.state}
+                )
             self._end(db, known, "released", Amounts())
             payload = {"key": key, "account": known.account, "amounts": known.amounts.to_dict(), "note": note}
             self._journal.append("released", payload)
@@ -233,7 +237,7 @@ class Ledger:
     def release_holder(self, holder: str, note: str = "its holder died") -> list[str]:
         """Release everything that a dead holder still holds; the keys. A second call finds nothing."""
         if not holder:
-            raise RefusedError("malformed", "holder: expected a name, found an empty text", {"field": "holder"})
+            raise RefusedError(Reason.MALFORMED, "holder: expected a name, found an empty text", {"field": "holder"})
         with self._store.transaction() as db:
             query = "SELECT key FROM reservations WHERE holder = ? AND state = 'held' ORDER BY key"
             keys = [str(row["key"]) for row in db.execute(query, (holder,)).fetchall()]
@@ -258,7 +262,7 @@ class Ledger:
     def _known(self, key: str) -> Reservation:
         known = self.reservation(key)
         if known is None:
-            raise RefusedError("unknown_reservation", f"no reservation {key!r}", {"key": key})
+            raise RefusedError(Reason.UNKNOWN_RESERVATION, f"no reservation {key!r}", {"key": key})
         return known
 
     def balance(self, account: str) -> Balance:
@@ -327,7 +331,8 @@ def _check_room(db: sqlite3.Connection, account: str, asked: Amounts) -> None:
                 "asked": want,
             }
             text = f"account {account}: {row['dimension']} asked {want}, left {cap - used} of cap {cap}"
-            raise RefusedError("over_budget", text, detail)
+            exceeded = LimitExceeded(row["dimension"], account, cap, used + want, "ledger")
+            raise RefusedError(Reason.OVER_BUDGET, text, detail, exceeded)
 
 
 def _shift(db: sqlite3.Connection, account: str, *, spent: Amounts, reserved: Amounts) -> None:
@@ -343,31 +348,31 @@ def _shift(db: sqlite3.Connection, account: str, *, spent: Amounts, reserved: Am
 def _check_opening(account: str, caps: Caps) -> None:
     if len(account) > 200 or not _NAME.fullmatch(account):
         message = f"account: {account!r} is not a path of letters, digits, dots, dashes and underscores"
-        raise RefusedError("malformed", message, {"field": "account", "value": account})
+        raise RefusedError(Reason.MALFORMED, message, {"field": "account", "value": account})
     for dimension, cap in caps.to_dict().items():
         if cap is not None and not 0 <= cap <= UNCAPPED_LIMIT:
             message = f"caps.{dimension}: {cap} is not between 0 and {UNCAPPED_LIMIT}"
-            raise RefusedError("malformed", message, {"field": f"caps.{dimension}", "value": str(cap)})
+            raise RefusedError(Reason.MALFORMED, message, {"field": f"caps.{dimension}", "value": str(cap)})
 
 
 def _check_amounts(amounts: Amounts) -> None:
     for dimension, value in amounts.to_dict().items():
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_AMOUNT:
             message = f"{dimension}: {value!r} is not an integer from 0 to {MAX_AMOUNT}"
-            raise RefusedError("malformed", message, {"field": dimension, "value": str(value)})
+            raise RefusedError(Reason.MALFORMED, message, {"field": dimension, "value": str(value)})
 
 
 def _check_text(**texts: str) -> None:
     for field, text in texts.items():
         if len(text) > _MAX_TEXT or (field == "key" and not text):
             message = f"{field}: expected 1 to {_MAX_TEXT} characters, found {len(text)}"
-            raise RefusedError("malformed", message, {"field": field, "length": len(text)})
+            raise RefusedError(Reason.MALFORMED, message, {"field": field, "length": len(text)})
 
 
 def _unknown(account: str) -> RefusedError:
-    return RefusedError("unknown_account", f"no account {account!r}", {"account": account})
+    return RefusedError(Reason.UNKNOWN_ACCOUNT, f"no account {account!r}", {"account": account})
 
 
 def _reused(known: Reservation) -> RefusedError:
     detail = {"key": known.key, "account": known.account, "amounts": known.amounts.to_dict(), "state": known.state}
-    return RefusedError("key_reused", f"key {known.key!r} already stands for another reservation", detail)
+    return RefusedError(Reason.KEY_REUSED, f"key {known.key!r} already stands for another reservation", detail)

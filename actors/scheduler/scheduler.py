@@ -28,7 +28,7 @@ from actors.scheduler.ledger import Ledger
 from actors.scheduler.policy import WHOLE, PolicyConfig, SlotState, choose
 from actors.scheduler.report import describe
 from actors.scheduler.slots import SlotCalls
-from cluster.errors import RefusedError
+from cluster.errors import LimitExceeded, Reason, RefusedError
 from cluster.journal import Journal
 from cluster.money import Amounts, Balance, Caps
 from cluster.objects import sha256_hex
@@ -133,7 +133,7 @@ class Scheduler:
         demand = check_request(request, self._config.usd_per_gpu_hour, self._config.most_memory)
         if not same_request(pack(self.book.request(known.request_id).to_dict()), demand.packed):
             detail = {"key": request.key, "account": known.account}
-            raise RefusedError("key_reused", f"key {request.key!r} belongs to another request", detail)
+            raise RefusedError(Reason.KEY_REUSED, f"key {request.key!r} belongs to another request", detail)
         return known
 
     def _admit(self, request: LeaseRequest) -> Entry:
@@ -142,7 +142,9 @@ class Scheduler:
         waiting, limit = self.book.count_queued(holder_of(request.account)), self._config.queue_limit
         if waiting >= limit:
             detail = {"waiting": waiting, "limit": limit}
-            raise RefusedError("queue_full", f"{waiting} requests of {request.account} wait already", detail)
+            exceeded = LimitExceeded("requests", request.account, limit, waiting + 1, "scheduler")
+            text = f"{waiting} requests of {request.account} wait already"
+            raise RefusedError(Reason.QUEUE_FULL, text, detail, exceeded)
         with self.store.transaction():
             entry = self.book.add(request, demand, price)
             note = f"{request.kind} {request.label}"
@@ -156,7 +158,7 @@ class Scheduler:
         """The result of a request, or `None` when it has not ended in time. Raises `RefusedError` "unknown_request"."""
         entry = self.book.find(request_id)
         if entry is None:
-            raise RefusedError("unknown_request", f"no request {request_id!r}", {"request_id": request_id})
+            raise RefusedError(Reason.UNKNOWN_REQUEST, f"no request {request_id!r}", {"request_id": request_id})
         if entry.live:
             event = self._ended.setdefault(request_id, asyncio.Event())
             try:
@@ -179,7 +181,7 @@ class Scheduler:
         """
         entry = self.book.by_key(key)
         if entry is None:
-            raise RefusedError("unknown_request", f"no request with key {key!r}", {"key": key})
+            raise RefusedError(Reason.UNKNOWN_REQUEST, f"no request with key {key!r}", {"key": key})
         if entry.state == "queued":
             entry = self._end(entry, unused_result(entry, "cancelled", None), free=True)
             self.grant_leases()
@@ -334,7 +336,7 @@ class Scheduler:
             asked = {"account": account, "parent": parent, "caps": caps.to_dict()}
             opened = self.store.once(f"open/{key}", lambda _: self._open(account, parent, caps), asked=asked)
             if opened != account:  # of a store that did not keep what was asked
-                raise RefusedError("key_reused", f"key {key!r} opened account {opened}", {"account": opened})
+                raise RefusedError(Reason.KEY_REUSED, f"key {key!r} opened account {opened}", {"account": opened})
         return self.ledger.balance(account)
 
     def _open(self, account: str, parent: str | None, caps: Caps) -> str:

@@ -23,7 +23,7 @@ from typing import Any
 
 from actors.scheduler.client import SchedulerClient
 from cluster.config import CampaignConfig
-from cluster.errors import RefusedError
+from cluster.errors import Reason, RefusedError
 from cluster.money import Caps
 from cluster.names import CAMPAIGN, SERVING_ACCOUNT
 from gpu_pool.client import SlotClient
@@ -81,14 +81,14 @@ class ServeDesk:
                 return state
             if time.monotonic() > deadline:
                 stands = "waits for a free slot" if state is None else f"is {state.phase.value} ({state.fault})"
-                raise RefusedError("unavailable", f"the model server {stands} after {patience:g} s")
+                raise RefusedError(Reason.UNAVAILABLE, f"the model server {stands} after {patience:g} s")
             await asyncio.sleep(self._poll_s)
 
     async def _look(self) -> ServerState | None:
         """The server's state, after starting a lease when there is none; `None` while it waits for a slot."""
         if self._lease is None:
             if time.monotonic() < self._rest_until:
-                raise RefusedError("unavailable", f"the model server failed and rests: {self._fault}")
+                raise RefusedError(Reason.UNAVAILABLE, f"the model server failed and rests: {self._fault}")
             self._lease = await self._begin()
         lease = self._lease
         if time.monotonic() - lease.seen < self._poll_s:
@@ -137,7 +137,7 @@ class ServeDesk:
         self._failures += 1
         self._fault = broken[0]
         self._rest_until = time.monotonic() + self._rest_s * min(self._failures, _LONGEST_REST)
-        raise RefusedError("unavailable", f"the model server failed: {self._fault}", {"fault": self._fault})
+        raise RefusedError(Reason.UNAVAILABLE, f"the model server failed: {self._fault}", {"fault": self._fault})
 
     async def close(self) -> None:
         """End the campaign's server, if there is one, whoever had it started; an ask after this starts another."""

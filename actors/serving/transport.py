@@ -12,7 +12,7 @@ from actors.gateway.retry import AttemptFailedError, Failure
 from actors.gateway.transport import Begun
 from actors.serving.desk import ServeDesk
 from cluster.config import CampaignConfig
-from cluster.errors import AarError, RefusedError
+from cluster.errors import AarError, Reason, RefusedError
 from gpu_pool.serving.state import ServerState
 
 
@@ -31,11 +31,11 @@ class Served:
         try:
             server = await self._desk.ready()
         except RefusedError as refused:
-            if refused.reason == "over_budget":
-                raise AttemptFailedError(Failure("over_budget", refused.message, detail=refused.detail)) from None
-            raise AttemptFailedError(Failure("unavailable", refused.message, again=True)) from None
+            if refused.reason is Reason.OVER_BUDGET:
+                raise AttemptFailedError(Failure(Reason.OVER_BUDGET, refused.message, detail=refused.detail)) from None
+            raise AttemptFailedError(Failure(Reason.UNAVAILABLE, refused.message, again=True)) from None
         except AarError as error:  # an office does not answer
-            raise AttemptFailedError(Failure("unavailable", str(error), again=True)) from error
+            raise AttemptFailedError(Failure(Reason.UNAVAILABLE, str(error), again=True)) from error
         return await self._client_of(server).send(key, body, parts, begun)
 
     def _client_of(self, server: ServerState) -> Endpoint:

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from actors.researcher.tools.base import Args, Context, Tool
 from actors.researcher.tools.files import check_room
-from cluster.errors import RefusedError
+from cluster.errors import Reason, RefusedError
 from cluster.text import lines, lines_with_ends
 
 ROOTS = (".", "", "/", "/ws", "/ws/")
@@ -102,12 +102,14 @@ def _view(ctx: Context, args: EditArgs) -> dict[str, Any]:
         return {"files": _listed(ctx, args.path)}
     if PurePosixPath(args.path).suffix.lower() in IMAGES:
         words = "pictures are not shown, because their cost cannot be reserved; print the figures behind it instead"
-        raise RefusedError("image", f"{args.path}: {words}")
+        raise RefusedError(Reason.IMAGE, f"{args.path}: {words}")
     text = ctx.workspace.read_text(args.path)
     count = len(lines(text))
     first, last = args.view_range or (1, -1)
     if not 1 <= first <= max(1, count) or (last != -1 and last < first):
-        raise RefusedError("bad_range", f"{args.path} has {count} lines; view_range {first} to {last} is none of them")
+        raise RefusedError(
+            Reason.BAD_RANGE, f"{args.path} has {count} lines; view_range {first} to {last} is none of them"
+        )
     return {"lines": count, "text": _numbered(text, first, count if last == -1 else last)}
 
 
@@ -122,10 +124,12 @@ def _replaced(old: str, args: EditArgs) -> tuple[str, int]:
     wanted = args.old_str or ""
     count = old.count(wanted) if wanted else 0
     if count == 0:
-        raise RefusedError("no_match", f"old_str does not stand in {args.path}, white space and line ends included")
+        raise RefusedError(
+            Reason.NO_MATCH, f"old_str does not stand in {args.path}, white space and line ends included"
+        )
     if count > 1:
         raise RefusedError(
-            "ambiguous",
+            Reason.AMBIGUOUS,
             f"old_str stands {count} times in {args.path}: give more of its surroundings",
             {"lines": list(islice(_lines_of(old, wanted), MAX_MATCHES))},
         )
@@ -150,7 +154,7 @@ def _inserted(old: str, args: EditArgs) -> tuple[str, int]:
     there = lines_with_ends(old)
     at = args.insert_line or 0
     if at > len(there):
-        raise RefusedError("bad_range", f"{args.path} has {len(there)} lines; nothing can follow line {at}")
+        raise RefusedError(Reason.BAD_RANGE, f"{args.path} has {len(there)} lines; nothing can follow line {at}")
     if at and not there[at - 1].endswith("\n"):
         there[at - 1] += "\n"
     text = args.insert_text or ""

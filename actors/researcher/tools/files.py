@@ -8,7 +8,7 @@ from pydantic import Field
 
 from actors.researcher.tools.base import Args, Context, Tool
 from actors.researcher.workspace import QUOTA_BYTES, Workspace
-from cluster.errors import RefusedError
+from cluster.errors import Reason, RefusedError
 
 MAX_READ_CHARS = 60_000
 
@@ -16,7 +16,9 @@ MAX_READ_CHARS = 60_000
 def check_room(workspace: Workspace) -> None:
     """Refuse (`workspace_full`) when the workspace is above its quota."""
     if workspace.used_bytes() > QUOTA_BYTES:
-        raise RefusedError("workspace_full", f"the workspace holds more than {QUOTA_BYTES} bytes; delete something")
+        raise RefusedError(
+            Reason.WORKSPACE_FULL, f"the workspace holds more than {QUOTA_BYTES} bytes; delete something"
+        )
 
 
 class WriteArgs(Args):

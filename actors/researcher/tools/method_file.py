@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 
 from actors.researcher.workspace import MAX_METHOD_BYTES, Workspace
-from cluster.errors import RefusedError
+from cluster.errors import Reason, RefusedError
 
 
 def read_method(workspace: Workspace, path: str) -> str:
@@ -21,9 +21,9 @@ def check_method(text: str, path: str) -> None:
         tree = ast.parse(text, filename=path)
     except SyntaxError as error:
         where = f"{path}:{error.lineno}" if error.lineno else path
-        raise RefusedError("syntax_error", f"{where}: {error.msg}", {"line": error.lineno or 0}) from error
+        raise RefusedError(Reason.SYNTAX_ERROR, f"{where}: {error.msg}", {"line": error.lineno or 0}) from error
     except (ValueError, RecursionError, MemoryError) as error:
-        raise RefusedError("syntax_error", f"{path}: cannot be parsed: {error}") from error
+        raise RefusedError(Reason.SYNTAX_ERROR, f"{path}: cannot be parsed: {error}") from error
     names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     if "train" not in names:
-        raise RefusedError("no_train", f"{path}: a method file defines `def train(run)` at its top level")
+        raise RefusedError(Reason.NO_TRAIN, f"{path}: a method file defines `def train(run)` at its top level")

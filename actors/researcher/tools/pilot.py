@@ -15,7 +15,7 @@ from actors.researcher.tools.base import Context, LongArgs, LongTool
 from actors.researcher.tools.measures import label_free
 from actors.researcher.tools.method_file import read_method
 from actors.researcher.tools.pilot_data import ITEMS, TENSORS, PilotData, prepare, vector
-from cluster.errors import RefusedError
+from cluster.errors import Reason, RefusedError
 from gpu_pool.leases import Job, LeaseRequest, LeaseResult, Step
 
 PROBS_BYTES = 8 << 20
@@ -79,7 +79,7 @@ def pilot_job(ctx: Context, data: PilotData, code: Path, seed: int, seconds: flo
     """The job: train, then predict the held-out items."""
     strong = ctx.task.get("strong_model")
     if not isinstance(strong, str):
-        raise RefusedError("no_task", "task.json names no strong_model")
+        raise RefusedError(Reason.NO_TASK, "task.json names no strong_model")
     train_seconds = seconds * (1 - PREDICT_SHARE)
     inputs = {ITEMS: str(data.train / ITEMS), "code": str(code), "strong": strong}
     inputs.update({name: str(data.train / name) for name in TENSORS})

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from cluster.errors import RefusedError
+from cluster.errors import Reason, RefusedError
 from cluster.trees import remove_tree
 
 TENSORS = ("weak.safetensors", "features.safetensors", "prior.safetensors")
@@ -52,7 +52,7 @@ def split(n: int, items: int, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDA
     """
     wanted = min(items, n * 4 // 5)
     if wanted < MIN_ITEMS or n - wanted < 1:
-        raise RefusedError("bad_arguments", f"a pilot needs at least {MIN_ITEMS} items, and the pool has {n}")
+        raise RefusedError(Reason.BAD_ARGUMENTS, f"a pilot needs at least {MIN_ITEMS} items, and the pool has {n}")
     order = np.random.default_rng(seed).permutation(n)
     return np.sort(order[:wanted]), np.sort(order[wanted : wanted + MAX_HELD])
 
@@ -78,7 +78,7 @@ def prepare(public: Path, private: Path, items: int, seed: int) -> PilotData:
                 _subset(public / file, part / file, chosen, len(pool))
         building.rename(target)
     except (OSError, SafetensorError) as error:
-        raise RefusedError("no_task", f"the public files of the task cannot be used: {error}") from error
+        raise RefusedError(Reason.NO_TASK, f"the public files of the task cannot be used: {error}") from error
     return data
 
 
@@ -92,5 +92,5 @@ def _subset(source: Path, target: Path, chosen: npt.NDArray[np.int64], n: int) -
     tensors = load_file(source)
     for name, tensor in tensors.items():
         if tensor.shape[:1] != (n,):
-            raise RefusedError("no_task", f"{source.name}: {name} has shape {tensor.shape}, expected ({n}, ...)")
+            raise RefusedError(Reason.NO_TASK, f"{source.name}: {name} has shape {tensor.shape}, expected ({n}, ...)")
     save_file({name: np.ascontiguousarray(tensor[chosen]) for name, tensor in tensors.items()}, target)

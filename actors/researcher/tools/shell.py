@@ -14,7 +14,7 @@ from pydantic import Field
 
 from actors.researcher.tools.base import Args, Context, Tool
 from actors.researcher.tools.files import check_room
-from cluster.errors import RefusedError
+from cluster.errors import Reason, RefusedError
 from cluster.sandbox import DEVNULL, MIB, Bind, Limits, Sandboxed, SandboxError, SandboxSpec, python_binds, spawn
 from gpu_pool.cache import NodeCache
 from gpu_pool.library import materialise
@@ -62,7 +62,7 @@ class Bash(Tool[BashArgs]):
         try:
             done = await asyncio.to_thread(_run, _spec(ctx, args.command, _folder(ctx)), args.seconds)
         except SandboxError as error:
-            raise RefusedError("no_sandbox", str(error)) from error
+            raise RefusedError(Reason.NO_SANDBOX, str(error)) from error
         return {**done, "cwd": _folder(ctx)}
 
 

@@ -28,7 +28,7 @@ from actors.evaluator.secret import Secret, write_private
 from actors.evaluator.truth import SPLITS, Vault
 from actors.scheduler.client import SchedulerClient
 from cluster.config import CampaignConfig, validate
-from cluster.errors import RefusedError
+from cluster.errors import Reason, RefusedError
 from cluster.journal import Journal
 from cluster.money import Amounts, Balance, Caps
 from cluster.names import RunPaths
@@ -147,7 +147,7 @@ class FakeScheduler:
         if key not in self.spent:
             used = sum(1 for owner, _ in self.spent.values() if owner == account)
             if used >= self.answer_cap.get(account, 1000):
-                raise RefusedError("over_budget", "no answers left", {"account": account})
+                raise RefusedError(Reason.OVER_BUDGET, "no answers left", {"account": account})
             self.spent[key] = (account, amounts)
         self.after("spend", key)
         return amounts

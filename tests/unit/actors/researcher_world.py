@@ -26,7 +26,7 @@ from actors.researcher.transcript import Transcript
 from actors.researcher.workspace import Workspace
 from actors.scheduler.client import SchedulerClient
 from cluster.config import CampaignConfig, load_config
-from cluster.errors import RefusedError
+from cluster.errors import Reason, RefusedError
 from cluster.journal import Journal
 from cluster.money import DIMENSIONS, Amounts, Balance, Caps
 from cluster.remote import Local
@@ -125,7 +125,7 @@ class Offices:
             cap = self.caps.get(dimension)
             if cap is not None and self.spent[dimension] + amount > cap:
                 detail = {"dimension": dimension, "account": account, "cap": cap, "asked": amount}
-                raise RefusedError("over_budget", f"no {dimension} left", detail)
+                raise RefusedError(Reason.OVER_BUDGET, f"no {dimension} left", detail)
         for dimension, amount in amounts.items():
             self.spent[dimension] += amount
 
@@ -190,12 +190,12 @@ class Offices:
 
     async def post(self, key: str, author: str, draft: dict[str, Any]) -> dict[str, Any]:
         if not self.forum_enabled:
-            raise RefusedError("forum_disabled", "no forum")
+            raise RefusedError(Reason.FORUM_DISABLED, "no forum")
 
         def act() -> dict[str, Any]:
             if draft["kind"] == "claim":
                 if self.held.get(draft["idea"], author) != author:
-                    raise RefusedError("claimed", "held by another")
+                    raise RefusedError(Reason.CLAIMED, "held by another")
                 self.held[draft["idea"]] = author
             return self.add_post(author, **draft)
 
@@ -238,7 +238,7 @@ class Offices:
 
     async def fetch_code(self, reader: str, sha: str) -> dict[str, str]:
         if sha not in self.trees:
-            raise RefusedError("unknown_snapshot", "no such snapshot")
+            raise RefusedError(Reason.UNKNOWN_SNAPSHOT, "no such snapshot")
         return self.trees[sha]
 
     async def lineage(self, sha: str) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import pytest
 
 from actors.researcher.brains.answers import Verdict, read
 from actors.researcher.brains.conversation import Conversation
-from cluster.errors import RefusedError
+from cluster.errors import Reason, RefusedError
 from gpu_pool.leases import LeaseRequest, LeaseResult
 from tests.fake_messages import replies
 from tests.fake_messages.cache import count
@@ -272,7 +272,7 @@ def test_the_same_calls_again_and_again_are_a_stall(tmp_path: Path, monkeypatch:
 
 
 def test_a_budget_that_ends_mid_thought_leaves_one_cheap_turn(tmp_path: Path) -> None:
-    over = RefusedError("over_budget", "no dollars left", {"account": "campaign/researcher/01-elicitation"})
+    over = RefusedError(Reason.OVER_BUDGET, "no dollars left", {"account": "campaign/researcher/01-elicitation"})
     post = tools(
         tool("forum_post", {"kind": "insight", "title": "what I know"}, "p"), tool("bash", {"command": "ls"}, "q")
     )
@@ -291,7 +291,7 @@ def test_a_budget_that_ends_mid_thought_leaves_one_cheap_turn(tmp_path: Path) ->
 
 
 def test_when_the_history_cannot_be_paid_either_the_notebook_speaks(tmp_path: Path) -> None:
-    over = RefusedError("over_budget", "no dollars left", {"account": "campaign/researcher/01-elicitation"})
+    over = RefusedError(Reason.OVER_BUDGET, "no dollars left", {"account": "campaign/researcher/01-elicitation"})
     note = tools(tool("write_file", {"path": "notebook.md", "content": "The prior is right."}, "n"))
     model = FakeModel(play(note, over, over, text("I found that the prior is right.")))
     one = world(tmp_path / "alone", model)
@@ -309,7 +309,7 @@ def test_when_the_history_cannot_be_paid_either_the_notebook_speaks(tmp_path: Pa
 
 
 def test_last_words_of_any_length_fit_a_post(tmp_path: Path) -> None:
-    over = RefusedError("over_budget", "no dollars left", {"account": "campaign/researcher/01-elicitation"})
+    over = RefusedError(Reason.OVER_BUDGET, "no dollars left", {"account": "campaign/researcher/01-elicitation"})
     note = tools(tool("write_file", {"path": "notebook.md", "content": "begin " + "long " * 2000 + "end"}, "n"))
     for folder, steps, edge in (("said", (text("begin " + "long " * 2000),), "begin"), ("kept", (over, over), "end")):
         one = world(tmp_path / folder, FakeModel(play(note, over, *steps)))
@@ -320,7 +320,7 @@ def test_last_words_of_any_length_fit_a_post(tmp_path: Path) -> None:
 
 def test_money_that_others_hold_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("actors.researcher.patience.BACKOFF_S", 0.0001)
-    held = RefusedError("over_budget", "held", {"account": "campaign", "left": 10, "asked": 20})
+    held = RefusedError(Reason.OVER_BUDGET, "held", {"account": "campaign", "left": 10, "asked": 20})
     model = FakeModel(play(held, held, tools(tool("budget", {}, "a"))))
     one = world(tmp_path, model)
     assert one.run()["ended"] == "the brain is done"
@@ -333,7 +333,7 @@ def test_what_only_a_person_or_time_can_repair_is_waited_for(
 ) -> None:
     monkeypatch.setattr("actors.researcher.patience.BACKOFF_S", 0.0001)
     monkeypatch.setattr("actors.researcher.patience.LONGEST_S", 0.001)
-    model = FakeModel(play(*[RefusedError(reason, "see to it")] * 12))
+    model = FakeModel(play(*[RefusedError(Reason(reason), "see to it")] * 12))
     one = world(tmp_path, model)
     summary, states = asyncio.run(watched(one.start()))
     assert summary["ended"] == "the brain is done"
@@ -345,12 +345,12 @@ def test_a_request_that_is_refused_for_good_ends_with_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("actors.researcher.patience.BACKOFF_S", 0.0001)
-    model = FakeModel(lambda request, number: RefusedError("bad_request", "tools.0: no"))
+    model = FakeModel(lambda request, number: RefusedError(Reason.BAD_REQUEST, "tools.0: no"))
     assert world(tmp_path, model).run()["ended"] == "the brain could not decide: tools.0: no"
 
 
 def test_an_endpoint_that_cannot_compact_is_not_asked_to_again(tmp_path: Path) -> None:
-    refusal = RefusedError("bad_request", "context_management: Extra inputs are not permitted")
+    refusal = RefusedError(Reason.BAD_REQUEST, "context_management: Extra inputs are not permitted")
     start = tools(tool("budget", {}, "a"))
     model = FakeModel(play(start, refusal, tools(tool("leaderboard", {}, "b"))))
     one = world(tmp_path, model, config(brain={"kind": "claude", "compact_at": 8000}))
@@ -375,7 +375,7 @@ def test_a_compaction_of_the_endpoint_begins_the_history_anew(tmp_path: Path) ->
 
 def test_a_compacted_history_is_text_to_an_endpoint_that_stops_to_compact(tmp_path: Path) -> None:
     block = {"type": "compaction", "content": "all of it"}
-    refusal = RefusedError("bad_request", "context_management: Extra inputs are not permitted")
+    refusal = RefusedError(Reason.BAD_REQUEST, "context_management: Extra inputs are not permitted")
     model = FakeModel(play(replies.Reply((block, tool("budget", {}, "b")), "tool_use"), refusal))
     assert world(tmp_path, model).run()["ended"] == "the brain is done"
     assert ["betas" in request for request in model.requests] == [False, True, False]
@@ -409,7 +409,7 @@ def test_a_long_history_is_summarised_where_the_endpoint_cannot(tmp_path: Path) 
 
 
 def test_a_history_that_no_longer_fits_is_cut_with_the_notebook_kept(tmp_path: Path) -> None:
-    too_long = RefusedError("context_too_long", "prompt is too long")
+    too_long = RefusedError(Reason.CONTEXT_TOO_LONG, "prompt is too long")
     note = tools(tool("write_file", {"path": "notebook.md", "content": "Mind the gap."}, "n"))
     model = FakeModel(play(note, *[tools(tool("budget", {}, f"a{n}")) for n in range(4)], too_long))
     one = world(tmp_path, model)
@@ -425,7 +425,7 @@ def test_a_window_smaller_than_the_settings_is_worked_in_all_the_same(tmp_path: 
 
     def script(request: dict[str, Any], number: int) -> replies.Reply | RefusedError:
         if count(request) + request["max_tokens"] > window:
-            return RefusedError("context_too_long", f"maximum context length is {window}")
+            return RefusedError(Reason.CONTEXT_TOO_LONG, f"maximum context length is {window}")
         if "about to be cut" in texts(request["messages"][-1]):
             return text("I know that the prior is right.")
         if "Turn 50." in texts(request["messages"][-1]):
@@ -442,7 +442,7 @@ def test_a_window_smaller_than_the_settings_is_worked_in_all_the_same(tmp_path: 
 def test_even_the_newest_message_goes_when_it_does_not_fit_alone(tmp_path: Path) -> None:
     def script(request: dict[str, Any], number: int) -> replies.Reply | RefusedError:
         if len(request["messages"]) > 1 and "t4" in str(request["messages"]):
-            return RefusedError("context_too_long", "prompt is too long")
+            return RefusedError(Reason.CONTEXT_TOO_LONG, "prompt is too long")
         return tools(
             tool("read_file", {"path": f"f{number}"}, f"t{number}") if number < 8 else tool("finish", {}, "end")
         )
@@ -470,7 +470,7 @@ def test_a_history_whose_answers_are_withheld_is_dropped_after_the_second(tmp_pa
 
 
 def test_an_answer_that_was_paid_and_lost_is_asked_for_under_a_new_key(tmp_path: Path) -> None:
-    lost = iter([RefusedError("lost", "2 answers were lost on the way", {"lost": 2, "charged": 1})])
+    lost = iter([RefusedError(Reason.LOST, "2 answers were lost on the way", {"lost": 2, "charged": 1})])
 
     def script(request: dict[str, Any], number: int) -> Any:
         return next(lost, None) or tools(tool("finish", {}, f"t{number}"))

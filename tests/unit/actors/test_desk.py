@@ -10,7 +10,7 @@ import pytest
 
 from actors.evaluator.desk import Desk, Order
 from actors.scheduler.client import SchedulerClient
-from cluster.errors import RefusedError
+from cluster.errors import Reason, RefusedError
 from cluster.remote import Local
 from cluster.store import Store
 from gpu_pool.leases import Job, LeaseRequest, LeaseResult
@@ -25,7 +25,7 @@ class Purse:
     async def run(self, request: LeaseRequest) -> LeaseResult:
         if self.held >= self.room:
             self.refused += 1
-            raise RefusedError("over_budget", "no money left")
+            raise RefusedError(Reason.OVER_BUDGET, "no money left")
         self.held += 1
         self.most = max(self.most, self.held)
         await asyncio.sleep(self.seconds)

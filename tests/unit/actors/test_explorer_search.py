@@ -10,7 +10,7 @@ from actors.researcher.brains.explorer import Explorer
 from actors.researcher.brains.memory import Memory
 from actors.researcher.brains.space import digest, features, idea, method_file, read_recipe
 from actors.researcher.types import Done, Observation, Seen, ToolCall, ToolResult, Turn
-from cluster.errors import RefusedError
+from cluster.errors import Reason, RefusedError
 from gpu_pool.leases import LeaseRequest, LeaseResult
 from gpu_pool.weak_to_strong.recipes import Recipe
 from tests.unit.actors.researcher_world import CAPS, NINE, Crash, Fuse, Offices, World, config
@@ -165,7 +165,7 @@ def test_when_others_hold_the_money_it_waits(tmp_path: Path, monkeypatch: pytest
     async def crowded(request: LeaseRequest) -> LeaseResult:
         if left[0]:
             left[0] -= 1
-            raise RefusedError("over_budget", "held by others", {"asked": 10, "dimension": "gpu_ms"})
+            raise RefusedError(Reason.OVER_BUDGET, "held by others", {"asked": 10, "dimension": "gpu_ms"})
         return await real(request)
 
     monkeypatch.setattr(world.offices, "run", crowded)

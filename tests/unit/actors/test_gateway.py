@@ -21,7 +21,7 @@ from actors.gateway.replayer import Replayer, as_recorded
 from actors.gateway.retry import Failure
 from actors.researcher.patience import next_step
 from cluster.config import ConfigError, dump_config, validate
-from cluster.errors import RefusedError
+from cluster.errors import Reason, RefusedError
 from cluster.names import CAMPAIGN, RunPaths
 from cluster.remote import UnreachableError
 from cluster.storage import StorageError
@@ -44,8 +44,8 @@ from tests.unit.actors.gateway_world import (
 
 WHO = TEAM[0]
 KEY = f"{WHO}/0/model/0"
-OVERLOADED = Failure("unavailable", "529 overloaded", again=True)
-DROPPED = Failure("unavailable", "dropped", again=True, billed=True)
+OVERLOADED = Failure(Reason.UNAVAILABLE, "529 overloaded", again=True)
+DROPPED = Failure(Reason.UNAVAILABLE, "dropped", again=True, billed=True)
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_a_failure_that_cost_nothing_is_tried_again_on_the_same_reservation(tmp_
 
 def test_an_endpoint_that_wants_fewer_calls_makes_everybody_wait(tmp_path: Path, desk: Desk) -> None:
     now = [0.0]
-    throttled = Failure("unavailable", "429", again=True, throttled=True, retry_after_s=50.0)
+    throttled = Failure(Reason.UNAVAILABLE, "429", again=True, throttled=True, retry_after_s=50.0)
 
     async def skip(seconds: float) -> None:
         assert gateway._turnstile._limits.next_start(now[0]) is None
@@ -224,7 +224,9 @@ def test_an_endpoint_that_is_given_up_still_makes_everybody_wait(
     tmp_path: Path, desk: Desk, failures: list[float]
 ) -> None:
     clock = Clock()
-    throttled = [Failure("unavailable", "429", again=True, throttled=True, retry_after_s=asked) for asked in failures]
+    throttled = [
+        Failure(Reason.UNAVAILABLE, "429", again=True, throttled=True, retry_after_s=asked) for asked in failures
+    ]
     gateway = make(tmp_path, desk, Simulated(*throttled), clock=clock)
 
     async def ask() -> float:

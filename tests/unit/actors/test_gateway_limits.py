@@ -14,6 +14,7 @@ from actors.gateway.limits import Estimate, Limits
 from actors.gateway.retry import Failure, after, pause
 from actors.gateway.turnstile import Turnstile
 from cluster.config import Gateway
+from cluster.errors import Reason
 
 SMALL = Gateway(requests_per_minute=60, input_tokens_per_minute=6000, output_tokens_per_minute=1200, concurrent_calls=4)
 
@@ -154,30 +155,30 @@ def test_of_two_who_always_wait_neither_gets_more_than_one_call_ahead_in_use(a_t
 
 def test_pauses_double_with_jitter_up_to_the_limit_and_never_undercut_the_endpoint() -> None:
     settings_ = Gateway(attempts=20, longest_wait_seconds=30)
-    failure = Failure("unavailable", "overloaded", again=True)
+    failure = Failure(Reason.UNAVAILABLE, "overloaded", again=True)
     for attempts in range(1, 12):
         for seed in range(20):
             wait = after(failure, attempts, settings_, random.Random(seed))
             assert wait is not None
             full = min(30.0, 2.0 ** (attempts - 1))
             assert full / 2 <= wait.seconds <= full
-    asked = Failure("unavailable", "slow", again=True, retry_after_s=77.0)
+    asked = Failure(Reason.UNAVAILABLE, "slow", again=True, retry_after_s=77.0)
     wait = after(asked, 1, settings_, random.Random(0))
     assert wait is not None
     assert wait.seconds == 77.0
 
 
 def test_the_same_stream_gives_the_same_pause() -> None:
-    failure = Failure("unavailable", "x", again=True)
+    failure = Failure(Reason.UNAVAILABLE, "x", again=True)
     pauses = {after(failure, 3, SMALL, random.Random("7/key/3")) for _ in range(5)}
     assert len(pauses) == 1
 
 
 def test_it_gives_up_after_the_last_attempt_and_on_what_will_not_change() -> None:
-    failure = Failure("unavailable", "x", again=True)
+    failure = Failure(Reason.UNAVAILABLE, "x", again=True)
     assert after(failure, SMALL.attempts, SMALL, random.Random(0)) is None
-    assert after(Failure("bad_key", "x"), 1, SMALL, random.Random(0)) is None
-    patient = Failure("unavailable", "come back tomorrow", again=True, retry_after_s=86_400.0)
+    assert after(Failure(Reason.BAD_KEY, "x"), 1, SMALL, random.Random(0)) is None
+    patient = Failure(Reason.UNAVAILABLE, "come back tomorrow", again=True, retry_after_s=86_400.0)
     assert after(patient, 1, SMALL, random.Random(0)) is None
     assert pause(patient, 1, SMALL, random.Random(0)) == 900.0
 

@@ -28,7 +28,7 @@ from actors.gateway.request import HIDDEN_TOKENS, Body, canonical, digest, witho
 from actors.gateway.retry import Failure
 from actors.researcher.brains.conversation import Conversation
 from actors.researcher.brains.requests import Requests
-from cluster.errors import RefusedError
+from cluster.errors import Reason, RefusedError
 from cluster.remote import UnreachableError
 from cluster.store import Store
 from tests.fake_messages.cache import segments
@@ -169,9 +169,9 @@ class Talk:
 honest = st.builds(Told, st.booleans(), st.booleans(), st.booleans())
 failures = st.sampled_from(
     [
-        Failure("unavailable", "overloaded", again=True),
-        Failure("unavailable", "dropped", again=True, billed=True),
-        Failure("bad_request", "no"),
+        Failure(Reason.UNAVAILABLE, "overloaded", again=True),
+        Failure(Reason.UNAVAILABLE, "dropped", again=True, billed=True),
+        Failure(Reason.BAD_REQUEST, "no"),
     ]
 )
 strange = st.builds(

@@ -18,7 +18,7 @@ from actors.gateway.intake import PREFIX, Intake
 from actors.gateway.recorder import Parts
 from actors.gateway.request import Body, canonical, digest, without_marks
 from actors.gateway.retry import Failure
-from cluster.errors import RefusedError
+from cluster.errors import Reason, RefusedError
 from tests.unit.actors.gateway_world import MEMORY, TEAM, Desk, Simulated, answer, make, request
 
 MARK = {"type": "ephemeral"}
@@ -194,7 +194,7 @@ def root() -> Iterator[Path]:
 
 
 def test_what_was_asked_and_never_answered_is_recorded_with_the_next_answer(root: Path) -> None:
-    refused = Failure("bad_request", "no")
+    refused = Failure(Reason.BAD_REQUEST, "no")
     gateway = make(root, Desk(root / "scheduler.db"), Simulated(answer(), refused, answer(), answer()))
 
     async def ask() -> None:

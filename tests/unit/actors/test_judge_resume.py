@@ -11,7 +11,7 @@ import pytest
 
 from actors.evaluator.judge import Judge
 from actors.evaluator.truth import TruthError
-from cluster.errors import RefusedError
+from cluster.errors import Reason, RefusedError
 from cluster.journal import verify_chain
 from cluster.store import open_readonly
 from tests.unit.actors.evaluator_world import KilledError, World
@@ -136,7 +136,7 @@ def test_a_refusal_in_the_middle_leaves_the_books_in_order(tmp_path: Path) -> No
 
     def refuse(what: str, key: str) -> None:
         if what == "run":
-            raise RefusedError("over_budget", "not enough GPU time", {"account": "x"})
+            raise RefusedError(Reason.OVER_BUDGET, "not enough GPU time", {"account": "x"})
 
     world.scheduler.before = refuse
     for _ in range(2):

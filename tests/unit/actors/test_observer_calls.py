@@ -21,12 +21,12 @@ from actors.observer.run_data import load_run
 from actors.observer.summary import build_summary
 from actors.observer.write import write_all
 from cluster.config import dump_config
-from cluster.errors import RefusedError
+from cluster.errors import Reason, RefusedError
 from cluster.journal import Event
 from cluster.names import RunPaths
 from tests.unit.actors.gateway_world import MEMORY, TEAM, Desk, Outcome, Simulated, answer, campaign, make, request
 
-DROPPED = Failure("unavailable", "dropped", again=True, billed=True)
+DROPPED = Failure(Reason.UNAVAILABLE, "dropped", again=True, billed=True)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,13 @@ def sound() -> Iterator[Path]:
         root = Path(path)
         RunPaths(root).config.write_text(dump_config(campaign()))
         desk = Desk(RunPaths(root).scheduler_db)
-        outcomes: list[Outcome] = [answer(), DROPPED, answer(), answer(input_tokens=9000), Failure("bad_request", "no")]
+        outcomes: list[Outcome] = [
+            answer(),
+            DROPPED,
+            answer(),
+            answer(input_tokens=9000),
+            Failure(Reason.BAD_REQUEST, "no"),
+        ]
         gateway = make(root, desk, Simulated(*outcomes))
 
         async def study() -> None:

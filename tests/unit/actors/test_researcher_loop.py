@@ -9,7 +9,7 @@ import pytest
 
 from actors.researcher.loop import CHARGE_AFTER_S
 from actors.researcher.types import Decision, Observation, Seen, ToolCall
-from cluster.errors import AarError, RefusedError
+from cluster.errors import AarError, Reason, RefusedError
 from cluster.journal import verify_chain
 from cluster.money import Amounts, Balance, Caps
 from cluster.remote import UnreachableError
@@ -264,7 +264,7 @@ class Moody(Scripted):
     async def decide(self, observation: Observation) -> Decision:
         if self.failures:
             self.failures -= 1
-            raise RefusedError("busy", "try again") if self.failures % 2 else AarError("no answer")
+            raise RefusedError(Reason.UNAVAILABLE, "try again") if self.failures % 2 else AarError("no answer")
         return await super().decide(observation)
 
 
@@ -282,7 +282,7 @@ def test_a_brain_that_gives_up_leaves_its_notebook_to_the_others(
     class Lost(Scripted):
         async def decide(self, observation: Observation) -> Decision:
             if observation.turn:
-                raise RefusedError("not_recorded", "the recording ends here")
+                raise RefusedError(Reason.NOT_RECORDED, "the recording ends here")
             return await super().decide(observation)
 
     note = ToolCall("write_file", {"path": "notebook.md", "content": "long " * 4000 + "The prior is right."})

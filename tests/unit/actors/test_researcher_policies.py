@@ -5,7 +5,7 @@ import pytest
 from actors.researcher.patience import ATTEMPTS, LONGEST_S, next_step
 from actors.researcher.stall import assess, idle_turns
 from actors.researcher.types import Done, Seen, ToolCall, ToolResult, Turn
-from cluster.errors import AarError, RefusedError
+from cluster.errors import AarError, Reason, RefusedError
 from cluster.remote import UnreachableError
 
 OWN = {"account": "campaign/researcher/01-x", "left": 1, "asked": 2}
@@ -53,7 +53,9 @@ def test_a_stall_brings_a_word_then_rests_then_the_end() -> None:
     assert assess([*[EMPTY] * 5, READ]).action == "go"
 
 
-REPAIRABLE = [RefusedError(reason, "x") for reason in ("unavailable", "bad_key", "no_credit", "unknown_model")]
+REPAIRABLE = [
+    RefusedError(reason, "x") for reason in (Reason.UNAVAILABLE, Reason.BAD_KEY, Reason.NO_CREDIT, Reason.UNKNOWN_MODEL)
+]
 
 
 @pytest.mark.parametrize("error", [*REPAIRABLE, UnreachableError("x"), AarError("x"), OSError("x")])
@@ -65,7 +67,7 @@ def test_some_errors_are_waited_for_however_long_they_last(error: Exception, att
 
 
 def test_money_that_is_held_is_waited_for_and_money_that_is_spent_is_the_end() -> None:
-    own, root = RefusedError("over_budget", "x", OWN), RefusedError("over_budget", "x", ROOT)
+    own, root = RefusedError(Reason.OVER_BUDGET, "x", OWN), RefusedError(Reason.OVER_BUDGET, "x", ROOT)
     assert next_step(own, 0, running=False).action == "last"
     assert next_step(own, 20, running=True).action == "wait"
     assert next_step(own, 60, running=True).action == "last"
@@ -74,10 +76,10 @@ def test_money_that_is_held_is_waited_for_and_money_that_is_spent_is_the_end() -
 
 
 def test_other_refusals_end_after_a_few_attempts() -> None:
-    refusal = RefusedError("bad_request", "x")
+    refusal = RefusedError(Reason.BAD_REQUEST, "x")
     steps = [next_step(refusal, attempt, running=True).action for attempt in range(ATTEMPTS)]
     assert steps == ["wait"] * (ATTEMPTS - 1) + ["give_up"]
 
 
 def test_an_answer_that_a_replay_lacks_is_the_end_at_once() -> None:
-    assert next_step(RefusedError("not_recorded", "x"), 0, running=True).action == "give_up"
+    assert next_step(RefusedError(Reason.NOT_RECORDED, "x"), 0, running=True).action == "give_up"

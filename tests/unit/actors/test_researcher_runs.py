@@ -10,7 +10,7 @@ import pytest
 from actors.researcher.stall import PAUSED_TITLE
 from actors.researcher.tools.notifier import UNREAD_LIMIT
 from actors.researcher.types import Decision, Observation, ToolCall
-from cluster.errors import RefusedError
+from cluster.errors import Reason, RefusedError
 from gpu_pool.leases import LeaseRequest, LeaseResult
 from tests.unit.actors.researcher_world import CAPS, Crash, Offices, World
 
@@ -92,7 +92,7 @@ def test_a_run_that_fails_later_is_news_too(tmp_path: Path) -> None:
     class Failing(Offices):
         async def run(self, request: LeaseRequest) -> LeaseResult:
             await asyncio.sleep(0.1)
-            raise RefusedError("queue_full", "too many wait")
+            raise RefusedError(Reason.QUEUE_FULL, "too many wait")
 
     wait = ToolCall("wait", {"seconds": 20, "until": "any"})
     world = World(tmp_path, brain=Scripted((WRITE,), (PILOT,), (wait,)), offices=Failing(tmp_path, dict(CAPS)))

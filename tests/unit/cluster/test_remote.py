@@ -10,7 +10,7 @@ import pytest
 from ray.exceptions import RayTaskError
 
 from cluster import remote as module
-from cluster.errors import AarError, RefusedError
+from cluster.errors import AarError, Reason, RefusedError
 from cluster.remote import Remote
 from cluster.storage import StorageError
 
@@ -51,7 +51,7 @@ def test_one_who_has_no_use_for_waiting_gets_the_fault(monkeypatch: pytest.Monke
         call([OSError(errno.ENOSPC, "No space left on device")], monkeypatch, awaits_room=False)
 
 
-@pytest.mark.parametrize("error", [RefusedError("over_budget", "no"), AarError("broken")])
+@pytest.mark.parametrize("error", [RefusedError(Reason.OVER_BUDGET, "no"), AarError("broken")])
 def test_other_errors_are_not_waited_for(monkeypatch: pytest.MonkeyPatch, error: AarError) -> None:
     with pytest.raises(type(error)):
         call([error], monkeypatch)
