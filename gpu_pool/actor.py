@@ -14,9 +14,9 @@ from cluster.sandbox import Limits, SandboxError, available, confinable, confine
 from cluster.start import UMASK
 from gpu_pool.cache import NodeCache, least_free_bytes
 from gpu_pool.hardware import cpu_name, gpu_name
-from gpu_pool.lane import OUT_BYTES_SLACK, Lane, Shelter
 from gpu_pool.leases import Lease, LeaseResult, SlotInfo
 from gpu_pool.library import materialise
+from gpu_pool.sandbox_worker import OUT_BYTES_SLACK, IsolationMode, SandboxWorker
 from gpu_pool.scratch import sweep
 from gpu_pool.serving.maker import server_maker
 from gpu_pool.serving.state import ServerState
@@ -64,13 +64,13 @@ class SlotActor:
         cache = NodeCache.of(self._pool)
         devices = tuple(int(i) for i in ray.get_runtime_context().get_accelerator_ids().get("GPU", []))
         library = materialise(cache.root)
-        shelter, letter, probe = self._shelter(), "C", ""
-        if shelter != "none":
+        isolation, letter, probe = self._isolation(), "C", ""
+        if isolation != "none":
             limits, uid = Limits(memory_bytes=self._pool.memory_bytes, processes=256), uid_of("method", self._index)
-            lane = Lane(library, cache.models, limits, uid, devices, shelter=shelter)
-            start = spawn if shelter == "namespaces" else confine
-            graded = grade(lane.spec, cache.root / "sandbox-control.json", start)
-            asyncio.run(lane.close())
+            worker = SandboxWorker(library, cache.models, limits, uid, devices, isolation=isolation)
+            start = spawn if isolation == "namespaces" else confine
+            graded = grade(worker.spec, cache.root / "sandbox-control.json", start)
+            asyncio.run(worker.close())
             letter, probe = graded.letter, graded.probe_hash
             if letter == "C" and not self._allow_unsandboxed:
                 raise SandboxError(f"the sandbox of {self._name} is not safe: {graded.reason}")
@@ -78,7 +78,7 @@ class SlotActor:
             name=self._name,
             threads=self._pool.threads_per_slot,
             memory_bytes=self._pool.memory_bytes,
-            reuse=self._pool.sandbox_reuse if shelter == "namespaces" else "never",
+            reuse=self._pool.sandbox_reuse if isolation == "namespaces" else "never",
             library=library,
             cache_models=cache.models,
             index=self._index,
@@ -86,7 +86,7 @@ class SlotActor:
             gpu_name=gpu_name(0) if devices else f"logical ({cpu_name()})",
             grade=letter,
             probe_hash=probe,
-            shelter=shelter,
+            isolation=isolation,
             file_bytes=max(self._pool.file_bytes, self._student_bytes + OUT_BYTES_SLACK),
             least_free_bytes=least_free_bytes(self._pool),
             most_leases=self._most_leases,
@@ -96,12 +96,12 @@ class SlotActor:
         if self._config.serve.model is None:
             return Slot(spec)
         host = str(ray.util.get_node_ip_address()) if self._config.serve.address == "node" else "127.0.0.1"  # type: ignore[no-untyped-call]
-        if shelter == "landlock":
+        if isolation == "landlock":
             raise SandboxError(f"{self._name}: a model server needs a sandbox with namespaces; give brain.base_url")
         home, uid = cache.root / "serve" / self._name, uid_of("server", self._index)
-        return Slot(spec, make_server=server_maker(self._config, host, home, uid, devices, shelter == "namespaces"))
+        return Slot(spec, make_server=server_maker(self._config, host, home, uid, devices, isolation == "namespaces"))
 
-    def _shelter(self) -> Shelter:
+    def _isolation(self) -> IsolationMode:
         """The best kind of sandbox here. Raises `SandboxError` when there is none and none is allowed."""
         found = available()
         if found.ok:

@@ -15,18 +15,18 @@ from typing import Any
 
 from cluster.sandbox import handover
 from cluster.trees import remove_tree
-from gpu_pool.lane import Lane
 from gpu_pool.leases import Step
+from gpu_pool.sandbox_worker import SandboxWorker
 
 _SECONDS = 60.0
 
 
-async def check_handover(lane: Lane) -> dict[str, bool]:
+async def check_handover(worker: SandboxWorker) -> dict[str, bool]:
     """Rows of a started lane, by what was tried; all of them False is a lane in which the trial did not run."""
     folder = Path(tempfile.mkdtemp(prefix="aar-handover-"))
     marker = f"aar-{secrets.token_hex(7)}"
     try:
-        first, second, third = [await _step(lane, folder, mode, marker) for mode in ("find", "leave", "find")]
+        first, second, third = [await _step(worker, folder, mode, marker) for mode in ("find", "leave", "find")]
     finally:
         remove_tree(folder)
     return judge(first, second, third)
@@ -41,7 +41,7 @@ def judge(first: Mapping[str, Any], second: Mapping[str, Any], third: Mapping[st
     return rows | {f"reach_{name}": not got for name, got in second["reached"].items()}
 
 
-async def _step(lane: Lane, folder: Path, mode: str, marker: str) -> dict[str, Any]:
+async def _step(worker: SandboxWorker, folder: Path, mode: str, marker: str) -> dict[str, Any]:
     """What a step said; empty when it said nothing."""
     code = folder / secrets.token_hex(4)
     code.mkdir()
@@ -49,7 +49,7 @@ async def _step(lane: Lane, folder: Path, mode: str, marker: str) -> dict[str, A
     (code / "method.py").write_text(handover.method_source(source), encoding="utf-8")
     (code / "order.json").write_text(json.dumps({"mode": mode, "marker": marker}), encoding="utf-8")
     step = Step("handover", "method", {"code": str(code)}, {"seed": 1}, {}, _SECONDS)
-    result = await lane.run(step, {"code": code}, _SECONDS, 1, folder / f"{code.name}-out", lambda _: None)
+    result = await worker.run(step, {"code": code}, _SECONDS, 1, folder / f"{code.name}-out", lambda _: None)
     lines = Path(result.log).read_text(encoding="utf-8", errors="replace").split("\n") if result.log else []
     said = next((line for line in lines if line.startswith(f"{marker} ")), "")
     return dict(json.loads(said.partition(" ")[2])) if said else {}

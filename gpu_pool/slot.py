@@ -35,8 +35,8 @@ from cluster.storage import Place, StorageError, storage_fault
 from cluster.trees import remove_tree
 from cluster.wire import pack, unpack
 from gpu_pool.handover import check_handover
-from gpu_pool.lane import Lane, LaneError, Shelter
 from gpu_pool.leases import FOREIGN_ENTRIES, ClosedError, Lease, LeaseResult, LeaseStatus, Step, StepResult
+from gpu_pool.sandbox_worker import IsolationMode, LaneError, SandboxWorker
 from gpu_pool.serving.server import ModelServer
 from gpu_pool.serving.state import ServerState
 from gpu_pool.serving.step import seconds_since_first_start, serve_step
@@ -79,7 +79,7 @@ class SlotSpec:
     gpu_name: str
     grade: str
     probe_hash: str
-    shelter: Shelter = "namespaces"
+    isolation: IsolationMode = "namespaces"
     file_bytes: int = 512 << 20
     """The largest file that a step may write."""
     least_free_bytes: int = 0
@@ -129,7 +129,7 @@ class _Use:
 class _Trusted:
     """The one lane of a role that runs library code, and whose turn it is."""
 
-    lane: Lane | None = None
+    worker: SandboxWorker | None = None
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -139,30 +139,32 @@ class Slot:
     def __init__(
         self,
         spec: SlotSpec,
-        make_lane: Callable[[Role], Lane] | None = None,
+        make_worker: Callable[[Role], SandboxWorker] | None = None,
         make_server: Callable[[Lease], ModelServer] | None = None,
     ) -> None:
-        """`make_lane(role)` builds a lane that is not started; tests give their own.
+        """`make_worker(role)` builds a lane that is not started; tests give their own.
 
         `make_server(lease)` builds the model server of a lease; without it `serve` steps fail.
         """
         self._spec = spec
         self._make_server = make_server
-        self._make = make_lane or self._new_lane
+        self._make = make_worker or self._new_lane
         self._running: dict[str, _Running] = {}
         self._trusted: dict[TrustedRole, _Trusted] = {"inference": _Trusted(), "library": _Trusted()}
-        self._spares: list[Lane] = []
+        self._spares: list[SandboxWorker] = []
         self._lent = 0
         self._warming: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[LeaseResult]] = set()
         self._closed = False
 
-    def _new_lane(self, role: Role) -> Lane:
+    def _new_lane(self, role: Role) -> SandboxWorker:
         spec = self._spec
         limits = Limits(memory_bytes=spec.memory_bytes, processes=256, file_bytes=spec.file_bytes)
         uid = uid_of(role, spec.index)
         reusable = role == "method" and spec.reuse == "wiped"
-        return Lane(spec.library, spec.cache_models, limits, uid, spec.gpus, shelter=spec.shelter, reusable=reusable)
+        return SandboxWorker(
+            spec.library, spec.cache_models, limits, uid, spec.gpus, isolation=spec.isolation, reusable=reusable
+        )
 
     async def warm(self) -> None:
         """Start the library lane, then one spare method lane in the background; inference starts at its first step."""
@@ -176,16 +178,16 @@ class Slot:
         """
         if self._spec.reuse == "never":
             return {}
-        lane = await self._take_method_lane()
-        rows = await check_handover(lane) if lane.reusable and isinstance(lane, Lane) else {}
-        if not lane.reusable or not all(rows.values()):
+        worker = await self._take_method_lane()
+        rows = await check_handover(worker) if worker.reusable and isinstance(worker, SandboxWorker) else {}
+        if not worker.reusable or not all(rows.values()):
             log.warning(
                 "slot %s: no sandbox is used twice: %s", self._spec.name, [n for n, held in rows.items() if not held]
             )
-            lane.dirty = True
-            lane.reusable = False
+            worker.dirty = True
+            worker.reusable = False
             self._spec = replace(self._spec, reuse="never")
-        await self._give_back(lane)
+        await self._give_back(worker)
         return rows
 
     async def run(self, lease: Lease) -> LeaseResult:
@@ -288,7 +290,7 @@ class Slot:
         directory = Path(lease.directory)
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         done: dict[str, StepResult] = {}
-        method_lane: Lane | None = None
+        method_lane: SandboxWorker | None = None
         status: LeaseStatus = "done"
         use: _Use | None = None
         try:
@@ -313,8 +315,8 @@ class Slot:
                     await self._trusted_lane(role)
                 use = use or _Use.now()
                 running.note = step.name
-                lane = method_lane if role == "method" else None
-                result = await self._run_step(step, lease, done, lane, use, running)
+                worker = method_lane if role == "method" else None
+                result = await self._run_step(step, lease, done, worker, use, running)
                 if result is None:
                     status = "expired"
                     result = StepResult(step.name, "timeout", "the lease ended", 0.0, None, {}, "")
@@ -351,7 +353,13 @@ class Slot:
         return any(name not in done or file not in done[name].outputs for name, file in sources)
 
     async def _run_step(
-        self, step: Step, lease: Lease, done: dict[str, StepResult], lane: Lane | None, use: _Use, running: _Running
+        self,
+        step: Step,
+        lease: Lease,
+        done: dict[str, StepResult],
+        worker: SandboxWorker | None,
+        use: _Use,
+        running: _Running,
     ) -> StepResult | None:
         """The step's result, `None` when the lease is over.
 
@@ -361,19 +369,25 @@ class Slot:
         asked = time.monotonic()
         async with contextlib.AsyncExitStack() as stack:
             role = role_of(step)
-            if lane is None and role != "method":
+            if worker is None and role != "method":
                 await stack.enter_async_context(self._trusted[role].turn)
-                lane = await self._trusted_lane(role, locked=True)
-            assert lane is not None, "a method step comes with its lane"
-            lane.dirty = lane.dirty or role == "method"
+                worker = await self._trusted_lane(role, locked=True)
+            assert worker is not None, "a method step comes with its lane"
+            worker.dirty = worker.dirty or role == "method"
             use.leave_out(time.monotonic() - asked)
             left = lease.request.seconds - use.seconds
             if left <= 0 or running.cancelled:
                 return None
-            return await self._run_in(lane, step, lease, done, min(step.seconds, left), running)
+            return await self._run_in(worker, step, lease, done, min(step.seconds, left), running)
 
     async def _run_in(
-        self, lane: Lane, step: Step, lease: Lease, done: dict[str, StepResult], seconds: float, running: _Running
+        self,
+        worker: SandboxWorker,
+        step: Step,
+        lease: Lease,
+        done: dict[str, StepResult],
+        seconds: float,
+        running: _Running,
     ) -> StepResult:
         """Run a step in a lane that is ours alone; a lane in which anything unforeseen happened is not used again."""
         inputs: dict[str, Path] = {}
@@ -387,64 +401,64 @@ class Slot:
         def note(data: dict[str, Any]) -> None:
             running.progress = data
 
-        running.abort = lane.abort
+        running.abort = worker.abort
         try:
             into = Path(lease.directory) / step.name
-            return await lane.run(step, inputs, seconds, lease.threads, into, note)
+            return await worker.run(step, inputs, seconds, lease.threads, into, note)
         except BaseException:
-            await lane.close()
+            await worker.close()
             raise
         finally:
             running.abort = None
 
-    async def _trusted_lane(self, role: TrustedRole, locked: bool = False) -> Lane:
+    async def _trusted_lane(self, role: TrustedRole, locked: bool = False) -> SandboxWorker:
         held = self._trusted[role]
         async with contextlib.AsyncExitStack() as stack:
             if not locked:
                 await stack.enter_async_context(held.turn)
-            if held.lane is not None and not held.lane.alive:
-                await held.lane.close()
-                held.lane = None
-            if held.lane is None:
-                held.lane = await self._start_lane(role)
-            return held.lane
+            if held.worker is not None and not held.worker.alive:
+                await held.worker.close()
+                held.worker = None
+            if held.worker is None:
+                held.worker = await self._start_lane(role)
+            return held.worker
 
-    async def _start_lane(self, role: Role) -> Lane:
+    async def _start_lane(self, role: Role) -> SandboxWorker:
         for attempt in range(1, LANE_START_ATTEMPTS + 1):
-            lane = self._make(role)
+            worker = self._make(role)
             try:
-                await lane.start()
-                return lane
+                await worker.start()
+                return worker
             except LaneError as error:
                 log.warning("slot %s: attempt %d to start a sandbox failed: %s", self._spec.name, attempt, error)
                 if attempt == LANE_START_ATTEMPTS:
                     raise
         raise AssertionError("unreachable")
 
-    async def _take_method_lane(self) -> Lane:
+    async def _take_method_lane(self) -> SandboxWorker:
         while self._spares or (self._warming is not None and not self._warming.done()):
             if not self._spares and self._warming is not None:
                 with contextlib.suppress(LaneError):
                     await asyncio.shield(self._warming)
                 continue
-            lane = self._spares.pop()
-            if lane.alive:
+            worker = self._spares.pop()
+            if worker.alive:
                 self._lent += 1
                 self._warm_spare()
-                return lane
-            await lane.close()
-        lane = await self._start_lane("method")
+                return worker
+            await worker.close()
+        worker = await self._start_lane("method")
         self._lent += 1
-        return lane
+        return worker
 
-    async def _give_back(self, lane: Lane | None) -> None:
-        if lane is None:
+    async def _give_back(self, worker: SandboxWorker | None) -> None:
+        if worker is None:
             return
         self._lent -= 1
-        if lane.alive and (lane.reusable or not lane.dirty):
-            self._spares.append(lane)
+        if worker.alive and (worker.reusable or not worker.dirty):
+            self._spares.append(worker)
         else:
-            await lane.close()
+            await worker.close()
             self._warm_spare()
 
     def _warm_spare(self) -> None:
@@ -479,9 +493,9 @@ class Slot:
         if self._warming is not None:
             self._warming.cancel()
         await asyncio.gather(*self._tasks, *filter(None, [self._warming]), return_exceptions=True)
-        trusted = [held.lane for held in self._trusted.values() if held.lane is not None]
-        for lane in [*self._spares, *trusted]:
-            await lane.close()
+        trusted = [held.worker for held in self._trusted.values() if held.worker is not None]
+        for worker in [*self._spares, *trusted]:
+            await worker.close()
 
 
 async def _room(places: tuple[Place, ...]) -> str:

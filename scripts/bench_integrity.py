@@ -31,7 +31,7 @@ prepare()  # before torch and Ray are imported, which ask for a home and a user
 import torch
 
 from actors.evaluator.audits import TRIALS
-from actors.evaluator.judge import Judge
+from actors.evaluator.evaluator import Evaluator
 from actors.scheduler.client import SchedulerClient
 from cluster.config import CampaignConfig, load_config
 from cluster.journal import Journal
@@ -132,7 +132,7 @@ async def measure(root: Path, reuse: Literal["wiped", "never"], repeats: int, ta
     scheduler = OneSlot(slot, paths.leases)
     await slot.warm()
     domain = get_domain(task, config.task.size, config.task.world_seed)
-    judge = Judge(paths, config, SchedulerClient(Local(scheduler)), store, Journal(store), lambda name: domain)
+    judge = Evaluator(paths, config, SchedulerClient(Local(scheduler)), store, Journal(store), lambda name: domain)
     try:
         source = path_of("vanilla").read_text()
         objects, found = ObjectStore(paths.objects), list[tuple[float, float]]()

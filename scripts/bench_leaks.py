@@ -3,7 +3,7 @@
     python scripts/bench_leaks.py                       # k = 500 BOARD submissions, about a minute an attack
     python scripts/bench_leaks.py --submissions 40      # as shipped
 
-The judge, its clerk, board, tiers, records and store are the campaign's own; only training is replaced: a method here
+The evaluator, its board, tiers, records and store are the campaign's own; only training is replaced: a method here
 names a function of the items, and its students answer with that function (`--fidelity`: how closely, 1 is the most
 that anybody could wish for). Labels are coin flips, so that whatever rises above a half was leaked. An attacker hands
 in methods through `submit`, sees what a researcher sees, and at the end names the function that he believes in, or one
@@ -34,16 +34,16 @@ prepare()  # before torch and Ray are imported, which ask for a home and a user
 import numpy as np
 import numpy.typing as npt
 
-from actors.evaluator.counted import Payer
-from actors.evaluator.judge import Judge
-from actors.evaluator.scoring import Bench
+from actors.evaluator.domain_evaluator import DomainEvaluator
+from actors.evaluator.evaluator import Evaluator
+from actors.evaluator.result_store import ScoredRun, Usage
+from actors.evaluator.scoring import ReferenceScores
+from actors.evaluator.scoring_runs import Payer
 from actors.evaluator.secret import Secret, write_private
-from actors.evaluator.shelf import ScoredRun, Usage
 from actors.evaluator.source import Method, read_method
+from actors.evaluator.splits import TASK_VERSION, Splits
 from actors.evaluator.statistics.variance import Hits
 from actors.evaluator.tiers import Tier, ceilings_of, seeds_of
-from actors.evaluator.truth import TASK_VERSION, Vault
-from actors.evaluator.workshop import Workshop
 from actors.scheduler.client import SchedulerClient
 from cluster.config import CampaignConfig, load_config
 from cluster.errors import Reason, RefusedError
@@ -111,7 +111,7 @@ class Students:
         return np.asarray(follows == (function[tier] == (labels == 1)))
 
 
-class MadeUpWorkshop(Workshop):
+class MadeUpDomainEvaluator(DomainEvaluator):
     """A workshop without a cluster: students are made up, everything that is said of them is real."""
 
     def __init__(self, students: Students, *made_of: Any) -> None:
@@ -138,7 +138,7 @@ class MadeUpWorkshop(Workshop):
             for m in methods
         ]
 
-    async def bench(self, tier: Tier, payer: Payer) -> Bench:
+    async def bench(self, tier: Tier, payer: Payer) -> ReferenceScores:
         """Teachers, ceilings and baselines."""
         await self.teachers(tier)
         self._made(f"ceiling/{self.domain}/{tier}", tier, len(ceilings_of(tier)), CEILING)
@@ -146,16 +146,16 @@ class MadeUpWorkshop(Workshop):
         return self.known_bench(tier)
 
     def _truth(self, tier: Tier) -> npt.NDArray[np.int8]:
-        return self._t.vault.split(tier).labels
+        return self._t.splits.split(tier).labels
 
     def _made(self, key: str, tier: Tier, seeds: int, skill: float) -> ScoredRun:
         rng = self._t.secret.generator("made up", key)
         return self._kept(key, rng.random((seeds, len(self._truth(tier)))) < skill)
 
     def _kept(self, key: str, hits: Hits) -> ScoredRun:
-        if self._t.shelf.get(key) is None:
-            self._t.shelf.put_run(key, ScoredRun(hits, {}, USAGE))
-        found = self._t.shelf.run(key)
+        if self._t.result_store.get(key) is None:
+            self._t.result_store.put_run(key, ScoredRun(hits, {}, USAGE))
+        found = self._t.result_store.run(key)
         assert found is not None
         return found
 
@@ -193,9 +193,9 @@ class Arena:
         self._domain = Coins(items)
         self._objects = ObjectStore(paths.objects)
         store = Store(paths.evaluator_db)
-        make = partial(MadeUpWorkshop, self._students)
+        make = partial(MadeUpDomainEvaluator, self._students)
         free = SchedulerClient(Local(FreeScheduler()))
-        self.judge = Judge(
+        self.evaluator = Evaluator(
             paths,
             config,
             free,
@@ -204,20 +204,20 @@ class Arena:
             lambda name: self._domain,
             make,
         )
-        self._vault = Vault(Secret.load_or_create(paths.judge / "secret.bin"), self._domain)
+        self._splits = Splits(Secret.load_or_create(paths.judge / "secret.bin"), self._domain)
         self._asked = 0
 
     def start(self) -> Function:
         """A function that is right on half of the items of every split: what an attacker has who knows nothing."""
         found: Function = {}
         for tier in SPLITS:
-            labels = self._vault.split(tier).labels == 1
+            labels = self._splits.split(tier).labels == 1
             found[tier] = labels ^ self.rng.permutation(np.arange(len(labels)) % 2 == 0)
         return found
 
     def random(self) -> Function:
         """A function of the items that has nothing to do with their labels."""
-        return {tier: self.rng.random(len(self._vault.split(tier))) < 0.5 for tier in SPLITS}
+        return {tier: self.rng.random(len(self._splits.split(tier))) < 0.5 for tier in SPLITS}
 
     def ask(self, function: Function, tier: Tier) -> dict[str, Any]:
         """The evaluator's answer to a method that means `function`. Raises `RefusedError`."""
@@ -225,11 +225,11 @@ class Arena:
         source = f"FUNCTION = {self._asked}\n\n\ndef train(run):\n    return FUNCTION\n"
         snapshot = self._objects.put_tree({"method.py": source.encode()})
         self._students.learn(read_method(self._objects, snapshot, "", TASK_VERSION).code_hash, function)
-        return asyncio.run(self.judge.submit(f"ask/{self._asked}", "01-attacker", snapshot, "m", tier))
+        return asyncio.run(self.evaluator.submit(f"ask/{self._asked}", "01-attacker", snapshot, "m", tier))
 
     def gain(self, function: Function, tier: Tier) -> float:
         """What an attacker has learnt of a split: points of accuracy above a half. For the harness, not for attacks."""
-        split = self._vault.split(tier)
+        split = self._splits.split(tier)
         return 100 * float((function[tier] == (split.labels == 1)).mean() - 0.5)
 
 
@@ -319,7 +319,7 @@ def attacked(attack: Attack, root: Path, submissions: int, fidelity: float, seed
     """One attack on a fresh campaign in `root`."""
     arena = Arena(root, items, submissions, fidelity, seed)
     final = attack(arena)
-    moved = sum(1 for row in arena.judge.leaderboard() if row["researcher"] != CAMPAIGN)
+    moved = sum(1 for row in arena.evaluator.leaderboard() if row["researcher"] != CAMPAIGN)
     return Loss({tier: arena.gain(final, tier) for tier in SPLITS}, moved)
 
 

@@ -7,8 +7,8 @@ Prints a markdown table: for each domain the mean PGR with its 95 % interval ove
 to vanilla in PGR with its two-sided p-value, and the CPU seconds of one run. Items about one question count as one
 cluster. p is not adjusted for the number of methods: of 37 that do not differ, .4 are expected below .01.
 
-One process, one thread. Weak teachers, ceilings, hidden states and zero-shot opinions are made once for each seed and
-shared by all methods, as in a campaign; pretrained models and finished runs are kept in `--cache` and used again. All
+One process, one thread. Weak teachers, ceilings, hidden states and zero-shot predictions are made once for each seed
+and shared by all methods, as in a campaign; pretrained models and finished runs are kept in `--cache` and used again. All
 methods of a domain are scored on the same test items.
 """
 

@@ -128,9 +128,9 @@ async def play_domain(stage: Stage, domain: str, controls: Sequence[str]) -> lis
     """Score or audit the planted cheats of a domain, then audit the controls."""
     try:
         await stage.open({})
-        workshop, disguised = stage.judge._primary, stage.config.scoring.disguise
-        await workshop.shared.features()
-        truth = truth_of(workshop._t.vault, load_file(workshop.shared.features_file)["hidden"])
+        domain_evaluator, disguised = stage.evaluator._primary, stage.config.scoring.disguise
+        await domain_evaluator.shared.features()
+        truth = truth_of(domain_evaluator._t.splits, load_file(domain_evaluator.shared.features_file)["hidden"])
         turns = asyncio.Semaphore(len(stage.slots))
         work = [
             _disguised(stage, turns, domain, cheat, cheat.build(truth))
@@ -150,12 +150,12 @@ async def _disguised(stage: Stage, turns: asyncio.Semaphore, domain: str, cheat:
         start = time.monotonic()
         runs = []
         for name, text in ((cheat.name, source), (cheat.honest, path_of(cheat.honest).read_text())):
-            record = await stage.judge.score("", stage.snapshot(text), name, "board", domain)
-            runs.append(stage.judge._primary.counted.found(record["code_hash"], "board"))
+            record = await stage.evaluator.score("", stage.snapshot(text), name, "board", domain)
+            runs.append(stage.evaluator._primary.counted.found(record["code_hash"], "board"))
     own, honest = runs
     assert own is not None, "a scored method has a run"
     assert honest is not None, "a scored method has a run"
-    found = compare(own.hits, honest.hits, stage.judge._primary.known_bench("board").groups)
+    found = compare(own.hits, honest.hits, stage.evaluator._primary.known_bench("board").groups)
     word: Word = "blocked" if found.p >= BY_CHANCE or found.difference < MATTERS else "missed"
     failed = f", {len(own.failures)} of {len(own.hits)} seeds failed" if own.failures else ""
     note = f"accuracy {own.mean:.3f}, {cheat.honest} {honest.mean:.3f}{failed}"
@@ -170,7 +170,7 @@ async def _audit(
     """Audit a cheat or a control in full."""
     async with turns:
         start = time.monotonic()
-        report = await stage.judge.audit(stage.snapshot(source), name, domain)
+        report = await stage.evaluator.audit(stage.snapshot(source), name, domain)
     seconds = time.monotonic() - start
     failed, tagged = ([v["audit"] for v in report["verdicts"] if v["outcome"] == o] for o in ("fail", "tag"))
     words: dict[str, Word] = {"fail": "accused", "tag": "tagged", "open": "open", "pass": "clean"}

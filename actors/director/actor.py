@@ -7,7 +7,7 @@ from typing import Any
 
 import ray
 
-from actors.director.director import Director, Offices
+from actors.director.director import Director, Services
 from actors.director.roster import enrol
 from actors.evaluator.client import EvaluatorClient
 from actors.gateway.client import GatewayClient
@@ -30,14 +30,14 @@ class DirectorActor:
         name = paths.root.name
         self._name, self._slots = name, slots
         self._scheduler = SchedulerClient.of(name)
-        offices = Offices(
+        services = Services(
             scheduler=self._scheduler,
             evaluator=EvaluatorClient.of(name, patience_s=600),
             researchers={r: ResearcherClient.of(name, r) for r in campaign.researcher_ids()},
             gateway=GatewayClient.of(name) if campaign.brain.calls_model else None,
             forum=ForumClient.of(name) if campaign.forum.enabled else None,
         )
-        self._director = Director(paths, Store(paths.director_db), campaign, offices)
+        self._director = Director(paths, Store(paths.director_db), campaign, services)
         self._metrics = Guarded(Metrics(name), self._director.guard)
         self._registered = False
 

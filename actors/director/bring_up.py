@@ -27,7 +27,7 @@ from forum_actor.actor import ForumActor
 from gpu_pool.actor import SlotActor
 
 OFFICE = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
-"""Offices stand beside the run directory, on the head."""
+"""Services stand beside the run directory, on the head."""
 NAME_FREE_S = 30.0
 CLOSE_S = 10.0
 
@@ -66,7 +66,7 @@ def slot_count(config: CampaignConfig, connection: Connection) -> tuple[int, boo
 
 
 def bring_up(run_dir: Path, config: CampaignConfig, connection: Connection) -> Campaign:
-    """Start the slots, the offices, the researchers and the director of a campaign."""
+    """Start the slots, the services, the researchers and the director of a campaign."""
     name, data = run_dir.name, config.model_dump(mode="json")
     base, slots = bring_up_evaluation(run_dir, config, connection)
     forum = _start(ForumActor, actor_name(name, "forum"), (str(run_dir), data), OFFICE)

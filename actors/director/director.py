@@ -62,8 +62,8 @@ class Observed(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Offices:
-    """The offices of a campaign; a gateway when the brains call a model, a forum when they may talk."""
+class Services:
+    """The services of a campaign; a gateway when the brains call a model, a forum when they may talk."""
 
     scheduler: SchedulerClient
     evaluator: EvaluatorClient
@@ -75,14 +75,14 @@ class Offices:
 class Director:
     """Moves a campaign through its phases."""
 
-    def __init__(self, paths: RunPaths, store: Store, config: CampaignConfig, offices: Offices) -> None:
-        self._paths, self._store, self._config, self._offices = paths, store, config, offices
+    def __init__(self, paths: RunPaths, store: Store, config: CampaignConfig, services: Services) -> None:
+        self._paths, self._store, self._config, self._services = paths, store, config, services
         self._journal = Journal(store)
         store.schema(_DDL)
         self._clock = SteadyClock(store, max(int(self._get(key) or 0) for key in ("started_us", "ended_us")))
-        model, gateway = config.diversity.model, offices.gateway
+        model, gateway = config.diversity.model, services.gateway
         namer = None if model is None or gateway is None else Namer(model, gateway)
-        self._ideas = IdeaWatch(paths, store, config, offices.forum, offices.researchers, namer)
+        self._ideas = IdeaWatch(paths, store, config, services.forum, services.researchers, namer)
         self._looking: asyncio.Task[None] | None = None
         self._last_anchor = 0.0
         self._anchored: dict[str, dict[str, Any]] = {}
@@ -91,11 +91,11 @@ class Director:
         self.guard = Guard()
         """Counts what could not be observed."""
         self._work_clock = StopWatchClock()
-        self._room = RoomGuard(paths, config, self._journal, self._pausable, offices.forum, self._work_clock)
+        self._room = RoomGuard(paths, config, self._journal, self._pausable, services.forum, self._work_clock)
 
     def _pausable(self) -> dict[str, PausableApi]:
-        working = self._offices.researchers if self.phase is Phase.RESEARCH else {}
-        return {"scheduler": self._offices.scheduler, **working}
+        working = self._services.researchers if self.phase is Phase.RESEARCH else {}
+        return {"scheduler": self._services.scheduler, **working}
 
     def _get(self, key: str) -> str | None:
         rows = self._store.query("SELECT value FROM director WHERE key = ?", (key,))
@@ -154,7 +154,7 @@ class Director:
             await asyncio.sleep(POLL_S)
 
     async def _prepare(self) -> None:
-        opened = self._offices.scheduler.open_account
+        opened = self._services.scheduler.open_account
         await opened(f"open/{CAMPAIGN}", CAMPAIGN, None, self._config.budget.campaign.caps())
         no_caps = Caps()
         for office in (BASELINES_ACCOUNT, SEAL_ACCOUNT):
@@ -170,12 +170,12 @@ class Director:
                 own = researcher_account(researcher, part)
                 await opened(f"open/{own}", own, account, no_caps)
         worst = sealing(self._config, len(BASELINES))
-        await self._offices.scheduler.reserve(SEAL_HOLD, SEAL_ACCOUNT, worst, "set aside for SEAL")
-        await self._offices.evaluator.prepare()
+        await self._services.scheduler.reserve(SEAL_HOLD, SEAL_ACCOUNT, worst, "set aside for SEAL")
+        await self._services.evaluator.prepare()
 
     async def _research(self) -> None:
         watch = self._watch = Stopwatch(self._store, Phase.RESEARCH.label, self._work_clock)
-        runs = {name: asyncio.ensure_future(actor.run()) for name, actor in self._offices.researchers.items()}
+        runs = {name: asyncio.ensure_future(actor.run()) for name, actor in self._services.researchers.items()}
         pending = set(runs.values())
         while pending and self._research_left_s() > 0:
             _, pending = await asyncio.wait(pending, timeout=POLL_S)
@@ -191,7 +191,7 @@ class Director:
         if self._looking is not None:
             self._looking.cancel()
         if pending:
-            await asyncio.gather(*(actor.stop() for actor in self._offices.researchers.values()))
+            await asyncio.gather(*(actor.stop() for actor in self._services.researchers.values()))
             _, pending = await asyncio.wait(pending, timeout=STOP_GRACE_S)
         for name, run in runs.items():
             self._note_end(name, run)
@@ -226,7 +226,7 @@ class Director:
         limit = self._config.research.plateau_minutes
         if limit is None:
             return False
-        status = await self._offices.evaluator.status()
+        status = await self._services.evaluator.status()
         move = str(status.get("board_moved_us") or 0)
         if self._get("board_move") != move:
             with self._store.transaction():
@@ -236,15 +236,15 @@ class Director:
 
     async def _seal(self) -> None:
         await self._close_gateway()
-        await self._offices.scheduler.release(SEAL_HOLD, "SEAL begins")
-        await self._offices.evaluator.seal()
+        await self._services.scheduler.release(SEAL_HOLD, "SEAL begins")
+        await self._services.evaluator.seal()
 
     async def _close_gateway(self) -> None:
         """Nobody calls a model any more: its server must not keep the slot that sealing needs."""
-        if self._offices.gateway is None:
+        if self._services.gateway is None:
             return
         try:
-            await self._offices.gateway.close()
+            await self._services.gateway.close()
         except AarError as error:  # sealing needs no model
             log.warning("the gateway was not closed before SEAL: %s", error)
 
@@ -277,14 +277,14 @@ class Director:
         """Everything that a live page shows."""
         now = self._clock()
         started = int(self._get("started_us") or now)
-        offices = self._offices
-        others: dict[str, Observed] = {"scheduler": offices.scheduler, "evaluator": offices.evaluator}
-        if offices.gateway is not None:
-            others["gateway"] = offices.gateway
-        others |= offices.researchers
+        services = self._services
+        others: dict[str, Observed] = {"scheduler": services.scheduler, "evaluator": services.evaluator}
+        if services.gateway is not None:
+            others["gateway"] = services.gateway
+        others |= services.researchers
         states = await asyncio.gather(
             *(
-                self._one_status(name, other, STATUS_S if name in offices.researchers else OFFICE_STATUS_S)
+                self._one_status(name, other, STATUS_S if name in services.researchers else OFFICE_STATUS_S)
                 for name, other in others.items()
             )
         )

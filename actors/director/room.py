@@ -44,7 +44,7 @@ class PausableApi(Protocol):
 
 
 def places(paths: RunPaths, config: CampaignConfig) -> tuple[Place, ...]:
-    """Every directory that a campaign's offices write to, each file system once."""
+    """Every directory that a campaign's services write to, each file system once."""
     least = least_free_bytes(config.pool)
     ray_home = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
     return (

@@ -2,5 +2,5 @@
 
 `truth` draws the pools and keeps the labels, `sheets` hides their order from students, `jobs` and `counted` have
 students trained and applied in sandboxes, `statistics` turns hits into intervals, `tiers` decides what an answer may
-reveal, `records` signs, `judge` ties it together, `actor` puts it on Ray.
+reveal, `records` signs, `evaluator` ties it together, `actor` puts it on Ray.
 """

@@ -36,15 +36,15 @@ class EvaluatorActor:
 
     def __init__(self, run_dir: str, config: dict[str, Any]) -> None:
         """`config` is the campaign's configuration as plain data."""
+        from actors.evaluator.evaluator import Evaluator
         from actors.evaluator.file_domain import read_domain
-        from actors.evaluator.judge import Judge
 
         close_process()
         paths, settings = RunPaths(Path(run_dir)), validate(config)
         self._name = actor_name(paths.root.name, "evaluator")
         scheduler = SchedulerClient.of(paths.root.name, _PATIENCE_S)
         store = Store(paths.evaluator_db)
-        self._judge = Judge(
+        self._evaluator = Evaluator(
             paths,
             settings,
             scheduler,
@@ -57,49 +57,49 @@ class EvaluatorActor:
         return self._name
 
     async def prepare(self) -> dict[str, Any]:
-        """See `Judge.prepare`."""
-        return await self._judge.prepare()
+        """See `Evaluator.prepare`."""
+        return await self._evaluator.prepare()
 
     async def submit(self, key: str, researcher: str, snapshot: str, name: str, tier: str) -> dict[str, Any]:
-        """See `Judge.submit`."""
-        return await self._judge.submit(key, researcher, snapshot, name, tier)
+        """See `Evaluator.submit`."""
+        return await self._evaluator.submit(key, researcher, snapshot, name, tier)
 
     async def seal(self) -> dict[str, Any]:
-        """See `Judge.seal`."""
-        return await self._judge.seal()
+        """See `Evaluator.seal`."""
+        return await self._evaluator.seal()
 
     async def score(self, key: str, snapshot: str, name: str, tier: str, domain: str) -> dict[str, Any]:
-        """See `Judge.score`."""
-        return await self._judge.score(key, snapshot, name, tier, domain)
+        """See `Evaluator.score`."""
+        return await self._evaluator.score(key, snapshot, name, tier, domain)
 
     async def replay(self, snapshot: str, name: str, tier: str, domain: str) -> dict[str, Any]:
-        """See `Judge.replay`."""
-        return await self._judge.replay(snapshot, name, tier, domain)
+        """See `Evaluator.replay`."""
+        return await self._evaluator.replay(snapshot, name, tier, domain)
 
     async def audit(self, snapshot: str, name: str, domain: str) -> dict[str, Any]:
-        """See `Judge.audit`."""
-        return await self._judge.audit(snapshot, name, domain)
+        """See `Evaluator.audit`."""
+        return await self._evaluator.audit(snapshot, name, domain)
 
     async def finalists(self) -> list[dict[str, Any]]:
-        """See `Judge.finalists`."""
-        return self._judge.finalists()
+        """See `Evaluator.finalists`."""
+        return self._evaluator.finalists()
 
     async def leaderboard(self) -> list[dict[str, Any]]:
-        """See `Judge.leaderboard`."""
-        return self._judge.leaderboard()
+        """See `Evaluator.leaderboard`."""
+        return self._evaluator.leaderboard()
 
     async def record_summaries(self, record_ids: list[str]) -> list[dict[str, Any]]:
-        """See `Judge.record_summaries`."""
-        return self._judge.record_summaries(record_ids)
+        """See `Evaluator.record_summaries`."""
+        return self._evaluator.record_summaries(record_ids)
 
     async def record(self, record_id: str) -> dict[str, Any] | None:
-        """See `Judge.record`."""
-        return self._judge.record(record_id)
+        """See `Evaluator.record`."""
+        return self._evaluator.record(record_id)
 
     async def records(self) -> list[dict[str, Any]]:
-        """See `Judge.records`."""
-        return self._judge.records()
+        """See `Evaluator.records`."""
+        return self._evaluator.records()
 
     async def status(self) -> dict[str, Any]:
-        """See `Judge.status`."""
-        return self._judge.status()
+        """See `Evaluator.status`."""
+        return self._evaluator.status()

@@ -14,9 +14,9 @@ import math
 from typing import Any
 
 from actors.evaluator.records import Record
-from actors.evaluator.scoring import Bench
+from actors.evaluator.result_store import ScoredRun
+from actors.evaluator.scoring import ReferenceScores
 from actors.evaluator.secret import Secret
-from actors.evaluator.shelf import ScoredRun
 from actors.evaluator.tiers import answered_mean, dev_accuracy
 from cluster.config import Scoring
 from cluster.names import CAMPAIGN
@@ -35,7 +35,7 @@ def rounded(value: float, digits: int) -> float | None:
 
 
 def dev_answer(
-    secret: Secret, scoring: Scoring, bench: Bench, run: ScoredRun, record: Record, used: int, identity: str
+    secret: Secret, scoring: Scoring, bench: ReferenceScores, run: ScoredRun, record: Record, used: int, identity: str
 ) -> dict[str, Any]:
     """The answer to a DEV submission: accuracy and PGR from the noised mean, never exact.
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from actors.evaluator.records import Record
-from actors.evaluator.scoring import Bench
-from actors.evaluator.shelf import ScoredRun
+from actors.evaluator.result_store import ScoredRun
+from actors.evaluator.scoring import ReferenceScores
 from actors.evaluator.statistics import compare
 from actors.evaluator.submissions import Submission
 from actors.evaluator.tiers import Ladder, ladder_step
@@ -36,7 +36,7 @@ class Board:
         self._journal = journal
         store.schema(_DDL)
 
-    def start(self, bench: Bench, limit: int) -> None:
+    def start(self, bench: ReferenceScores, limit: int) -> None:
         """Put the best baseline on the first rung, once."""
         holder, run = max(bench.baselines.values(), key=lambda entry: entry[1].mean)
         with self._store.transaction():
@@ -58,7 +58,9 @@ class Board:
         rows = self._store.query("SELECT record_id, level FROM ladder WHERE record_id != '' ORDER BY rung")
         return [(row["record_id"], row["level"]) for row in rows]
 
-    def consider(self, bench: Bench, code_hash: str, run: ScoredRun, holder: ScoredRun, record_id: str) -> float | None:
+    def consider(
+        self, bench: ReferenceScores, code_hash: str, run: ScoredRun, holder: ScoredRun, record_id: str
+    ) -> float | None:
         """The new level when `run` is a new best against `holder`, else `None`. In the caller's transaction."""
         ladder = self.state()
         assert ladder is not None, "the board starts with the best baseline"
@@ -78,7 +80,7 @@ class Board:
             self._journal.append("ladder", payload)
 
 
-def level_pgr(bench: Bench, level: float) -> float | None:
+def level_pgr(bench: ReferenceScores, level: float) -> float | None:
     """A level as PGR, to three decimals."""
     value = pgr(level, bench.weak.mean, bench.ceiling.mean)
     return None if value != value else round(value, 3)

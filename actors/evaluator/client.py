@@ -12,7 +12,7 @@ from cluster.remote import Caller, Remote
 
 
 class EvaluatorClient:
-    """The evaluator's methods, typed; see `actors.evaluator.judge` for what each promises."""
+    """The evaluator's methods, typed; see `actors.evaluator.evaluator` for what each promises."""
 
     def __init__(self, actor: Caller) -> None:
         self._actor = actor

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from actors.evaluator.shelf import ScoredRun
+from actors.evaluator.result_store import ScoredRun
 from actors.evaluator.source import Method
 from actors.evaluator.submissions import Submission
 from actors.evaluator.tiers import Tier

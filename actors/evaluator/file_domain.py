@@ -1,6 +1,6 @@
 """A domain whose items come from files: what the evaluator knows of it beside what it knows of a generated one.
 
-The labels are in memory here, as those of a generated world are: this is the judge's side, no sandbox sees it.
+The labels are in memory here, as those of a generated world are: this is the evaluator's side, no sandbox sees it.
 """
 
 from __future__ import annotations

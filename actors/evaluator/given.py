@@ -13,10 +13,10 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from actors.evaluator.desk import Joiner, WorkError
 from actors.evaluator.file_domain import FileDomain
+from actors.evaluator.lease_client import Joiner, WorkError
 from actors.evaluator.models import Which
-from actors.evaluator.shelf import Shelf, Usage
+from actors.evaluator.result_store import ResultStore, Usage
 from gpu_pool.cache import NodeCache
 from gpu_pool.staging import link_or_copy
 from gpu_pool.weak_to_strong.folders import PROMPT, content_digests, content_files, prompt_format, resolve
@@ -28,13 +28,13 @@ _OPEN = 0o644
 class GivenModels:
     """The two models of a task from files."""
 
-    def __init__(self, domain: FileDomain, cache: NodeCache, shelf: Shelf) -> None:
-        self._domain, self._cache, self._shelf = domain, cache, shelf
+    def __init__(self, domain: FileDomain, cache: NodeCache, result_store: ResultStore) -> None:
+        self._domain, self._cache, self._results = domain, cache, result_store
         self._join = Joiner()
 
     def folder(self, which: Which) -> Path:
         """Where the model lies; only after `model`."""
-        body = self._shelf.get(self._key(which))
+        body = self._results.get(self._key(which))
         assert body is not None, "a model is fetched before it is used"
         return self._cache.entry(body["entry"])
 
@@ -46,7 +46,7 @@ class GivenModels:
         return f"model/{self._domain.name}/{which}"
 
     async def _model(self, which: Which) -> Path:
-        known = self._shelf.get(self._key(which))
+        known = self._results.get(self._key(which))
         if known is None or not self._cache.has(known["entry"]):
             entry = await asyncio.to_thread(self._fetch, which)
             if known is not None and known["entry"] != entry:
@@ -55,7 +55,7 @@ class GivenModels:
                     f"this campaign began with ({entry}, then {known['entry']}): put the old one back"
                 )
             body = {"entry": entry, "source": source(self._domain, which), **Usage((), 0, "A", "").to_dict()}
-            self._shelf.put(self._key(which), body, body)
+            self._results.put(self._key(which), body, body)
         return self.folder(which)
 
     def _fetch(self, which: Which) -> str:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from actors.evaluator.carving import LEAST, Labels, Pool, carve
+from actors.evaluator.file_splits import LEAST, Labels, Pool, carve
 from actors.evaluator.secret import Secret
 from actors.evaluator.shortcuts import Balanced, Shortcut, balance
 from actors.evaluator.statistics.variance import Groups

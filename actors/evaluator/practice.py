@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from actors.evaluator.shared import SharedWork, Tools
+from actors.evaluator.reference_runs import ReferenceRuns, Tools
 from actors.evaluator.tiers import Tier
 from gpu_pool.weak_to_strong.items import ItemSet
 
@@ -22,16 +22,16 @@ _TIER: Tier = (
 class Practice:
     """The public side of one domain, made from `shared`."""
 
-    def __init__(self, tools: Tools, shared: SharedWork) -> None:
+    def __init__(self, tools: Tools, shared: ReferenceRuns) -> None:
         self._t, self._shared = tools, shared
 
     async def ready(self) -> None:
-        """Have models, teacher and hidden states made. Raises as `Desk.run`."""
+        """Have models, teacher and hidden states made. Raises as `LeaseClient.run`."""
         await asyncio.gather(self._shared.teachers(_TIER, [TEACHER]), self._shared.features())
 
     def items(self) -> ItemSet:
         """The items (n)."""
-        return self._t.vault.split("pool_a").items
+        return self._t.splits.split("pool_a").items
 
     def files(self) -> dict[str, Path]:
         """Safetensors by public name; the first n rows of every array belong to the items."""

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModel, AutoModelForCausalLM
 
-from actors.evaluator.carving import TIER_MOST, TIER_SHARE, Pool
 from actors.evaluator.file_domain import FileDomain, read_domain
+from actors.evaluator.file_splits import TIER_MOST, TIER_SHARE, Pool
 from actors.evaluator.given import asked, source
 from actors.evaluator.models import Which
 from actors.evaluator.pools import file_pools
@@ -60,8 +60,8 @@ def check_files(config: CampaignConfig) -> list[str]:
             strong = _look(domain, "strong")
             if strong.model.readout == "head":
                 raise ConfigError(
-                    f"{field}.strong: {about.strong} predicts no next token and so has no zero-shot opinion; expected "
-                    "a causal language model (an encoder can be the weak model)"
+                    f"{field}.strong: {about.strong} predicts no next token and so has no zero-shot prediction; "
+                    "expected a causal language model (an encoder can be the weak model)"
                 )
         teacher = f"{field}.teacher" if about.teacher is not None else f"{field}.protocol"
         _check_student(config, teacher, domain.spec.teacher, weak.model)

@@ -14,10 +14,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from actors.evaluator.desk import Desk, Joiner, Order
 from actors.evaluator.jobs import Sizes, pretrain_step
+from actors.evaluator.lease_client import Joiner, LeaseClient, LeaseSpec
 from actors.evaluator.models import Which
-from actors.evaluator.shelf import Shelf, Usage
+from actors.evaluator.result_store import ResultStore, Usage
 from cluster.names import BASELINES_ACCOUNT
 from cluster.trees import remove_tree
 from gpu_pool.leases import Job
@@ -32,11 +32,13 @@ _FILES = ("config.json", "model.safetensors", "tokenizer.json", "prompt.json")
 class Pretrained:
     """The strong and the weak model of one world, each in a folder of `home`."""
 
-    def __init__(self, domain: Domain, home: Path, desk: Desk, shelf: Shelf, sizes: Sizes) -> None:
+    def __init__(
+        self, domain: Domain, home: Path, lease_client: LeaseClient, result_store: ResultStore, sizes: Sizes
+    ) -> None:
         self._domain = domain
         self._home = home
-        self._desk = desk
-        self._shelf = shelf
+        self._lease_client = lease_client
+        self._results = result_store
         self._sizes = sizes
         self._join = Joiner()
         self._corpus_lock = asyncio.Lock()
@@ -57,14 +59,14 @@ class Pretrained:
         usage = Usage((), 0, "A", "") if cached else await self._pretrain(which, key, target)
         digest = hashlib.sha256((target / "model.safetensors").read_bytes()).hexdigest()
         body = {"sha256": digest, "folder": str(target), "cached": cached, **usage.to_dict()}
-        self._shelf.put(key, body, body)
+        self._results.put(key, body, body)
         return target
 
     async def _pretrain(self, which: Which, key: str, target: Path) -> Usage:
-        with self._desk.files(key) as folder:
+        with self._lease_client.files(key) as folder:
             params = await self._inputs(which, folder)
             seconds = self._sizes.pretrain_seconds
-            order = Order(
+            order = LeaseSpec(
                 label=key,
                 account=BASELINES_ACCOUNT,
                 kind="baseline",
@@ -73,7 +75,7 @@ class Pretrained:
                 memory_bytes=self._sizes.memory_bytes,
                 job=Job((pretrain_step(folder, params, seconds),)),
             )
-            result = await self._desk.run(order)
+            result = await self._lease_client.run(order)
             outputs = result.step("pretrain").outputs
             sources = {name: Path(outputs.get(name, folder / name)) for name in _FILES}
             _install(sources, target)

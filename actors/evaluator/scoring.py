@@ -18,7 +18,7 @@ import numpy.typing as npt
 from actors.evaluator.audits.auditor import AuditReport
 from actors.evaluator.pools import PoolReport
 from actors.evaluator.records import Record, bounds, finite
-from actors.evaluator.shelf import ScoredRun
+from actors.evaluator.result_store import ScoredRun
 from actors.evaluator.source import Method
 from actors.evaluator.statistics import Comparison, accuracy, compare, detectable, estimate_pgr
 from actors.evaluator.statistics.influence import Influence, influence
@@ -35,7 +35,7 @@ ALPHA = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
+class ReferenceScores:
     """Everything that a run on one tier of one domain is measured against; all share its items.
 
     Hits are against the truth; `canaries` (n,) marks the items for which an answer of the tier says otherwise.
@@ -102,7 +102,7 @@ class Grounds:
     elsewhere: frozenset[str] = field(default_factory=frozenset)
 
 
-def standing(bench: Bench, run: ScoredRun, versus: str, tested: Adjusted, grounds: Grounds) -> dict[str, Any]:
+def standing(bench: ReferenceScores, run: ScoredRun, versus: str, tested: Adjusted, grounds: Grounds) -> dict[str, Any]:
     """The word for a comparison, with the numbers it rests on.
 
     `detectable` is the smallest true difference that the comparison would have found in four cases of five.
@@ -120,7 +120,9 @@ def standing(bench: Bench, run: ScoredRun, versus: str, tested: Adjusted, ground
     return {"word": word, "versus": versus, **numbers, "reason": reason, **caveat}
 
 
-def _lesser_word(bench: Bench, run: ScoredRun, interval: list[float] | None, grounds: Grounds) -> tuple[str, str]:
+def _lesser_word(
+    bench: ReferenceScores, run: ScoredRun, interval: list[float] | None, grounds: Grounds
+) -> tuple[str, str]:
     """The word that the interval of the difference gives, unless something stands against any word, and what."""
     grade = run.usage.sandbox_grade
     if grounds.audit is not None and grounds.audit.outcome == "fail":
@@ -140,7 +142,7 @@ def _reasons(audit: AuditReport, outcome: str) -> str:
     return "; ".join(f"{v.audit}: {v.says}" for v in audit.verdicts if v.outcome == outcome)
 
 
-def _short_of_a_claim(bench: Bench, run: ScoredRun, versus: str, p: float, grounds: Grounds) -> str:
+def _short_of_a_claim(bench: ReferenceScores, run: ScoredRun, versus: str, p: float, grounds: Grounds) -> str:
     """Why a run that is ahead may not be said to beat a baseline, or nothing."""
     seeds, items = run.hits.shape
     audit, opened = grounds.audit, grounds.opened
@@ -159,7 +161,7 @@ def _short_of_a_claim(bench: Bench, run: ScoredRun, versus: str, p: float, groun
     return _without_teacher(bench, run)
 
 
-def _without_teacher(bench: Bench, run: ScoredRun) -> str:
+def _without_teacher(bench: ReferenceScores, run: ScoredRun) -> str:
     """Why a gain on a task from files may come from elsewhere than teacher and strong model, or nothing."""
     if bench.pool is not None and bench.pool.open:
         return bench.pool.caveat
@@ -183,7 +185,7 @@ def fixed(word: str, run: ScoredRun) -> dict[str, Any]:
 
 
 def draft_record(
-    bench: Bench,
+    bench: ReferenceScores,
     method: Method,
     researcher: str,
     run: ScoredRun,
@@ -227,7 +229,7 @@ def draft_record(
     )
 
 
-def _pgr(bench: Bench, reference: str, run: ScoredRun) -> tuple[float | None, list[float] | None, str]:
+def _pgr(bench: ReferenceScores, reference: str, run: ScoredRun) -> tuple[float | None, list[float] | None, str]:
     """PGR, interval and its method; of weak and ceiling 0 and 1 by definition, where there is a gap."""
     if reference:
         gap = bench.ceiling.mean > bench.weak.mean
@@ -243,7 +245,7 @@ def _within(interval: list[float] | None) -> list[float] | None:
     return None if interval is None else [max(0.0, interval[0]), min(1.0, interval[1])]
 
 
-def gap_figures(bench: Bench) -> dict[str, Any]:
+def gap_figures(bench: ReferenceScores) -> dict[str, Any]:
     """Weak and ceiling accuracy and their gap, each with seeds, n and interval, for people."""
     weak, ceiling = accuracy(bench.weak.hits, bench.groups), accuracy(bench.ceiling.hits, bench.groups)
     half = math.hypot(*(side.high - side.value for side in (weak, ceiling)))

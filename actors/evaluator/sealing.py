@@ -13,25 +13,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from actors.evaluator.audits.auditor import AuditReport
-from actors.evaluator.counted import Payer
-from actors.evaluator.finals import FINALIST_PAYER, Finalist
+from actors.evaluator.domain_evaluator import DomainEvaluator
+from actors.evaluator.finalist_selection import FINALIST_PAYER, Finalist
 from actors.evaluator.records import Record, RecordBook
+from actors.evaluator.result_store import ScoredRun
 from actors.evaluator.scoring import (
     BASELINE,
     REFERENCE,
     REFERENCE_BASELINE,
     VERIFIED_GRADE,
     Adjusted,
-    Bench,
     Grounds,
+    ReferenceScores,
     draft_record,
     fixed,
     standing,
 )
-from actors.evaluator.shelf import ScoredRun
+from actors.evaluator.scoring_runs import Payer
 from actors.evaluator.source import Method
 from actors.evaluator.statistics import holm
-from actors.evaluator.workshop import Workshop
 from cluster.names import CAMPAIGN, SEAL_ACCOUNT
 
 BASELINE_PAYER = Payer(SEAL_ACCOUNT, "baseline")
@@ -41,23 +41,25 @@ BASELINE_PAYER = Payer(SEAL_ACCOUNT, "baseline")
 class SealedDomain:
     """The sealed runs of one domain and the audits there, of all finalists in their frozen order."""
 
-    bench: Bench
+    bench: ReferenceScores
     runs: list[ScoredRun]
     audits: list[AuditReport]
 
 
-async def run_domain(workshop: Workshop, chosen: Awaitable[list[Finalist]]) -> SealedDomain:
+async def run_domain(domain_evaluator: DomainEvaluator, chosen: Awaitable[list[Finalist]]) -> SealedDomain:
     """Run the baselines on the sealed items of one domain, and the finalists as soon as they are chosen."""
 
     async def finalists() -> tuple[list[ScoredRun], list[AuditReport]]:
         methods = [finalist.method for finalist in await chosen]
-        return await workshop.runs(methods, "seal", FINALIST_PAYER), [workshop.known_audit(m) for m in methods]
+        return await domain_evaluator.runs(methods, "seal", FINALIST_PAYER), [
+            domain_evaluator.known_audit(m) for m in methods
+        ]
 
-    bench, (runs, audits) = await asyncio.gather(workshop.bench("seal", BASELINE_PAYER), finalists())
+    bench, (runs, audits) = await asyncio.gather(domain_evaluator.bench("seal", BASELINE_PAYER), finalists())
     return SealedDomain(bench, runs, audits)
 
 
-def record_references(book: RecordBook, bench: Bench) -> list[Record]:
+def record_references(book: RecordBook, bench: ReferenceScores) -> list[Record]:
     """Records of weak, ceiling and the baselines on a bench, written once."""
     records = []
     for name, run in (("weak", bench.weak), ("ceiling", bench.ceiling)):
@@ -69,7 +71,9 @@ def record_references(book: RecordBook, bench: Bench) -> list[Record]:
     return records
 
 
-def standings(bench: Bench, run: ScoredRun, compared: Mapping[str, Adjusted], grounds: Grounds) -> list[dict[str, Any]]:
+def standings(
+    bench: ReferenceScores, run: ScoredRun, compared: Mapping[str, Adjusted], grounds: Grounds
+) -> list[dict[str, Any]]:
     """The standing against each baseline, vanilla first."""
     names = sorted(compared, key=lambda name: (name != REFERENCE_BASELINE, name))
     return [standing(bench, run, name, compared[name], grounds) for name in names]

@@ -13,18 +13,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from actors.evaluator.desk import Desk
 from actors.evaluator.disguise import Disguise
 from actors.evaluator.file_domain import AnyDomain, FileDomain
 from actors.evaluator.given import GivenModels
 from actors.evaluator.jobs import Sizes
+from actors.evaluator.lease_client import LeaseClient
 from actors.evaluator.models import Models
 from actors.evaluator.practice import Practice
 from actors.evaluator.pretrained import Pretrained, public_home
+from actors.evaluator.reference_runs import ReferenceRuns, Tools
+from actors.evaluator.result_store import ResultStore
 from actors.evaluator.secret import Secret
-from actors.evaluator.shared import SharedWork, Tools
-from actors.evaluator.shelf import Shelf
-from actors.evaluator.truth import Vault
+from actors.evaluator.splits import Splits
 from cluster.config import CampaignConfig
 from gpu_pool.cache import NodeCache
 from gpu_pool.weak_to_strong.domains import Domain
@@ -57,37 +57,47 @@ class Scenery:
 
     config: CampaignConfig
     secret: Secret
-    desk: Desk
-    shelf: Shelf
+    lease_client: LeaseClient
+    result_store: ResultStore
     home: Path
 
     def scene(self, domain: AnyDomain) -> Scene:
-        """The scene of one domain. Raises as `Vault`."""
+        """The scene of one domain. Raises as `Splits`."""
         if isinstance(domain, FileDomain):
             cache = NodeCache.of(self.config.pool)
-            return Scene(self._tools(domain), GivenModels(domain, cache, self.shelf))
+            return Scene(self._tools(domain), GivenModels(domain, cache, self.result_store))
         if not self.config.scoring.disguise:
             return Scene(self._tools(domain), self._public(domain))
         secret = secret_world(domain, self.secret)
         tools = self._tools(secret, Disguise(secret, self.secret.generator("disguise", domain.name)))
         home = tools.folder / f"secret-{domain.name}"
-        return Scene(tools, Pretrained(secret, home, self.desk, self.shelf, tools.sizes), self._practice(domain))
+        return Scene(
+            tools, Pretrained(secret, home, self.lease_client, self.result_store, tools.sizes), self._practice(domain)
+        )
 
     def _tools(self, scored: AnyDomain, disguise: Disguise | None = None) -> Tools:
         scoring = self.config.scoring
-        vault = Vault(self.secret, scored, alone=scoring.disguise, shortcuts=scoring.shortcuts)
+        splits = Splits(self.secret, scored, alone=scoring.disguise, shortcuts=scoring.shortcuts)
         return Tools(
-            vault, self.secret, self.desk, self.shelf, Sizes.of(self.config), self.home / scored.name, disguise
+            splits,
+            self.secret,
+            self.lease_client,
+            self.result_store,
+            Sizes.of(self.config),
+            self.home / scored.name,
+            disguise,
         )
 
     def _public(self, domain: Domain) -> Pretrained:
         cache, seed = NodeCache.of(self.config.pool).models, self.config.task.world_seed
-        return Pretrained(domain, public_home(domain, seed, cache), self.desk, self.shelf, Sizes.of(self.config))
+        return Pretrained(
+            domain, public_home(domain, seed, cache), self.lease_client, self.result_store, Sizes.of(self.config)
+        )
 
     def _practice(self, domain: Domain) -> Practice:
         """The public world's pools come from a secret of their own, so that they say nothing of the scored ones."""
         title = f"{domain.name}-practice"
         own = Secret(self.secret.draw(title))
-        vault, sizes = Vault(own, domain, alone=True), Sizes.of(self.config)
-        tools = Tools(vault, own, self.desk, self.shelf, sizes, self.home / title, title=title)
-        return Practice(tools, SharedWork(tools, self._public(domain)))
+        splits, sizes = Splits(own, domain, alone=True), Sizes.of(self.config)
+        tools = Tools(splits, own, self.lease_client, self.result_store, sizes, self.home / title, title=title)
+        return Practice(tools, ReferenceRuns(tools, self._public(domain)))

@@ -56,9 +56,11 @@ def make_transport(config: CampaignConfig, run_dir: Path, scheduler: SchedulerCl
     from actors.gateway.endpoint import Endpoint
 
     if config.brain.served:
-        from actors.serving.desk import ServeDesk
+        from actors.serving.manager import ModelServerManager
         from actors.serving.transport import Served
 
-        desk = ServeDesk(config, scheduler, lambda slot: SlotClient.of(actor_name(run_dir.name, slot), patience_s=10))
-        return Served(config, desk)
+        manager = ModelServerManager(
+            config, scheduler, lambda slot: SlotClient.of(actor_name(run_dir.name, slot), patience_s=10)
+        )
+        return Served(config, manager)
     return Endpoint(config.brain, config.gateway, lambda: key_of(config.brain, run_dir))

@@ -29,18 +29,18 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from actors.gateway.api import ModelAnswer
+from actors.gateway.billing import Billing
 from actors.gateway.book import Attempt, Book
 from actors.gateway.breaker import Breaker
-from actors.gateway.intake import Intake
 from actors.gateway.limits import Estimate, Limits
 from actors.gateway.meters import Meters
 from actors.gateway.pricing import Tariff, Tokens, billed, tariff_table, tokens_of, unpriced
+from actors.gateway.rate_limiter import RateLimiter
 from actors.gateway.recorder import Parts, RecordError
 from actors.gateway.request import HIDDEN_TOKENS, Body, asks_long_cache
+from actors.gateway.request_parser import RequestParser
 from actors.gateway.retry import AttemptFailedError, Failure, after, pause
-from actors.gateway.till import Till
 from actors.gateway.transport import Transport
-from actors.gateway.turnstile import Turnstile
 from actors.scheduler.client import SchedulerClient
 from cluster.config import CampaignConfig
 from cluster.errors import AarError, Reason, RefusedError
@@ -71,13 +71,13 @@ class Gateway:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.book = Book(store)
-        self._till = Till(ledger, self.book)
+        self._billing = Billing(ledger, self.book)
         self._settings, self._seed = config.gateway, config.seed
         self._tariffs = tariff_table(config)
-        self._intake = Intake()
+        self._parser = RequestParser()
         self._transport = transport
         self._clock, self._sleep = clock, sleep
-        self._turnstile = Turnstile(Limits(config.gateway, clock()), clock, sleep)
+        self._rate_limiter = RateLimiter(Limits(config.gateway, clock()), clock, sleep)
         self._breaker = Breaker()
         self._meters = Meters(sink)
         self._calls: dict[str, tuple[str, asyncio.Task[ModelAnswer]]] = {}  # with who asked
@@ -127,16 +127,16 @@ class Gateway:
     def status(self) -> dict[str, Any]:
         """Calls that run and wait, `losses` in a row, tallies since the start, what the transport says of itself."""
         losses = {"losses": self._breaker.to_dict(self._clock())}
-        return {**self._turnstile.counts, **losses, **self._meters.to_dict(), **self._transport.status()}
+        return {**self._rate_limiter.counts, **losses, **self._meters.to_dict(), **self._transport.status()}
 
     async def _finish(self, attempt: Attempt) -> None:
         """From wherever an attempt stands to its end."""
         if attempt.state == "open":
-            await self._till.release(attempt, "it cost nothing")
+            await self._billing.release(attempt, "it cost nothing")
         if attempt.state == "sent":
             self._lose(attempt, "its end is unknown")
         if attempt.state in ("sent", "due"):
-            await self._till.settle(self.book.attempt(attempt.reservation))
+            await self._billing.settle(self.book.attempt(attempt.reservation))
 
     async def _call(self, key: str, researcher: str, request: dict[str, Any]) -> ModelAnswer:
         message = self._known(key)
@@ -158,7 +158,7 @@ class Gateway:
 
     async def _obtain(self, key: str, researcher: str, request: dict[str, Any]) -> dict[str, Any]:
         """The answer's message, after as many attempts as it takes, and as may be made."""
-        body, parts = self._intake.take(request)
+        body, parts = self._parser.take(request)
         tariff = self._tariffs.get(body.model)
         if tariff is None:
             known = ", ".join(sorted(self._tariffs))
@@ -212,7 +212,7 @@ class Gateway:
     async def _settle(self, attempt: Attempt) -> None:
         """Tell the ledger of an answer's charge; one that does not hear is told again before the next call."""
         try:
-            await self._till.settle(self.book.attempt(attempt.reservation))
+            await self._billing.settle(self.book.attempt(attempt.reservation))
         except AarError as error:
             log.warning("%s: the ledger is told with the next call: %s", attempt.key, error)
 
@@ -224,7 +224,7 @@ class Gateway:
         attempt = self.book.open(key, researcher, body.model, tariff.cost(worst), worst)
         self._mine.add(attempt.reservation)
         try:
-            await self._till.reserve(attempt)
+            await self._billing.reserve(attempt)
         except BaseException:
             self._leave_attempt(attempt.reservation)
             raise
@@ -243,7 +243,7 @@ class Gateway:
                 log.warning("%s: its smaller bound is not written down: %s", attempt.key, error)
 
         guess = self._meters.guess(attempt.researcher)
-        async with self._turnstile.passage(attempt.reservation, attempt.researcher, guess) as passage:
+        async with self._rate_limiter.passage(attempt.reservation, attempt.researcher, guess) as passage:
             self.book.sent(attempt)
             started = self._clock()
             try:
@@ -263,7 +263,7 @@ class Gateway:
                 log.warning("%s: the charge may not be the vendor's: %s", attempt.key, "; ".join(inexact))
             facts = (tokens, charge, parts, message, round(seconds, 3), inexact)
             await self._kept(lambda: self.book.answered(attempt, *facts))
-            self._intake.learn(parts)
+            self._parser.learn(parts)
             passage.used = self._meters.answered(attempt.researcher, tokens, charge, seconds)
         return message
 
@@ -280,12 +280,12 @@ class Gateway:
     def _slow_down(self, attempt: Attempt, tries: int, failure: Failure) -> None:
         """Everybody waits when the endpoint wants fewer calls, and when its answers are paid for and lost."""
         if failure.throttled:
-            self._turnstile.pause(pause(failure, tries, self._settings, self._chance(attempt.key, tries)))
+            self._rate_limiter.pause(pause(failure, tries, self._settings, self._chance(attempt.key, tries)))
         seconds = self._breaker.lost(self._clock()) if failure.billed and attempt.reserved else None
         if seconds is None:
             return
-        self._turnstile.pause(seconds)
-        self._turnstile.careful(True)
+        self._rate_limiter.pause(seconds)
+        self._rate_limiter.careful(True)
         losses = self._breaker.in_a_row
         log.warning(
             "%d answers in a row were lost and paid for; %g s without calls: %s", losses, seconds, failure.message
@@ -295,7 +295,7 @@ class Gateway:
 
     def _recover(self) -> None:
         self._breaker.answered()
-        self._turnstile.careful(False)
+        self._rate_limiter.careful(False)
 
     async def _settle_failed(self, attempt: Attempt, failure: Failure) -> Attempt | None:
         """The attempt itself when its reservation serves again, or `None` when it was charged."""
@@ -303,7 +303,7 @@ class Gateway:
             self.book.unsent(attempt)
             return attempt
         self._lose(self.book.attempt(attempt.reservation), failure.message)
-        await self._till.settle(self.book.attempt(attempt.reservation))
+        await self._billing.settle(self.book.attempt(attempt.reservation))
         self._leave_attempt(attempt.reservation)
         return None
 

@@ -171,7 +171,7 @@ def _records(events: Iterable[Event]) -> Rows:
     }
 
 
-def _shelf(events: Iterable[Event]) -> Rows:
+def _results(events: Iterable[Event]) -> Rows:
     rows: Rows = {}
     for event in _of(events, "work_done"):
         told = {name: value for name, value in event.payload.items() if name != "work"}
@@ -275,7 +275,7 @@ EXPECTED: dict[str, tuple[Expected, ...]] = {
         Expected("submissions", ("id",), _submissions),
         Expected("ladder", ("rung",), _ladder),
         Expected("records", ("number",), _records),
-        Expected("shelf", ("key",), _shelf),
+        Expected("shelf", ("key",), _results),
     ),
     "scheduler": (
         Expected("leases", ("request_id",), _leases),

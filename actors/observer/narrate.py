@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from actors.researcher.tools.clip import clip_text
-from actors.researcher.types import Done, Turn
+from actors.researcher.types import ToolOutcome, Turn
 from cluster.money import format_usd
 from cluster.text import escaped_json, lines, visible, visible_line
 
@@ -83,7 +83,7 @@ def _answer(entry: dict[str, Any], most: int | None) -> Iterator[str]:
         yield f"*Stopped:* {visible_line(str(entry.get('stop_reason')))}"
 
 
-def _call(done: Done, most: int | None) -> str:
+def _call(done: ToolOutcome, most: int | None) -> str:
     outcome = "ok" if done.result.ok else f"refused: {done.result.reason}: {done.result.message}"
     name, outcome = visible_line(done.call.name), visible_line(outcome)
     return f"**{name}** ({outcome})\n\n{_fenced(done.call.args, most)}\n\n{_fenced(done.result.content, most)}"

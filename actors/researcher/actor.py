@@ -16,7 +16,7 @@ from ray.exceptions import RayError
 from actors.evaluator.client import EvaluatorClient
 from actors.gateway.client import GatewayClient
 from actors.researcher.account import Account
-from actors.researcher.brains.base import Making, make_brain
+from actors.researcher.brains.base import BrainContext, make_brain
 from actors.researcher.loop import Profile, Researcher
 from actors.researcher.progress import Progress
 from actors.researcher.runs import Runs
@@ -128,7 +128,9 @@ class ResearcherActor:
         toolbox = make_toolbox(ctx)
         profile = _profile(config, self._id, ctx, str(home))
         notebook = ctx.workspace.notebook
-        made_of = Making(config, self._id, profile.direction, ctx.task, toolbox.describe(), self._gateway, notebook)
+        made_of = BrainContext(
+            config, self._id, profile.direction, ctx.task, toolbox.describe(), self._gateway, notebook
+        )
         brain = make_brain(made_of)
         return Researcher(profile, brain, toolbox, self._transcript, self._account)
 

@@ -23,13 +23,13 @@ from typing import Any, TypeVar
 
 from actors.researcher.account import Account
 from actors.researcher.brains.base import Brain
-from actors.researcher.ends import END_BRAIN_FAILED, END_BUDGET, END_DONE, END_STOPPED, END_TIME, ending
-from actors.researcher.patience import Step, next_step, reason_of
 from actors.researcher.progress import Progress
-from actors.researcher.stall import PAUSED_TITLE, Stall, assess
+from actors.researcher.retry_policy import Step, next_step, reason_of
+from actors.researcher.stall_detection import PAUSED_TITLE, Stall, assess
+from actors.researcher.stop_conditions import END_BRAIN_FAILED, END_BUDGET, END_DONE, END_STOPPED, END_TIME, ending
 from actors.researcher.tools import ToolBox, wait_for_news
 from actors.researcher.transcript import OpenTurn, Pending, Transcript
-from actors.researcher.types import FINISH, Decision, Observation, Seen, ToolCall, ToolResult
+from actors.researcher.types import FINISH, Decision, Observation, ToolCall, ToolResult, TurnInput
 from cluster.clock import StopWatchClock
 from cluster.errors import AarError, Reason, RefusedError
 from cluster.storage import StorageError
@@ -234,7 +234,7 @@ class Researcher:
 
     # -- observing and deciding ------------------------------------------------------------------------------------
 
-    async def _observe_patiently(self, stall: Stall) -> Seen:
+    async def _observe_patiently(self, stall: Stall) -> TurnInput:
         """The observation, asked for again while the offices do not answer, as patiently as the errors deserve."""
         self._action = "observing"
         attempts: Counter[str] = Counter()
@@ -247,11 +247,11 @@ class Researcher:
                 self._paused = False
                 return seen
             if step.action != "wait":
-                return Seen(ending=f"{END_BRAIN_FAILED}: {step.text}")
+                return TurnInput(ending=f"{END_BRAIN_FAILED}: {step.text}")
             if why := await self._hold(step):
-                return Seen(ending=why)
+                return TurnInput(ending=why)
 
-    async def _observe(self, stall: Stall) -> Seen:
+    async def _observe(self, stall: Stall) -> TurnInput:
         if not self._opened:
             await self._account.open()
             self._opened = True
@@ -262,7 +262,7 @@ class Researcher:
         why = ending(budget, left, self._transcript.next_turn(), self._profile.max_turns, stopped)
         if stall.action == "end":
             why = why or stall.text
-        return Seen(
+        return TurnInput(
             posts=tuple(await self._ctx.notifier.unread(self._ctx.notifier.seen) if self._profile.forum else []),
             budget=budget,
             seconds_left=left,
@@ -355,7 +355,7 @@ class Researcher:
         draft = {"kind": "insight", "title": "My notebook at the end", "body": fitting(body)}
         return Decision((ToolCall("forum_post", draft, "its last words"),), ending=why)
 
-    def _observation(self, seen: Seen) -> Observation:
+    def _observation(self, seen: TurnInput) -> Observation:
         profile, history, moved = self._profile, self._transcript.history, self._transcript.redirected
         direction = profile.direction if moved is None else str(moved["direction"])
         return Observation(profile.researcher, len(history), direction, profile.task, history, seen, self._tools.names)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from actors.researcher.types import Done, ToolCall, ToolResult, Turn
+from actors.researcher.types import ToolCall, ToolOutcome, ToolResult, Turn
 
 POSTS = frozenset({"forum_post", "forum_claim"})
 
@@ -40,14 +40,14 @@ class Progress:
         )
 
 
-def outcomes(turn: Turn) -> Iterator[Done]:
+def outcomes(turn: Turn) -> Iterator[ToolOutcome]:
     """How the calls of a turn ended, and the runs in the background of which it brought the news."""
     for news in turn.seen.news:
-        yield Done(ToolCall(news["tool"], news["args"]), ToolResult.from_dict(news["result"]))
+        yield ToolOutcome(ToolCall(news["tool"], news["args"]), ToolResult.from_dict(news["result"]))
     yield from (done for done in turn.done if done.result.content.get("state") != "started")
 
 
-def _score(item: Done) -> dict[str, Any] | None:
+def _score(item: ToolOutcome) -> dict[str, Any] | None:
     if item.call.name != "submit":
         return None
     answer = item.result.content

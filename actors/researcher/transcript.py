@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from actors.researcher.runs import Runs
-from actors.researcher.types import Decision, Done, Seen, ToolCall, ToolResult, Turn
+from actors.researcher.types import Decision, ToolCall, ToolOutcome, ToolResult, Turn, TurnInput
 from cluster.clock import now_us
 from cluster.journal import Journal
 from cluster.objects import sha256_hex
@@ -67,7 +67,7 @@ class OpenTurn:
     """The turn that was begun and not finished; while it is not `decided` it has no calls."""
 
     number: int
-    seen: Seen
+    seen: TurnInput
     decided: bool
     calls: tuple[Pending, ...]
     ending: str
@@ -91,7 +91,7 @@ class Transcript:
         """Every finished turn, oldest first."""
         return tuple(self._history)
 
-    def observed(self) -> list[Seen]:
+    def observed(self) -> list[TurnInput]:
         """What the brain saw in every turn, of the unfinished one, too."""
         left_open = self.open_turn()
         return [turn.seen for turn in self._history] + ([] if left_open is None else [left_open.seen])
@@ -100,7 +100,7 @@ class Transcript:
         """The number of the next turn to decide."""
         return len(self._history)
 
-    def observe(self, turn: int, seen: Seen, wall_ms: int) -> OpenTurn:
+    def observe(self, turn: int, seen: TurnInput, wall_ms: int) -> OpenTurn:
         """Begin a turn with what the brain is about to see; it is thereby told of the runs in the news.
 
         `wall_ms`, here and below, is the wall time since the step before, which the turn has taken so far.
@@ -131,7 +131,7 @@ class Transcript:
         if not rows:
             return None
         row = rows[0]
-        seen = Seen.from_dict(unpack(row["seen"], _LIMIT))
+        seen = TurnInput.from_dict(unpack(row["seen"], _LIMIT))
         calls = self._store.query(_CALLS, (row["turn"],))
         ending = seen.ending or row["ending"]
         return OpenTurn(int(row["turn"]), seen, row["said"] is not None, tuple(_pending(c) for c in calls), ending)
@@ -233,8 +233,8 @@ def _turn(row: sqlite3.Row, calls: list[sqlite3.Row]) -> Turn:
     done = []
     for pending in (_pending(call) for call in calls):
         missing = ToolResult.refused("no_result", "the call has no stored result")
-        done.append(Done(pending.call, pending.result or missing))
-    seen = Seen.from_dict(unpack(row["seen"], _LIMIT))
+        done.append(ToolOutcome(pending.call, pending.result or missing))
+    seen = TurnInput.from_dict(unpack(row["seen"], _LIMIT))
     return Turn(int(row["turn"]), seen, tuple(done), tuple(json.loads(row["said"])), seen.ending or row["ending"])
 
 

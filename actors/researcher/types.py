@@ -49,7 +49,7 @@ class ToolResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class ToolOutcome:
     """A call and its result."""
 
     call: ToolCall
@@ -57,7 +57,7 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class TurnInput:
     """What the world looked like when a turn was decided.
 
     `posts` are forum posts that were new then; `budget` is the account's balance (`spent`, `reserved`, `caps`,
@@ -80,7 +80,7 @@ class Seen:
         return {**asdict(self), "posts": list(self.posts), "news": list(self.news), "running": list(self.running)}
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Seen:
+    def from_dict(cls, data: dict[str, Any]) -> TurnInput:
         """The inverse of `to_dict`."""
         return cls(**{**data, **{name: tuple(data.get(name, ())) for name in ("posts", "news", "running")}})
 
@@ -104,8 +104,8 @@ class Turn:
     """A complete turn."""
 
     number: int
-    seen: Seen
-    done: tuple[Done, ...]
+    seen: TurnInput
+    done: tuple[ToolOutcome, ...]
     said: tuple[dict[str, Any], ...] = ()
     ending: str = ""
     """Why it was the last turn, or ""."""
@@ -125,5 +125,5 @@ class Observation:
     direction: str
     task: dict[str, Any]
     history: tuple[Turn, ...]
-    seen: Seen
+    seen: TurnInput
     tools: tuple[str, ...]

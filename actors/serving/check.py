@@ -12,7 +12,7 @@ from typing import Any
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from actors.scheduler.admission import check_request
-from actors.serving.desk import serve_request
+from actors.serving.manager import serve_request
 from cluster.config import Brain, CampaignConfig, ConfigError, Serve
 from cluster.config.prices import SHIPPED_PRICES
 from cluster.money import Amounts, usd_from_decimal

@@ -10,7 +10,7 @@ from actors.gateway.recorder import Parts
 from actors.gateway.request import Body
 from actors.gateway.retry import AttemptFailedError, Failure
 from actors.gateway.transport import Begun
-from actors.serving.desk import ServeDesk
+from actors.serving.manager import ModelServerManager
 from cluster.config import CampaignConfig
 from cluster.errors import AarError, Reason, RefusedError
 from gpu_pool.serving.state import ServerState
@@ -19,8 +19,8 @@ from gpu_pool.serving.state import ServerState
 class Served:
     """A `Transport`. A call waits while the server starts; what fails is tried again by the gateway."""
 
-    def __init__(self, config: CampaignConfig, desk: ServeDesk) -> None:
-        self._config, self._desk = config, desk
+    def __init__(self, config: CampaignConfig, manager: ModelServerManager) -> None:
+        self._config, self._manager = config, manager
         self._reached = ("", "")
         """Address and token that `_client` is for."""
         self._client: Endpoint | None = None
@@ -29,7 +29,7 @@ class Served:
     async def send(self, key: str, body: Body, parts: Parts, begun: Begun) -> dict[str, Any]:
         """As `Transport.send`."""
         try:
-            server = await self._desk.ready()
+            server = await self._manager.ready()
         except RefusedError as refused:
             if refused.reason is Reason.OVER_BUDGET:
                 raise AttemptFailedError(Failure(Reason.OVER_BUDGET, refused.message, detail=refused.detail)) from None
@@ -51,12 +51,12 @@ class Served:
 
     def status(self) -> dict[str, Any]:
         """As `Transport.status`: the `server`."""
-        return {"server": self._desk.status()}
+        return {"server": self._manager.status()}
 
     async def close(self) -> None:
         """End the server and let connections go."""
         try:
-            await self._desk.close()
+            await self._manager.close()
         finally:
             if self._client is not None:
                 await self._client.close()

@@ -376,7 +376,8 @@ class Runs(Strict):
     )
     pretrain_seconds: Positive = Field(900, description="wall limit of pretraining a model")
     predict_seconds: Positive = Field(
-        60, description="wall limit of applying a model to one set of items; also of its states and zero-shot opinion"
+        60,
+        description="wall limit of applying a model to one set of items; also of its states and zero-shot prediction",
     )
     slack_seconds: Positive = Field(
         30, description="what a lease of training may take beside it: applying its students, moving files"

@@ -40,8 +40,8 @@ from gpu_pool.weak_to_strong.methods.teacher import train_teacher
 from gpu_pool.weak_to_strong.models import LabelModel, initial_lm, save_weights
 from gpu_pool.weak_to_strong.models.weights import stored_dtype
 from gpu_pool.weak_to_strong.pretrain import pretrain_model
+from gpu_pool.weak_to_strong.rng import global_streams
 from gpu_pool.weak_to_strong.run import Log, MethodRun, PlaceParams, RunParams
-from gpu_pool.weak_to_strong.streams import global_streams
 from gpu_pool.weak_to_strong.student import Student
 
 Metrics = dict[str, float]

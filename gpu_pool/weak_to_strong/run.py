@@ -149,7 +149,7 @@ class MethodRun:
 
     @cached_property
     def prior(self) -> FloatArray:
-        """The strong model's zero-shot opinion, float32 (n,) = P(label 1), calibrated to half ones without truth."""
+        """The strong model's zero-shot prediction, float32 (n,) = P(label 1), calibrated to half ones without truth."""
         return self.base.zero_shot(self.items)
 
     @cached_property

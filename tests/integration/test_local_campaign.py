@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from actors.researcher.ends import END_STOPPED, END_TIME
-from actors.researcher.stall import NO_CALL, PAUSED_TITLE
+from actors.researcher.stall_detection import NO_CALL, PAUSED_TITLE
+from actors.researcher.stop_conditions import END_STOPPED, END_TIME
 from actors.researcher.transcript import read_turns
 from cluster.money import gpu_cost, usd_from_decimal
 from cluster.names import SERVING_ACCOUNT, RunPaths

@@ -22,7 +22,7 @@ from gpu_pool.serving.command import ServerSpec
 from gpu_pool.serving.server import ModelServer
 from gpu_pool.serving.state import Phase, ServerEnd, ServerState
 from tests.tiny_qwen import make_tiny_qwen
-from tests.unit.actors.gateway_world import Desk
+from tests.unit.actors.gateway_world import FakeLedger
 from tests.unit.actors.researcher_world import World, config
 from tests.vllm_environment import needs_vllm, vllm_python
 
@@ -132,7 +132,7 @@ def test_a_brain_that_is_told_garbage_survives_it(state: ServerState, tmp_path: 
     settings = config(
         brain={"kind": "local", "model": "tiny", "base_url": state.base_url, "max_tokens": 40, "thinking_tokens": None}
     )
-    ledger = Desk(tmp_path / "scheduler.db")
+    ledger = FakeLedger(tmp_path / "scheduler.db")
     endpoint = Endpoint(settings.brain, settings.gateway, lambda: state.token)
     gateway = Gateway(Store(tmp_path / "gateway.db"), settings, ledger.client(), endpoint)
     one = World(tmp_path, settings, model=gateway, max_turns=3)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from actors.evaluator.file_domain import FileDomain
-from actors.evaluator.truth import Vault
+from actors.evaluator.splits import Splits
 from gpu_pool.weak_to_strong.items import ItemSet
 
 MORE = 3000
@@ -347,10 +347,10 @@ def sources(domain: str, truth: Truth) -> dict[str, str]:
     return {cheat.name: cheat.build(truth) for cheat in planted(domain, shipped=False)}
 
 
-def truth_of(vault: Vault, hidden: npt.NDArray[np.float32]) -> Truth:
+def truth_of(splits: Splits, hidden: npt.NDArray[np.float32]) -> Truth:
     """What the builders get; `hidden` are the strong model's states of the unlabelled items."""
-    split = vault.split("pool_a")
-    if isinstance(vault.domain, FileDomain):
+    split = splits.split("pool_a")
+    if isinstance(splits.domain, FileDomain):
         raise TypeError("the planted cheats know generated worlds")
-    more, labels = vault.domain.sample(MORE, 7)
+    more, labels = splits.domain.sample(MORE, 7)
     return Truth(split.items, split.labels, hidden[: len(split)], more, labels)

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-from actors.evaluator.judge import Judge
+from actors.evaluator.evaluator import Evaluator
 from actors.scheduler.client import SchedulerClient
 from actors.scheduler.scheduler import Scheduler, SchedulerConfig
 from cluster.config import CampaignConfig
@@ -22,9 +22,9 @@ from cluster.sandbox import Grade, Limits, grade
 from cluster.store import Store
 from gpu_pool.cache import NodeCache
 from gpu_pool.client import SlotClient
-from gpu_pool.lane import Lane
 from gpu_pool.leases import SlotInfo
 from gpu_pool.library import materialise
+from gpu_pool.sandbox_worker import SandboxWorker
 from gpu_pool.slot import Slot, SlotSpec, uid_of
 from gpu_pool.weak_to_strong.domains import Domain
 
@@ -51,16 +51,18 @@ class Stage:
         self.client = SchedulerClient(Local(self.scheduler))
         self._store = Store(self.paths.evaluator_db)
         self.journal = Journal(self._store)
-        self.judge = Judge(self.paths, config, self.client, self._store, self.journal, domain)
+        self.evaluator = Evaluator(self.paths, config, self.client, self._store, self.journal, domain)
 
     def _slot(self, number: int) -> Slot:
         pool, cache = self.config.pool, NodeCache.of(self.config.pool)
         library, memory = materialise(cache.root), int(pool.memory_gb * (1 << 30))
         index = FIRST_INDEX + number
         if number == 0:
-            lane = Lane(library, cache.models, Limits(memory_bytes=memory, processes=256), uid_of("method", index))
-            self.grade = grade(lane.spec, cache.root / "sandbox-control.json")
-            asyncio.run(lane.close())
+            worker = SandboxWorker(
+                library, cache.models, Limits(memory_bytes=memory, processes=256), uid_of("method", index)
+            )
+            self.grade = grade(worker.spec, cache.root / "sandbox-control.json")
+            asyncio.run(worker.close())
         spec = SlotSpec(
             name=f"slot-{number}",
             threads=1,

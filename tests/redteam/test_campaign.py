@@ -12,10 +12,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from actors.evaluator.actor import EvaluatorActor
-from actors.evaluator.counted import Payer, method_order
+from actors.evaluator.blinded_batch import make_sheet
 from actors.evaluator.jobs import method_step, predict_step, protocol
-from actors.evaluator.sheets import make_sheet
-from actors.evaluator.truth import SPLITS
+from actors.evaluator.scoring_runs import Payer, method_order
+from actors.evaluator.splits import SPLITS
 from cluster.errors import RefusedError
 from cluster.journal import verify_chain
 from cluster.wire import pack
@@ -59,7 +59,7 @@ def test_no_call_of_the_evaluator_takes_predictions_labels_or_a_split() -> None:
 
 
 def test_a_single_flip_a_subset_or_another_split_cannot_be_asked_for(theatre: Theatre) -> None:
-    judge, snapshot = theatre.stage.judge, theatre.stage.objects.put_tree({"method.py": PLAIN.encode()})
+    judge, snapshot = theatre.stage.evaluator, theatre.stage.objects.put_tree({"method.py": PLAIN.encode()})
     predictions = theatre.stage.objects.put_bytes(pack([1] + [-1] * 79))
     for tier in ("seal", "test", "train_unlabel", "pool_b", "", "dev\0", "../dev"):
         with pytest.raises(RefusedError, match="takes no submissions"):
@@ -93,12 +93,12 @@ def test_a_method_that_picks_its_seeds_gains_nothing_by_those_that_it_refuses(th
     answer = theatre.submit(SEED_PICKER.replace("% 2", "% 1000 < 1001"))
     assert answer["failed_seeds"] == 3
     assert answer["error"] == "error: RuntimeError"
-    record = theatre.stage.judge.record(answer["record_id"])
+    record = theatre.stage.evaluator.record(answer["record_id"])
     assert record is not None
     assert record["accuracy"] == record["weak_accuracy"]
     picked = theatre.submit(SEED_PICKER)
-    record = theatre.stage.judge.record(picked["record_id"])
-    weak = next(r for r in theatre.stage.judge.records() if (r["method"], r["tier"]) == ("weak", "dev"))
+    record = theatre.stage.evaluator.record(picked["record_id"])
+    weak = next(r for r in theatre.stage.evaluator.records() if (r["method"], r["tier"]) == ("weak", "dev"))
     assert record is not None
     assert picked["failed_seeds"] == len(record["failed_seeds"])
     assert len(record["per_seed"]) == 3, "no seed is left out"
@@ -107,7 +107,7 @@ def test_a_method_that_picks_its_seeds_gains_nothing_by_those_that_it_refuses(th
 
 def test_ten_sybils_share_one_limit_and_every_failure_counts(theatre: Theatre) -> None:
     broken = "def train(run):\n    raise RuntimeError('{}')\n"
-    used = theatre.stage.judge.status()["wear"]["board"]["used"]
+    used = theatre.stage.evaluator.status()["wear"]["board"]["used"]
     refused = 0
     for number in range(3, 13):
         try:
@@ -115,7 +115,7 @@ def test_ten_sybils_share_one_limit_and_every_failure_counts(theatre: Theatre) -
         except RefusedError as refusal:
             refused += refusal.reason == "tier_exhausted"
     assert refused == 10 - (8 - used)
-    assert theatre.stage.judge.status()["wear"]["board"] == {"used": 8, "limit": 8}
+    assert theatre.stage.evaluator.status()["wear"]["board"] == {"used": 8, "limit": 8}
     logged = theatre.stage.journal.events(kind="submission")
     assert sum(event.payload["tier"] == "board" for event in logged) == 8
 
@@ -126,7 +126,7 @@ def test_replies_to_a_good_and_a_bad_student_differ_in_their_figures_only(theatr
     assert list(good) == list(bad)
     assert [type(v) for v in good.values()] == [type(v) for v in bad.values()]
     assert abs(len(json.dumps(good)) - len(json.dumps(bad))) <= 4
-    exact = theatre.stage.judge.record(good["record_id"])
+    exact = theatre.stage.evaluator.record(good["record_id"])
     assert exact is not None
     steps = good["accuracy"] / theatre.stage.config.scoring.dev_round
     assert steps == pytest.approx(round(steps))
@@ -142,14 +142,14 @@ def test_no_method_finds_truth_scored_texts_or_the_secret_in_a_counted_run(theat
 
     The control: a text of the pools, which are its inputs, is found in disguise.
     """
-    tools = theatre.stage.judge._primary._t
-    vault, size = tools.vault, 24
-    forbidden = {needle[:size] for needle in needles(vault)}
-    scored = [vault.split(part).items for part in ("dev", "board", "seal")]
+    tools = theatre.stage.evaluator._primary._t
+    splits, size = tools.splits, 24
+    forbidden = {needle[:size] for needle in needles(splits)}
+    scored = [splits.split(part).items for part in ("dev", "board", "seal")]
     for items in (*scored, *map(tools.shown, scored)):
         forbidden |= {text.encode()[:size] for text in items.prompts}
     forbidden.add((theatre.stage.paths.judge / "secret.bin").read_bytes()[:size])
-    shown = [text.encode() for text in tools.shown(vault.unlabelled().items).prompts]
+    shown = [text.encode() for text in tools.shown(splits.unlabelled().items).prompts]
     wanted = sorted(f for f in forbidden if len(f) == size and not any(f in text for text in shown))
     told = [bytes(255 - byte for byte in words).hex() for words in (shown[0], *wanted)]
     search = """
@@ -178,20 +178,20 @@ def train(run):
 
 
 def test_no_pool_shares_a_prompt_with_a_scored_one(theatre: Theatre) -> None:
-    vault = theatre.stage.judge._primary._t.vault
-    prompts = {name: set(vault.split(name).items.prompts) for name in SPLITS}
+    splits = theatre.stage.evaluator._primary._t.splits
+    prompts = {name: set(splits.split(name).items.prompts) for name in SPLITS}
     assert not any(prompts[a] & prompts[b] for a in SPLITS for b in SPLITS if a < b)
 
 
 def lease(theatre: Theatre, source: str, name: str) -> LeaseResult:
     """A counted lease of its own: one training with a fixed seed, one sheet, outside the judge's books."""
-    judge = theatre.stage.judge
+    judge = theatre.stage.evaluator
     tools, shared = judge._primary._t, judge._primary.shared
     home = theatre.stage.paths.root / "own" / name
     (home / "code").mkdir(parents=True)
     (home / "code" / "method.py").write_text(source)
-    sheet = make_sheet(tools.secret, tools.vault.split("dev"), "fixed")
-    sheet.items.save(home / "sheet.arrow")
+    batch = make_sheet(tools.secret, tools.splits.split("dev"), "fixed")
+    batch.items.save(home / "sheet.arrow")
     strong = judge._primary.models.folder("strong")
     inputs = {
         "code": home / "code",
@@ -202,7 +202,7 @@ def lease(theatre: Theatre, source: str, name: str) -> LeaseResult:
         "strong": strong,
     }
     steps = (
-        method_step("train", inputs, protocol(tools.vault.domain.spec.student, 5, tools.sizes), tools.sizes),
+        method_step("train", inputs, protocol(tools.splits.domain.spec.student, 5, tools.sizes), tools.sizes),
         predict_step("predict", "train", strong, home / "sheet.arrow", tools.sizes),
     )
     order = method_order(
@@ -250,8 +250,8 @@ def test_patched_libraries_change_nothing_outside_the_methods_own_process(theatr
 
 def test_training_inference_and_truth_have_three_uids(theatre: Theatre) -> None:
     slot = theatre.stage.slots[0]
-    lanes = {role: held.lane for role, held in slot._trusted.items()}
-    boxes = {role: lane._box for role, lane in lanes.items() if lane is not None}
+    workers = {role: held.worker for role, held in slot._trusted.items()}
+    boxes = {role: worker._box for role, worker in workers.items() if worker is not None}
     boxes["method"] = slot._spares[0]._box  # type: ignore[index]
     assert set(boxes) == {"inference", "library", "method"}
     if os.geteuid() == 0:
@@ -262,12 +262,12 @@ def test_training_inference_and_truth_have_three_uids(theatre: Theatre) -> None:
 
 def test_items_reach_inference_fresh_shuffled_and_some_twice(theatre: Theatre) -> None:
     lease(theatre, PLAIN.replace("epochs=1", "epochs=2"), "sheet-look")
-    sheet = ItemSet.load(theatre.stage.paths.root / "own" / "sheet-look" / "sheet.arrow")
-    split = theatre.stage.judge._primary._t.vault.split("dev")
-    rows = list(zip(sheet.prompts, sheet.firsts, strict=True))
+    batch = ItemSet.load(theatre.stage.paths.root / "own" / "sheet-look" / "sheet.arrow")
+    split = theatre.stage.evaluator._primary._t.splits.split("dev")
+    rows = list(zip(batch.prompts, batch.firsts, strict=True))
     assert len(rows) == len(split) + 20
     assert len(set(rows)) == len(split)
-    assert set(sheet.ids).isdisjoint(split.items.ids)
+    assert set(batch.ids).isdisjoint(split.items.ids)
     assert rows[: len(split)] != list(zip(split.items.prompts, split.items.firsts, strict=True))
 
 
@@ -310,7 +310,7 @@ def test_a_bad_student_is_refused_in_one_line_and_counted(name: str, theatre: Th
     assert "\n" not in answer["error"]
     assert not any(character.isdigit() for character in answer["error"]), "a number would be of the method's making"
     assert theatre.answers_left("01-a") == before - 1
-    record = theatre.stage.judge.record(answer["record_id"])
+    record = theatre.stage.evaluator.record(answer["record_id"])
     assert record is not None
     assert record["status"] == "failed"
 

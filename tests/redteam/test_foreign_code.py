@@ -76,8 +76,8 @@ raise SystemExit(0 if tried else 'found no pipe')
         result = bench.run(hostile.replace("KIND", str(kind)))
         assert result.status in ("crashed", "error"), result
         assert "SystemExit: found" not in result.error
-        assert bench.lane is not None
-        assert bench.lane.alive
+        assert bench.worker is not None
+        assert bench.worker.alive
     assert "train" in bench.run("x = 1\n").error
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10, "kilobytes"
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
+from actors.evaluator.result_store import ScoredRun
 from actors.evaluator.secret import write_private
-from actors.evaluator.shelf import ScoredRun
 from cluster.names import RunPaths
 from gpu_pool.weak_to_strong.domains import Domain, get_domain
 from gpu_pool.weak_to_strong.methods import path_of
@@ -61,14 +61,14 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     async def play() -> dict[str, dict[str, Any]]:
         try:
             await stage.open({})
-            workshop = stage.judge._primary
-            await workshop.shared.features()
-            vault, hidden = workshop._t.vault, load_file(workshop.shared.features_file)["hidden"]
-            every = sources("math", truth_of(vault, hidden))
+            domain_evaluator = stage.evaluator._primary
+            await domain_evaluator.shared.features()
+            splits, hidden = domain_evaluator._t.splits, load_file(domain_evaluator.shared.features_file)["hidden"]
+            every = sources("math", truth_of(splits, hidden))
             chosen = {name: every[name] for name in ("executing candidates", "table of labels")}
             chosen["copied ceiling, with a bribe"] = every["copied ceiling"] + BRIBE
             chosen["vanilla"] = path_of("vanilla").read_text()
-            work = (stage.judge.audit(stage.snapshot(source), name, "math") for name, source in chosen.items())
+            work = (stage.evaluator.audit(stage.snapshot(source), name, "math") for name, source in chosen.items())
             return dict(zip(chosen, await asyncio.gather(*work), strict=True))
         finally:
             await stage.close()
@@ -85,14 +85,14 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ScoredRun]:
     async def play() -> dict[str, ScoredRun]:
         try:
             await stage.open({})
-            workshop = stage.judge._primary
-            await workshop.shared.features()
-            truth = truth_of(workshop._t.vault, load_file(workshop.shared.features_file)["hidden"])
+            domain_evaluator = stage.evaluator._primary
+            await domain_evaluator.shared.features()
+            truth = truth_of(domain_evaluator._t.splits, load_file(domain_evaluator.shared.features_file)["hidden"])
             texts = {cheat.name: cheat.build(truth) for cheat in planted("math", shipped=True)}
             texts["vanilla"] = path_of("vanilla").read_text()
-            work = [stage.judge.score("", stage.snapshot(t), name, "board", "math") for name, t in texts.items()]
+            work = [stage.evaluator.score("", stage.snapshot(t), name, "board", "math") for name, t in texts.items()]
             hashes = [record["code_hash"] for record in await asyncio.gather(*work)]
-            found = [workshop.counted.found(code_hash, "board") for code_hash in hashes]
+            found = [domain_evaluator.counted.found(code_hash, "board") for code_hash in hashes]
             return {name: run for name, run in zip(texts, found, strict=True) if run is not None}
         finally:
             await stage.close()

@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from actors.evaluator.blinded_batch import make_sheet
 from actors.evaluator.secret import Secret
-from actors.evaluator.sheets import make_sheet
-from actors.evaluator.truth import Vault
+from actors.evaluator.splits import Splits
 from gpu_pool.weak_to_strong import student as students
 from gpu_pool.weak_to_strong.domains import Domain
 from gpu_pool.weak_to_strong.entrypoints import predict
@@ -71,7 +71,7 @@ def test_a_student_cannot_vote_across_a_batch(model: LabelModel, chat: Domain) -
 def test_a_student_cannot_tell_a_counted_run_from_any_other(chat: Domain) -> None:
     """What it reads is the text alone: no id, no tier, no position; sheets of one split hold the same texts."""
     secret = Secret(b"k" * 32)
-    split = Vault(secret, tiny("chat")).split("seal")
+    split = Splits(secret, tiny("chat")).split("seal")
     one, other = (make_sheet(secret, split, "method", tier, 0) for tier in ("dev", "seal"))
     pairs = [{frozenset(pair) for pair in zip(s.items.firsts, s.items.seconds, strict=True)} for s in (one, other)]
     assert pairs[0] == pairs[1]

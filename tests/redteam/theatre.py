@@ -52,7 +52,7 @@ class Theatre:
         self.loop = asyncio.new_event_loop()
         self.stage = Stage(root / "runs" / "redteam", settings(root / "cache"), tiny)
         self.do(self.stage.open(RESEARCHERS))
-        self.do(self.stage.judge.prepare())
+        self.do(self.stage.evaluator.prepare())
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(work)
@@ -67,11 +67,11 @@ class Theatre:
     def submit_tree(self, snapshot: str, who: str = "01-a", tier: str = "dev", key: str = "") -> dict[str, Any]:
         """The answer to a snapshot."""
         key = key or f"{who}/{tier}/{snapshot}"
-        return self.do(self.stage.judge.submit(key, who, snapshot, "a method", tier))
+        return self.do(self.stage.evaluator.submit(key, who, snapshot, "a method", tier))
 
     def said(self, answer: dict[str, Any]) -> str:
         """The first line of what a method said when its training failed: in its lease, not in the answer."""
-        record = self.stage.judge.record(answer["record_id"])
+        record = self.stage.evaluator.record(answer["record_id"])
         assert record is not None
         path = self.stage.paths.leases / record["lease_ids"][0] / "result.msgpack"
         result = LeaseResult.from_dict(unpack(path.read_bytes(), 16 << 20))

@@ -17,10 +17,10 @@ from actors.evaluator.audits.material import Material
 from actors.evaluator.audits.trial_runs import Said, TrialRuns, canary_score
 from actors.evaluator.audits.trials import POOL_A, POOL_B, TRIALS
 from actors.evaluator.audits.verdicts import Evidence, Outcome, Spread, Verdict, overall, verdicts
-from actors.evaluator.counted import Payer
-from actors.evaluator.desk import Joiner
-from actors.evaluator.shared import SharedWork, Tools
-from actors.evaluator.shelf import ScoredRun, Usage
+from actors.evaluator.lease_client import Joiner
+from actors.evaluator.reference_runs import ReferenceRuns, Tools
+from actors.evaluator.result_store import ScoredRun, Usage
+from actors.evaluator.scoring_runs import Payer
 from actors.evaluator.source import Method, program_bytes
 from actors.evaluator.statistics.influence import Influence
 from cluster.objects import ObjectStore
@@ -82,21 +82,21 @@ def _apart(said: dict[str, Said]) -> float | None:
 class Auditor:
     """Audits methods on one domain."""
 
-    def __init__(self, tools: Tools, shared: SharedWork, objects: ObjectStore, material: Material) -> None:
+    def __init__(self, tools: Tools, shared: ReferenceRuns, objects: ObjectStore, material: Material) -> None:
         self._t, self._shared, self._objects = tools, shared, objects
         self._material = material
         self._join = Joiner()
 
     def known(self, code_hash: str) -> AuditReport | None:
         """The report on a method, if it was audited."""
-        body = self._t.shelf.get(self._key(code_hash))
+        body = self._t.result_store.get(self._key(code_hash))
         return None if body is None else AuditReport.from_dict(body)
 
     def _key(self, code_hash: str) -> str:
         return f"audit/{self._t.domain}/{code_hash}"
 
     async def audit(self, method: Method, own: InEarnest, weak: ScoredRun, payer: Payer) -> AuditReport:
-        """Audit a method; `weak` are the hits of BOARD's teachers. Raises as `Desk.run`."""
+        """Audit a method; `weak` are the hits of BOARD's teachers. Raises as `LeaseClient.run`."""
         key = self._key(method.code_hash)
         return await self._join.once(key, lambda: self._audit(key, method, own, weak, payer))
 
@@ -118,7 +118,7 @@ class Auditor:
             weak=taught,
             hidden=hidden,
             pool={name: score for findings in done for name, score in findings.pool.items()},
-            canaries=canary_score([rows for findings in done for rows in findings.dev], self._t.vault),
+            canaries=canary_score([rows for findings in done for rows in findings.dev], self._t.splits),
             copies=next((findings.copies for findings in done if findings.copies is not None), None),
             above_ceiling=own.above_ceiling,
             unmoved=_apart({name: said for findings in done for name, said in findings.answers.items()}),
@@ -129,6 +129,6 @@ class Auditor:
         found_verdicts = tuple(verdicts(evidence))
         report = AuditReport(overall(found_verdicts), found_verdicts, Usage.of(results))
         body = report.to_dict()
-        self._t.shelf.put(key, body, {"method": method.name, "snapshot": method.snapshot, **body})
-        self._t.desk.discard(results)
+        self._t.result_store.put(key, body, {"method": method.name, "snapshot": method.snapshot, **body})
+        self._t.lease_client.discard(results)
         return report

@@ -1,4 +1,4 @@
-"""The case file of a disqualified method: what a person needs to judge the judge.
+"""The case file of a disqualified method: what a person needs to judge the evaluator.
 
 `cases/<first 12 digits of the code hash>/` holds the method as it was submitted, its difference to the nearest
 baseline, and `case.md` with every number and limit, who read its code, and what was built on it. It is written for

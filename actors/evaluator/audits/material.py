@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file
 
-from actors.evaluator.desk import Joiner, keep_output, save_arrays, save_items
 from actors.evaluator.jobs import features_step, initial_step, predict_step, protocol, truth_step, with_members
-from actors.evaluator.shared import Given, SharedWork, Tools, weak_labels
-from actors.evaluator.shelf import Usage
-from actors.evaluator.truth import Split
+from actors.evaluator.lease_client import Joiner, keep_output, save_arrays, save_items
+from actors.evaluator.reference_runs import Given, ReferenceRuns, Tools, weak_labels
+from actors.evaluator.result_store import Usage
+from actors.evaluator.splits import Split
 from cluster.names import BASELINES_ACCOUNT
 from gpu_pool.leases import LeaseResult, Step
 from gpu_pool.weak_to_strong.folders import WEIGHTS, files_without_weights
@@ -30,7 +30,7 @@ Labels = dict[str, npt.NDArray[np.float32]]
 class Material:
     """The shared inputs of one domain's trials, paid by the campaign."""
 
-    def __init__(self, tools: Tools, shared: SharedWork) -> None:
+    def __init__(self, tools: Tools, shared: ReferenceRuns) -> None:
         self._t, self._shared = tools, shared
         self._join = Joiner()
         self._home = tools.folder / "audit"
@@ -47,7 +47,7 @@ class Material:
 
     @property
     def random_prior(self) -> Path:
-        """Its zero-shot opinion of them."""
+        """Its zero-shot prediction of them."""
         return self._home / "prior.safetensors"
 
     @property
@@ -66,22 +66,22 @@ class Material:
 
     async def _make(self) -> None:
         key = f"audit-material/{self._t.domain}"
-        if self._t.shelf.get(key) is not None:
+        if self._t.result_store.get(key) is not None:
             return
         self._shared.write_items()
         self.random_strong.mkdir(mode=0o700, parents=True, exist_ok=True)
         given, weak = await self._shared.given(), await self._shared.models.model("weak")
         strong = given.strong
         sizes = self._t.sizes.own()
-        with self._t.desk.files(key) as folder:
+        with self._t.lease_client.files(key) as folder:
             steps = (*self._fresh_steps(given), *self._null_steps(weak, folder))
             seconds = sizes.lease_seconds(1) + 2 * sizes.predict_seconds
-            result = await self._t.desk.run(self._shared.order(key, BASELINES_ACCOUNT, seconds, steps))
+            result = await self._t.lease_client.run(self._shared.order(key, BASELINES_ACCOUNT, seconds, steps))
         await asyncio.to_thread(self._keep, strong, result)
         save_arrays(weak_labels(result.step("null-pool")), self.null_labels)
         usage = Usage.of([result]).to_dict()
-        self._t.shelf.put(key, usage, usage)
-        self._t.desk.discard([result])
+        self._t.result_store.put(key, usage, usage)
+        self._t.lease_client.discard([result])
 
     def _fresh_steps(self, given: Given) -> tuple[Step, Step]:
         """Draw the weights; then states and prior by them, and by the strong model's own texts and configuration."""
@@ -104,10 +104,12 @@ class Material:
         )  # its folder is private; a file like this may be linked into a sandbox and need not be copied
 
     def _null_steps(self, weak: Path, folder: Path) -> tuple[Step, Step]:
-        split, sizes = self.coins(self._t.vault.split("train_label")), self._t.sizes.own()
+        split, sizes = self.coins(self._t.splits.split("train_label")), self._t.sizes.own()
         save_items(split.items, folder / "train.arrow")
         save_arrays({"labels": split.labels}, folder / "labels.safetensors")
-        params = protocol(self._t.vault.domain.spec.teacher, self._t.secret.seed("null teacher", self._t.domain), sizes)
+        params = protocol(
+            self._t.splits.domain.spec.teacher, self._t.secret.seed("null teacher", self._t.domain), sizes
+        )
         inputs = {
             "model": weak,
             "items.arrow": folder / "train.arrow",

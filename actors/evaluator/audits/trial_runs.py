@@ -18,16 +18,16 @@ from actors.evaluator.audits import trials
 from actors.evaluator.audits.material import Material, inverted, save_rows, shuffled
 from actors.evaluator.audits.trials import Trial
 from actors.evaluator.audits.verdicts import Score
-from actors.evaluator.counted import Payer, method_order, write_code
-from actors.evaluator.desk import WorkError, read_array, save_arrays, save_items
+from actors.evaluator.blinded_batch import BlindedBatch, SheetError, make_sheet
 from actors.evaluator.jobs import method_step, predict_step, protocol
-from actors.evaluator.shared import Given, SharedWork, Tools
-from actors.evaluator.sheets import Sheet, SheetError, make_sheet
+from actors.evaluator.lease_client import WorkError, read_array, save_arrays, save_items
+from actors.evaluator.reference_runs import Given, ReferenceRuns, Tools
+from actors.evaluator.scoring_runs import Payer, method_order, write_code
 from actors.evaluator.source import Method
+from actors.evaluator.splits import Split, Splits
 from actors.evaluator.statistics import over_items
 from actors.evaluator.statistics.variance import Hits
 from actors.evaluator.tiers import FIRST_TEACHER
-from actors.evaluator.truth import Split, Vault
 from cluster.objects import ObjectStore
 from gpu_pool.leases import LeaseResult, Step
 
@@ -63,7 +63,7 @@ class _Question:
     """A sheet that a trial's student answers, and the labels that it is scored against."""
 
     step: str
-    sheet: Sheet
+    batch: BlindedBatch
     split: Split
 
 
@@ -71,20 +71,20 @@ class TrialRuns:
     """Trials of one method on one domain."""
 
     def __init__(
-        self, tools: Tools, shared: SharedWork, material: Material, objects: ObjectStore, method: Method
+        self, tools: Tools, shared: ReferenceRuns, material: Material, objects: ObjectStore, method: Method
     ) -> None:
         self._t, self._shared, self._material = tools, shared, material
         self._objects, self._method = objects, method
         self._context = ("audit", tools.domain, method.code_hash)
 
     async def run(self, key: str, part: Sequence[Trial], payer: Payer) -> Findings:
-        """Have `part` trained in one lease. Raises as `Desk.run` does."""
+        """Have `part` trained in one lease. Raises as `LeaseClient.run` does."""
         given = await self._shared.given()
         steps: list[Step] = []
         hidden: dict[str, _Question] = {}
         pool: dict[str, _Question] = {}
         dev: list[_Question] = []
-        with self._t.desk.files(key) as folder:
+        with self._t.lease_client.files(key) as folder:
             write_code(self._objects, self._method, folder / "code")
             for number, trial in enumerate(part):
                 home = folder / str(number)
@@ -100,7 +100,7 @@ class TrialRuns:
                     again = self._again(hidden[trial.name], home / "again.arrow")
                     steps.append(predict_step("again", train, given.strong, home / "again.arrow", self._t.sizes))
             order = method_order(key, payer, self._t.sizes, len(part), steps, self._shared.control(key, given))
-            result = await self._t.desk.run(order)
+            result = await self._t.lease_client.run(order)
         found = {name: score for name, asked in hidden.items() if (score := _score(result, asked)) is not None}
         own = {name: score for name, asked in pool.items() if (score := _score(result, asked)) is not None}
         copies = _copies(result, hidden[WITH_COPIES], again) if WITH_COPIES in hidden else None
@@ -119,7 +119,7 @@ class TrialRuns:
         }
         rows = self._rows(trial)
         if trial.pool != "all":
-            save_items(self._t.shown(self._t.vault.unlabelled().items.take(rows)), home / "items.arrow")
+            save_items(self._t.shown(self._t.splits.unlabelled().items.take(rows)), home / "items.arrow")
             for file in ("features.safetensors", "prior.safetensors"):
                 save_rows(inputs[file], rows, home / file)
             inputs = {file: home / file for file in inputs}
@@ -127,11 +127,11 @@ class TrialRuns:
         inputs["weak.safetensors"] = home / "weak.safetensors"
         inputs |= {"code": code, "strong": self._material.random_strong if fresh else given.strong}
         seed = self._t.secret.seed(*self._context, "pair" if trial.name in ON_POOL else trial.name)
-        spec, sizes = self._t.vault.domain.spec.student, self._t.sizes
+        spec, sizes = self._t.splits.domain.spec.student, self._t.sizes
         return method_step(name, inputs, protocol(spec, seed, sizes), sizes)
 
     def _rows(self, trial: Trial) -> npt.NDArray[np.int64]:
-        shown, both = len(self._t.vault.split("pool_a")), len(self._t.vault.unlabelled())
+        shown, both = len(self._t.splits.split("pool_a")), len(self._t.splits.unlabelled())
         return {"all": np.arange(both), "a": np.arange(shown), "b": np.arange(shown, both)}[trial.pool]
 
     def _labels(self, trial: Trial) -> dict[str, npt.NDArray[np.float32]]:
@@ -146,22 +146,22 @@ class TrialRuns:
     def _ask(
         self, trial: Trial, what: str, step: str, home: Path, train: str, strong: Path, steps: list[Step]
     ) -> _Question:
-        split = self._t.vault.unlabelled() if what == "pool" else self._t.vault.split(what)
+        split = self._t.splits.unlabelled() if what == "pool" else self._t.splits.split(what)
         if trial.weak == "null":
             split = self._material.coins(split)
             # As good as a trap: these are the labels that are scored, in a file like the ones that truth travels in.
             save_arrays({"labels": split.labels}, home / "labels.safetensors")
-        sheet = make_sheet(self._t.secret, split, *self._context, trial.name)
+        batch = make_sheet(self._t.secret, split, *self._context, trial.name)
         path = home / f"{step}.arrow"
-        save_items(self._t.shown(sheet.items), path)
+        save_items(self._t.shown(batch.items), path)
         base = self._material.random_strong if trial.strong == "random" else strong
         steps.append(predict_step(step, train, base, path, self._t.sizes))
-        return _Question(step, sheet, split)
+        return _Question(step, batch, split)
 
     def _again(self, asked: _Question, path: Path) -> npt.NDArray[np.int64]:
         """Ask some of a sheet's items once more, by themselves and in reverse; their positions in the sheet."""
         again = np.arange(min(COPIES, len(asked.split)))[::-1].copy()
-        save_items(self._t.shown(asked.sheet.items.take(again)), path)
+        save_items(self._t.shown(asked.batch.items.take(again)), path)
         return again
 
 
@@ -177,7 +177,7 @@ def _hits(result: LeaseResult, asked: _Question) -> Hits | None:
     if probs is None:
         return None
     try:
-        return asked.sheet.hits(probs, asked.split)
+        return asked.batch.hits(probs, asked.split)
     except SheetError:
         return None
 
@@ -190,11 +190,11 @@ def _score(result: LeaseResult, asked: _Question) -> Score | None:
     return Score(float(hits.mean()), math.sqrt(over_items(hits, asked.split.groups).variance))
 
 
-def canary_score(rows: Sequence[Hits], vault: Vault) -> Score | None:
+def canary_score(rows: Sequence[Hits], splits: Splits) -> Score | None:
     """How much more often students agree with DEV's canaries than they err elsewhere; `rows` are their hits (n,)."""
     if len(rows) < len(ON_DEV):
         return None
-    canaries, groups = vault.canaries("dev"), vault.split("dev").groups
+    canaries, groups = splits.canaries("dev"), splits.split("dev").groups
     wrong = 1 - np.stack(rows).mean(axis=0)
     parts = [over_items(wrong[mask], groups[mask]) for mask in (canaries, ~canaries)]
     return Score(float(wrong[canaries].mean() - wrong[~canaries].mean()), math.sqrt(sum(p.variance for p in parts)))
@@ -203,14 +203,14 @@ def canary_score(rows: Sequence[Hits], vault: Vault) -> Score | None:
 def _said(result: LeaseResult, asked: _Question) -> Said | None:
     probs = _answers(result, asked.step)
     try:
-        return None if probs is None else asked.sheet.in_order(probs)
+        return None if probs is None else asked.batch.in_order(probs)
     except SheetError:
         return None
 
 
 def _copies(result: LeaseResult, asked: _Question, again: npt.NDArray[np.int64]) -> float | None:
     first, second = _answers(result, asked.step), _answers(result, "again")
-    if first is None or second is None or second.shape != (len(again), 2) or first.shape != (len(asked.sheet.items), 2):
+    if first is None or second is None or second.shape != (len(again), 2) or first.shape != (len(asked.batch.items), 2):
         return None
     apart = float(np.abs(first[again] - second).max())
     return apart if math.isfinite(apart) else None

@@ -18,7 +18,7 @@ import numpy as np
 from scipy import stats
 
 from actors.evaluator.audits import trials
-from actors.evaluator.sheets import SAME_ITEM
+from actors.evaluator.blinded_batch import SAME_ITEM
 from actors.evaluator.statistics.influence import Influence
 from actors.evaluator.statistics.variance import over_seeds
 

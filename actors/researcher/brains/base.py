@@ -25,7 +25,7 @@ class Brain(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Making:
+class BrainContext:
     """What a brain is made of: who thinks, what it may call, and the model that it may ask."""
 
     config: CampaignConfig
@@ -38,13 +38,13 @@ class Making:
     notebook: Callable[[], str]
 
 
-def _explorer(made_of: Making) -> Brain:
+def _explorer(made_of: BrainContext) -> Brain:
     from actors.researcher.brains.explorer import Explorer
 
     return Explorer.of(made_of.config, made_of.researcher)
 
 
-def _claude(made_of: Making) -> Brain:
+def _claude(made_of: BrainContext) -> Brain:
     from actors.researcher.brains.claude import Claude
     from actors.researcher.brains.prompt import system_prompt
     from actors.researcher.brains.requests import Requests
@@ -55,7 +55,7 @@ def _claude(made_of: Making) -> Brain:
     return Claude(requests, made_of.model, made_of.notebook)
 
 
-BRAINS: dict[str, Callable[[Making], Brain]] = {
+BRAINS: dict[str, Callable[[BrainContext], Brain]] = {
     "explorer": _explorer,
     "claude": _claude,
     "local": _claude,
@@ -64,6 +64,6 @@ BRAINS: dict[str, Callable[[Making], Brain]] = {
 """By `brain.kind`. `local` and `replay` differ in who answers the gateway, not in the brain."""
 
 
-def make_brain(made_of: Making) -> Brain:
+def make_brain(made_of: BrainContext) -> Brain:
     """The brain that the configuration names."""
     return BRAINS[made_of.config.brain.kind](made_of)

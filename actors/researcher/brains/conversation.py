@@ -17,7 +17,7 @@ from typing import Any
 
 from actors.researcher.brains.answers import call_ids
 from actors.researcher.brains.wording import Block, result_block
-from actors.researcher.types import Done, ToolResult, Turn
+from actors.researcher.types import ToolOutcome, ToolResult, Turn
 
 NOT_RUN = ToolResult.refused(
     "not_run", "the answer was cut off, or held more calls than one turn may; this did not run"
@@ -68,7 +68,7 @@ class Conversation:
             content = [*self.messages.pop()["content"], *content]
         self.messages.append({"role": role, "content": content})
 
-    def results(self, done: tuple[Done, ...]) -> list[Block]:
+    def results(self, done: tuple[ToolOutcome, ...]) -> list[Block]:
         """Results for the calls that wait for one; `done` are those that were run, in order."""
         if not self.messages or self.messages[-1]["role"] != "assistant":
             return []

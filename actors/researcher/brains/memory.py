@@ -15,7 +15,7 @@ from typing import Any
 from actors.researcher.brains.pace import own_left
 from actors.researcher.brains.space import digest, features, idea, read_recipe
 from actors.researcher.brains.values import Score
-from actors.researcher.types import Done, Turn
+from actors.researcher.types import ToolOutcome, Turn
 from cluster.names import CAMPAIGN
 from gpu_pool.weak_to_strong.recipes import VANILLA, Recipe
 
@@ -131,13 +131,13 @@ class Memory:
             tier = str(best.get("tier", "dev"))
             self.heard[snapshot] = Heard(snapshot, float(best["pgr"]), tier, author)
 
-    def recall(self, done: Done) -> None:
+    def recall(self, done: ToolOutcome) -> None:
         """Take note of an own call and its result."""
         handler = _HANDLERS.get(done.call.name)
         if handler is not None:
             handler(self, done)
 
-    def crowded_out(self, done: Done) -> bool:
+    def crowded_out(self, done: ToolOutcome) -> bool:
         """Whether a refusal only says that others hold the campaign's money for now; counts such refusals.
 
         It does when the researcher's own cap has room for what was asked.
@@ -155,7 +155,7 @@ class Memory:
         self.refused.clear()
         self.crowded = 0
 
-    def trial(self, done: Done) -> Trial | None:
+    def trial(self, done: ToolOutcome) -> Trial | None:
         """The trial that a call is about."""
         return self.trials.get(str(done.call.args.get("path", "")))
 
@@ -220,14 +220,14 @@ def number(data: dict[str, Any] | None, name: str) -> float | None:
     return float(value) if good and value is not None else None
 
 
-def _write(memory: Memory, done: Done) -> None:
+def _write(memory: Memory, done: ToolOutcome) -> None:
     recipe = read_recipe(str(done.call.args.get("content", "")))
     path = str(done.call.args.get("path", ""))
     if done.result.ok and recipe is not None and path not in memory.trials:
         memory.trials[path] = Trial(recipe, path)
 
 
-def _claim(memory: Memory, done: Done) -> None:
+def _claim(memory: Memory, done: ToolOutcome) -> None:
     title = str(done.call.args.get("idea", ""))
     for trial in memory.trials.values():
         if not trial.claim and idea(trial.recipe) == title:
@@ -236,7 +236,7 @@ def _claim(memory: Memory, done: Done) -> None:
         memory.taken.add(title)
 
 
-def _pilot(memory: Memory, done: Done) -> None:
+def _pilot(memory: Memory, done: ToolOutcome) -> None:
     trial = memory.trial(done)
     if trial is None:
         return
@@ -251,7 +251,7 @@ def _pilot(memory: Memory, done: Done) -> None:
         memory.refused.append(done.result.reason)
 
 
-def _submit(memory: Memory, done: Done) -> None:
+def _submit(memory: Memory, done: ToolOutcome) -> None:
     trial = memory.trial(done)
     if trial is None:
         return
@@ -273,7 +273,7 @@ def _submit(memory: Memory, done: Done) -> None:
         memory.vanilla_pgr = number(trial.dev, "vanilla_pgr") or memory.vanilla_pgr
 
 
-def _fetch(memory: Memory, done: Done) -> None:
+def _fetch(memory: Memory, done: ToolOutcome) -> None:
     heard = memory.heard.get(str(done.call.args.get("snapshot", "")))
     if heard is not None:
         heard.fetched = True
@@ -281,25 +281,25 @@ def _fetch(memory: Memory, done: Done) -> None:
         heard.recipe = read_recipe(str(files.get("method.py", "")))
 
 
-def _wait(memory: Memory, done: Done) -> None:
+def _wait(memory: Memory, done: ToolOutcome) -> None:
     memory.rested = True
 
 
-def _post(memory: Memory, done: Done) -> None:
+def _post(memory: Memory, done: ToolOutcome) -> None:
     memory.titles.add(str(done.call.args.get("title", "")))
 
 
-def _board(memory: Memory, done: Done) -> None:
+def _board(memory: Memory, done: ToolOutcome) -> None:
     if done.result.ok:
         memory.board = list(done.result.content.get("rows") or [])
 
 
-def _claims(memory: Memory, done: Done) -> None:
+def _claims(memory: Memory, done: ToolOutcome) -> None:
     claims = done.result.content.get("claims") or []
     memory.taken.update(str(claim.get("idea", "")) for claim in claims if claim.get("author") != memory.researcher)
 
 
-_HANDLERS: dict[str, Callable[[Memory, Done], None]] = {
+_HANDLERS: dict[str, Callable[[Memory, ToolOutcome], None]] = {
     "write_file": _write,
     "forum_claim": _claim,
     "forum_claims": _claims,

@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from actors.researcher.tools.clip import clip_text
-from actors.researcher.types import Seen, ToolResult
+from actors.researcher.types import ToolResult, TurnInput
 from cluster.money import MS_PER_HOUR, format_usd
 from forum_actor.posts import MEASURED, NOTICE, UNVERIFIED
 from forum_actor.render import FIGURES, quote, show
@@ -48,7 +48,7 @@ def plain_text(content: dict[str, Any]) -> str:
     return "\n".join([*short, *long])
 
 
-def whats_new(turn: int, seen: Seen) -> str:
+def whats_new(turn: int, seen: TurnInput) -> str:
     """The text that opens a turn: what is left, what ended, what others posted, and a word of the loop."""
     parts = [f"Turn {turn}. {_left(seen)}"]
     if seen.running:
@@ -65,7 +65,7 @@ def whats_new(turn: int, seen: Seen) -> str:
     return "\n\n".join(parts)
 
 
-def _left(seen: Seen) -> str:
+def _left(seen: TurnInput) -> str:
     left = seen.budget.get("left") or {}
     words = []
     if left.get("usd") is not None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from actors.researcher.stall import PAUSED_TITLE
+from actors.researcher.stall_detection import PAUSED_TITLE
 from actors.researcher.tools.base import Args, Context, Tool
 from actors.researcher.types import FINISH
 

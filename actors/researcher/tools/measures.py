@@ -1,7 +1,7 @@
 """What can be said of a student without a single true label.
 
 None of these is an accuracy. They show a student that collapsed, one that copies its teacher, and, where student
-and teacher disagree, whose side the strong model's own zero-shot opinion takes.
+and teacher disagree, whose side the strong model's own zero-shot prediction takes.
 """
 
 from __future__ import annotations

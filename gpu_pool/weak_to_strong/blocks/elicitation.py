@@ -96,7 +96,7 @@ def make_consistent(run: MethodRun, probs: FloatArray, swapped: FloatArray | Non
 
 
 def template_prior(run: MethodRun) -> FloatArray:
-    """The zero-shot opinion (n,) pooled over question texts: the mean of median-centred log odds.
+    """The zero-shot prediction (n,) pooled over question texts: the mean of median-centred log odds.
 
     Texts: the zero-shot question and the trained one; for pairs each in both orders. Four margins instead of one.
     """
@@ -109,7 +109,7 @@ def template_prior(run: MethodRun) -> FloatArray:
 
 
 def zero_shot_labels(run: MethodRun) -> tuple[FloatArray, Index]:
-    """Consistent labels (n,) of the zero-shot opinion, and the balanced indices to train on."""
+    """Consistent labels (n,) of the zero-shot prediction, and the balanced indices to train on."""
     swapped = run.swapped_prior if run.items.kind == "pair" else None
     labels = make_consistent(run, run.prior, swapped)
     return labels, balanced(labels, run.prior)
@@ -119,7 +119,8 @@ def few_shot(run: MethodRun, labels: FloatArray, shots: int, seed: int = 0, *, s
     """P(label 1) of each item (n,) with `shots` other items before it, as `labels` answers them.
 
     Demonstrations are drawn anew for each item, half of each class, from other groups. Those that the context cannot
-    hold are left out, never a part of the question. Calibrated like the zero-shot opinion: the median margin is zero.
+    hold are left out, never a part of the question. Calibrated like the zero-shot prediction: the median margin is
+    zero.
     `swapped` asks about the items with first and second exchanged (pairs), behind the same examples.
     """
     rng = np.random.default_rng((run.seed, seed, shots))

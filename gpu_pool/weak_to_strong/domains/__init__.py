@@ -1,4 +1,4 @@
-"""Generated weak-to-strong domains: worlds with a hidden truth. Judge's side only; never bound into a sandbox.
+"""Generated weak-to-strong domains: worlds with a hidden truth. Evaluator's side only; never bound into a sandbox.
 
 `get_domain("chat", size="quick")` gives a world; `prepare_corpus` and `write_pretrain_inputs` give what pretraining
 needs as plain files, so that it can run where this package does not exist.

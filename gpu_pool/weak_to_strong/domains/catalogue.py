@@ -8,9 +8,9 @@
     code     .77       .99       .2            -.9                 PGR -.25
 
 Worlds differ: with world seed 1 `vanilla` recovers .42 on chat and .07 on math, `ue_zeroshot` .67 and .00 (two seeds,
-works of math still with their totals).
+solutions of math still with their totals).
 
-The share of graded documents is a steep dial of the zero-shot opinion, that of swayed graders a gentle one (math:
+The share of graded documents is a steep dial of the zero-shot prediction, that of swayed graders a gentle one (math:
 right on .97 with .012 graded and none swayed, on .89 with .02 graded and .4 of them swayed, on items of an earlier
 kind).
 

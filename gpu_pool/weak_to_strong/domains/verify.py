@@ -34,7 +34,7 @@ from gpu_pool.weak_to_strong.domains.subjects import SUBJECTS
 from gpu_pool.weak_to_strong.formats import PromptFormat
 from gpu_pool.weak_to_strong.items import ItemSet, Kind
 
-CANDIDATES = 5  # works of one problem
+CANDIDATES = 5  # solutions of one problem
 _TOTAL_DIGITS = 4
 _CORPUS_CLAIMS = (4, 9)
 _MORE_CLAIMS = (2, 5)
@@ -160,7 +160,7 @@ class VerifyDomain:
         return base.cut(drawn, rng.integers(*span, size=n))
 
     def sample(self, n: int, seed: Seed) -> tuple[ItemSet, Labels]:
-        """`n` works, `CANDIDATES` to a problem, of equal claims; label 1 means that more claims hold than not."""
+        """`n` solutions, `CANDIDATES` to a problem, of equal claims; label 1 means that more claims hold than not."""
         rng = base.seeded(seed, self.name, "items", str(self.world_seed))
         problems = -(-n // CANDIDATES)
         counts = np.array(self.world.steps)[rng.integers(len(self.world.steps), size=problems)]

@@ -32,8 +32,8 @@ from gpu_pool.weak_to_strong.experiment.shared import LIBRARY, MODEL_CODE, Share
 from gpu_pool.weak_to_strong.experiment.sources import ModelSource, Pretrained, world_of
 from gpu_pool.weak_to_strong.methods.truth import seeds_at_once, train_seeds_on_truth
 from gpu_pool.weak_to_strong.models import FloatArray, LabelModel
+from gpu_pool.weak_to_strong.rng import global_streams
 from gpu_pool.weak_to_strong.run import RunParams
-from gpu_pool.weak_to_strong.streams import global_streams
 from gpu_pool.weak_to_strong.student import Inputs, Student
 from gpu_pool.weak_to_strong.tasks import generated_domain, load_task
 from gpu_pool.weak_to_strong.tasks.artefacts import Artefacts, code_version

@@ -95,7 +95,7 @@ class SharedRun(MethodRun):
 
     @cached_property
     def prior(self) -> FloatArray:
-        """Zero-shot opinion, float32 (n,)."""
+        """Zero-shot prediction, float32 (n,)."""
         return self._shared.feature("prior")
 
     @cached_property

@@ -1,7 +1,7 @@
 """EM posterior: the teacher as a noisy channel, the cross-fitted student as the prior (Dawid & Skene 1979).
 
 The published researchers' most transferable method. The channel's rates differ by class and, with more than one bin, by
-the teacher's confidence. `START = "prior"` begins with the zero-shot opinion over several question texts.
+the teacher's confidence. `START = "prior"` begins with the zero-shot prediction over several question texts.
 """
 
 from __future__ import annotations

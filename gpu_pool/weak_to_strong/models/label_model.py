@@ -23,10 +23,10 @@ from gpu_pool.weak_to_strong.errors import ModelError
 from gpu_pool.weak_to_strong.formats import PromptFormat
 from gpu_pool.weak_to_strong.items import ItemSet, Kind
 from gpu_pool.weak_to_strong.models import lora, texts, weights
+from gpu_pool.weak_to_strong.models.activations import FloatArray, sigmoid, softmax
 from gpu_pool.weak_to_strong.models.batches import Index, Tokens, each_batch
 from gpu_pool.weak_to_strong.models.decoder import FAST_TYPES, Decoder, is_fast
-from gpu_pool.weak_to_strong.models.numbers import FloatArray, sigmoid, softmax
-from gpu_pool.weak_to_strong.models.opaque import Opaque
+from gpu_pool.weak_to_strong.models.generic_forward import Opaque
 from gpu_pool.weak_to_strong.tokens import TokenTable
 
 Readout = Literal["labels", "head"]
@@ -320,12 +320,14 @@ class LabelModel(nn.Module):
         return self._infer(tokens, states, (len(chosen), self.width))
 
     def zero_shot(self, items: ItemSet) -> FloatArray:
-        """The model's own opinion (n,) = P(label 1) with no label seen.
+        """The model's own prediction (n,) = P(label 1) with no label seen.
 
         Calibrated without truth: the median margin over `items` is moved to zero, so half of them get label 1.
         """
         if self.readout == "head":
-            raise ModelError("a classification head has no zero-shot opinion: take a causal LM with readout='labels'")
+            raise ModelError(
+                "a classification head has no zero-shot prediction: take a causal LM with readout='labels'"
+            )
         tokens = self.tokenize(items, prior=True)
         if self.fmt.prior_labels is None:
             logits = self.logits(tokens)

@@ -1,4 +1,5 @@
-"""Tasks, and the artefacts computed from them. Judge's side only: labels stand here, so no sandbox sees this package.
+"""Tasks, and the artefacts computed from them. The evaluator's side: labels
+stand here, so no sandbox sees this package.
 
 `load_task("generated:math")`, `load_task("path/to/jsonl")` and `load_task("hub:owner/name")` give the same thing: a
 checked `Task` with the splits train_label, train_unlabel and test.

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from actors.evaluator.evaluator import Evaluator
 from actors.evaluator.file_domain import AnyDomain, read_domain
-from actors.evaluator.judge import Judge
 from actors.evaluator.secret import Secret, write_private
-from actors.evaluator.truth import SPLITS, Vault
+from actors.evaluator.splits import SPLITS, Splits
 from actors.scheduler.client import SchedulerClient
 from cluster.config import CampaignConfig, validate
 from cluster.errors import Reason, RefusedError
@@ -84,15 +84,15 @@ def small_config(cache: Path, **changes: Any) -> CampaignConfig:
 class Oracle:
     """The number and label of any item text of the campaign's pools, in either order of a pair."""
 
-    def __init__(self, vaults: list[Vault]) -> None:
+    def __init__(self, all_splits: list[Splits]) -> None:
         self._known: dict[tuple[str, str, str], tuple[int, int]] = {}
         self._dev: dict[int, bool] = {}
         self.size = 0
-        for vault in vaults:
+        for splits in all_splits:
             for name in SPLITS:
-                split = vault.split(name)
+                split = splits.split(name)
                 if name == "dev":
-                    self._dev = {self.size + i: bool(false) for i, false in enumerate(vault.canaries(name))}
+                    self._dev = {self.size + i: bool(false) for i, false in enumerate(splits.canaries(name))}
                 for item, label in zip(split.items, split.labels.tolist(), strict=True):
                     self._known[item.prompt, item.first, item.second] = self.size, label
                     if item.kind == "pair":
@@ -288,7 +288,7 @@ class World:
         self._known: Oracle | None = None
         self.scheduler = make_scheduler(self.paths.leases, self.oracle)
         self.store: Store
-        self.judge: Judge
+        self.evaluator: Evaluator
         self.start()
 
     def start(self) -> None:
@@ -297,7 +297,7 @@ class World:
             self.store.close()
         self.store = Store(self.paths.evaluator_db)
         self.journal = Journal(self.store)
-        self.judge = Judge(
+        self.evaluator = Evaluator(
             self.paths, self.config, SchedulerClient(Local(self.scheduler)), self.store, self.journal, self.domain
         )
 
@@ -305,14 +305,14 @@ class World:
         """A small generated world, unless the configuration has files of that name."""
         return read_domain(self.config.task, name) if name in self.config.task.files else small_domain(name)
 
-    def vaults(self) -> list[Vault]:
+    def all_splits(self) -> list[Splits]:
         secret = Secret.load_or_create(self.paths.judge / "secret.bin")
         alone = self.config.scoring.disguise
-        return [Vault(secret, self.domain(name), alone=alone) for name in self.config.task.domains]
+        return [Splits(secret, self.domain(name), alone=alone) for name in self.config.task.domains]
 
     def oracle(self) -> Oracle:
         if self._known is None:
-            self._known = Oracle(self.vaults())
+            self._known = Oracle(self.all_splits())
         return self._known
 
     def method(self, skill: float, extra: str = "") -> str:
@@ -328,10 +328,10 @@ class World:
         return (path for path in self.paths.root.rglob("*") if path.is_file())
 
 
-def needles(vault: Vault) -> list[bytes]:
+def needles(splits: Splits) -> list[bytes]:
     """Byte patterns that hold the labels of a pool: as int8, as packed bits, as text."""
     found = []
-    for labels in [vault.split(name).labels for name in SPLITS] + [vault.unlabelled().labels]:
+    for labels in [splits.split(name).labels for name in SPLITS] + [splits.unlabelled().labels]:
         found += [labels.tobytes(), np.packbits(labels).tobytes()[:8], pack(labels[:24].tolist())[1:]]
         found += [str(labels[:24].tolist()).encode()[1:-1], "".join(map(str, labels[:24])).encode()]
     return found

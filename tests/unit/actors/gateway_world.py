@@ -36,7 +36,7 @@ def campaign(*overrides: str) -> CampaignConfig:
     return load_config("quickstart", overrides=("brain.kind=claude", *overrides))
 
 
-class Desk:
+class FakeLedger:
     """The scheduler's ledger calls on a real ledger; `die` may end the gateway before or after any of them."""
 
     def __init__(self, path: Path, usd: float = 5.0, each: float = 2.0) -> None:
@@ -175,9 +175,18 @@ class Clock:
 
 
 def make(
-    root: Path, desk: Desk, endpoint: Simulated, config: CampaignConfig | None = None, clock: Clock | None = None
+    root: Path,
+    ledger_actor: FakeLedger,
+    endpoint: Simulated,
+    config: CampaignConfig | None = None,
+    clock: Clock | None = None,
 ) -> Gateway:
     clock = clock or Clock()
     return Gateway(
-        Store(root / "gateway.db"), config or campaign(), desk.client(), endpoint, clock=clock, sleep=clock.sleep
+        Store(root / "gateway.db"),
+        config or campaign(),
+        ledger_actor.client(),
+        endpoint,
+        clock=clock,
+        sleep=clock.sleep,
     )

@@ -14,17 +14,17 @@ from actors.director.begun import pinned, publish_key
 from actors.director.closing import close_run
 from actors.evaluator.board import Board
 from actors.evaluator.records import Record, RecordBook, Signer
+from actors.evaluator.result_store import ResultStore
 from actors.evaluator.secret import Secret
 from actors.evaluator.seeds import seed_commitment, write_revealed
-from actors.evaluator.shelf import Shelf
 from actors.evaluator.source import Method, code_hash
+from actors.evaluator.splits import TASK_VERSION
 from actors.evaluator.submissions import Submissions
 from actors.evaluator.tiers import Ladder
-from actors.evaluator.truth import TASK_VERSION
 from actors.observer.write import write_all
 from actors.researcher.runs import Runs
 from actors.researcher.transcript import Transcript
-from actors.researcher.types import Decision, Seen, ToolCall, ToolResult
+from actors.researcher.types import Decision, ToolCall, ToolResult, TurnInput
 from actors.scheduler.admission import check_request, cost_of
 from actors.scheduler.book import Book
 from actors.scheduler.ledger import Ledger
@@ -89,7 +89,7 @@ class Synthetic:
         self.event("evaluator", "evaluator_started", **facts)
         commit = partial(seed_commitment, self.secret)
         evaluator = (self.stores["evaluator"], self.journals["evaluator"])
-        self.shelf = Shelf(*evaluator, self.secret)
+        self.shelf = ResultStore(*evaluator, self.secret)
         self.submissions, self.board = Submissions(*evaluator), Board(*evaluator)
         self.transcripts = {
             name: Transcript(self.stores[f"researcher/{name}"], self.journals[f"researcher/{name}"],
@@ -250,7 +250,7 @@ class Synthetic:
     def turn(self, researcher: str, number: int) -> None:
         """A whole turn with a call, and a file in the workspace."""
         transcript = self.transcripts[researcher]
-        turn = transcript.observe(number, Seen(), 3000)
+        turn = transcript.observe(number, TurnInput(), 3000)
         turn = transcript.decide(turn, Decision((ToolCall("bash", {"command": "ls"}, "to see"),)), 5000)
         transcript.store_result(turn.number, 0, ToolResult(True, {"output": "method.py"}), 0, last=True)
         transcript.finish(turn.number, 0)

@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from actors.evaluator.client import EvaluatorClient
 from actors.gateway.client import GatewayClient
 from actors.researcher.account import Account
-from actors.researcher.brains.base import Brain, Making, make_brain
+from actors.researcher.brains.base import Brain, BrainContext, make_brain
 from actors.researcher.loop import Profile, Researcher
 from actors.researcher.runs import Runs
 from actors.researcher.tools import Context, Notifier, make_toolbox
@@ -373,7 +373,7 @@ class World:
         direction = self.config.direction_of(self.researcher).text
         notebook = self.ctx.workspace.notebook
         model = GatewayClient(Local(self.model))
-        made_of = Making(self.config, self.researcher, direction, self.task, toolbox.describe(), model, notebook)
+        made_of = BrainContext(self.config, self.researcher, direction, self.task, toolbox.describe(), model, notebook)
         brain = self._brain or make_brain(made_of)
         profile = Profile(
             researcher=self.researcher,

@@ -249,7 +249,7 @@ def test_a_result_of_ten_megabytes_arrives_with_head_and_tail(tmp_path: Path) ->
 
 
 def test_a_model_that_answers_nothing_is_told_rests_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actors.researcher.stall.PAUSES", {4: 0.01, 6: 0.01})
+    monkeypatch.setattr("actors.researcher.stall_detection.PAUSES", {4: 0.01, 6: 0.01})
     model = FakeModel(lambda request, number: replies.empty())
     one = world(tmp_path, model)
     summary = one.run()
@@ -264,7 +264,7 @@ def test_a_model_that_answers_nothing_is_told_rests_and_ends(tmp_path: Path, mon
 
 
 def test_the_same_calls_again_and_again_are_a_stall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actors.researcher.stall.PAUSES", {4: 0.01, 6: 0.01})
+    monkeypatch.setattr("actors.researcher.stall_detection.PAUSES", {4: 0.01, 6: 0.01})
     model = FakeModel(lambda request, number: tools(tool("forum_search", {"query": "x"}, f"t{number}")))
     one = world(tmp_path, model)
     assert one.run()["ended"].startswith("it stalled")
@@ -319,7 +319,7 @@ def test_last_words_of_any_length_fit_a_post(tmp_path: Path) -> None:
 
 
 def test_money_that_others_hold_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actors.researcher.patience.BACKOFF_S", 0.0001)
+    monkeypatch.setattr("actors.researcher.retry_policy.BACKOFF_S", 0.0001)
     held = RefusedError(Reason.OVER_BUDGET, "held", {"account": "campaign", "left": 10, "asked": 20})
     model = FakeModel(play(held, held, tools(tool("budget", {}, "a"))))
     one = world(tmp_path, model)
@@ -331,8 +331,8 @@ def test_money_that_others_hold_is_waited_for(tmp_path: Path, monkeypatch: pytes
 def test_what_only_a_person_or_time_can_repair_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str
 ) -> None:
-    monkeypatch.setattr("actors.researcher.patience.BACKOFF_S", 0.0001)
-    monkeypatch.setattr("actors.researcher.patience.LONGEST_S", 0.001)
+    monkeypatch.setattr("actors.researcher.retry_policy.BACKOFF_S", 0.0001)
+    monkeypatch.setattr("actors.researcher.retry_policy.LONGEST_S", 0.001)
     model = FakeModel(play(*[RefusedError(Reason(reason), "see to it")] * 12))
     one = world(tmp_path, model)
     summary, states = asyncio.run(watched(one.start()))
@@ -344,7 +344,7 @@ def test_what_only_a_person_or_time_can_repair_is_waited_for(
 def test_a_request_that_is_refused_for_good_ends_with_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("actors.researcher.patience.BACKOFF_S", 0.0001)
+    monkeypatch.setattr("actors.researcher.retry_policy.BACKOFF_S", 0.0001)
     model = FakeModel(lambda request, number: RefusedError(Reason.BAD_REQUEST, "tools.0: no"))
     assert world(tmp_path, model).run()["ended"] == "the brain could not decide: tools.0: no"
 
@@ -533,7 +533,7 @@ def test_a_claim_of_perfection_reaches_others_as_unverified_words(tmp_path: Path
 
 
 def test_wall_time_is_charged_before_a_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actors.researcher.stall.PAUSES", {4: 0.01})
+    monkeypatch.setattr("actors.researcher.stall_detection.PAUSES", {4: 0.01})
     charged: list[int] = []
 
     class Watching(Offices):

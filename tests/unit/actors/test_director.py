@@ -1,4 +1,4 @@
-"""The phase machine with fake offices: order, resumption at every point, anchors, stubborn researchers."""
+"""The phase machine with fake services: order, resumption at every point, anchors, stubborn researchers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from actors.director import director as module
-from actors.director.director import Director, Offices
+from actors.director.director import Director, Services
 from actors.director.phases import Phase
 from actors.director.stopwatch import Stopwatch
 from actors.evaluator.client import EvaluatorClient
@@ -35,7 +35,7 @@ class Killed(BaseException):
 
 
 class World:
-    """Fake offices that write down what was asked, and die at the n-th call when told to."""
+    """Fake services that write down what was asked, and die at the n-th call when told to."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -122,8 +122,8 @@ def direct(
     actor = Local(world)
     researchers = dict.fromkeys(settings.researcher_ids()[:2], ResearcherClient(actor))
     model = None if gateway is None else GatewayClient(Local(gateway))
-    offices = Offices(SchedulerClient(actor), EvaluatorClient(actor), researchers, model)
-    return Director(paths, store, settings, offices), store
+    services = Services(SchedulerClient(actor), EvaluatorClient(actor), researchers, model)
+    return Director(paths, store, settings, services), store
 
 
 def kinds(store: Store) -> list[str]:
@@ -335,7 +335,7 @@ def test_a_broken_journal_stops_the_director(tmp_path: Path) -> None:
 
 
 class Board(World):
-    """Offices whose board never moves."""
+    """Services whose board never moves."""
 
     async def status(self) -> dict[str, Any]:
         return {"state": "working", "board_moved_us": 0}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from actors.evaluator.entrants import same as same_run
-from actors.evaluator.shelf import ScoredRun, Usage
+from actors.evaluator.result_store import ScoredRun, Usage
 from actors.evaluator.source import code_hash, entrant
 from gpu_pool.weak_to_strong.methods import registry
 

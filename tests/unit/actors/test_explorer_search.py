@@ -9,7 +9,7 @@ import pytest
 from actors.researcher.brains.explorer import Explorer
 from actors.researcher.brains.memory import Memory
 from actors.researcher.brains.space import digest, features, idea, method_file, read_recipe
-from actors.researcher.types import Done, Observation, Seen, ToolCall, ToolResult, Turn
+from actors.researcher.types import Observation, ToolCall, ToolOutcome, ToolResult, Turn, TurnInput
 from cluster.errors import Reason, RefusedError
 from gpu_pool.leases import LeaseRequest, LeaseResult
 from gpu_pool.weak_to_strong.recipes import Recipe
@@ -26,7 +26,7 @@ def _pgr(text: str) -> float:
     return 0.25 + sum(worth.get(name, 0.0) for name in features(recipe))
 
 
-def _calls(world: World, name: str) -> list[Done]:
+def _calls(world: World, name: str) -> list[ToolOutcome]:
     return [done for turn in world.transcript.history for done in turn.done if done.call.name == name]
 
 
@@ -202,7 +202,7 @@ def test_killed_and_resumed_the_search_is_the_same(tmp_path: Path) -> None:
 
 def _observe(history: list[Turn], **seen: Any) -> Observation:
     tools = ("forum_post", "submit", "run_pilot")
-    return Observation(IDS[0], len(history), "d", {}, tuple(history), Seen(**seen), tools)
+    return Observation(IDS[0], len(history), "d", {}, tuple(history), TurnInput(**seen), tools)
 
 
 def test_near_the_end_it_enters_the_board_with_what_it_has() -> None:
@@ -214,12 +214,12 @@ def test_near_the_end_it_enters_the_board_with_what_it_has() -> None:
     answer = {"pgr": 0.4, "vanilla_pgr": 0.25, "record_id": "r", "snapshot": "b" * 64, "tier": "dev"}
     pilot = {"status": "ok", "agree_weak": 0.8, "balance": 0.5, "weak_balance": 0.5}
     calls = [
-        Done(ToolCall("write_file", {"path": path, "content": method_file(recipe)}), ToolResult(True)),
-        Done(ToolCall("forum_claim", {"idea": idea(recipe)}), ToolResult(True)),
-        Done(ToolCall("run_pilot", {"path": path}), ToolResult(True, pilot)),
-        Done(ToolCall("submit", {"path": path, "tier": "dev"}), ToolResult(True, answer)),
+        ToolOutcome(ToolCall("write_file", {"path": path, "content": method_file(recipe)}), ToolResult(True)),
+        ToolOutcome(ToolCall("forum_claim", {"idea": idea(recipe)}), ToolResult(True)),
+        ToolOutcome(ToolCall("run_pilot", {"path": path}), ToolResult(True, pilot)),
+        ToolOutcome(ToolCall("submit", {"path": path, "tier": "dev"}), ToolResult(True, answer)),
     ]
-    history = [Turn(0, Seen((rival,), budget, 100.0), tuple(calls)), Turn(1, Seen((), budget, 60.0), ())]
+    history = [Turn(0, TurnInput((rival,), budget, 100.0), tuple(calls)), Turn(1, TurnInput((), budget, 60.0), ())]
     brain = Explorer.of(NINE, IDS[0])
     relaxed = asyncio.run(brain.decide(_observe(history, budget=budget, seconds_left=2000.0))).calls
     assert relaxed[-1].name == "forum_claim"

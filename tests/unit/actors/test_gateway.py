@@ -13,13 +13,13 @@ import pytest
 
 from actors.gateway import recorder
 from actors.gateway.api import ModelAnswer
-from actors.gateway.intake import Intake
 from actors.gateway.limits import Limits
 from actors.gateway.pricing import Tokens, tariff_of
 from actors.gateway.recorder import load_request
 from actors.gateway.replayer import Replayer, as_recorded
+from actors.gateway.request_parser import RequestParser
 from actors.gateway.retry import Failure
-from actors.researcher.patience import next_step
+from actors.researcher.retry_policy import next_step
 from cluster.config import ConfigError, dump_config, validate
 from cluster.errors import Reason, RefusedError
 from cluster.names import CAMPAIGN, RunPaths
@@ -32,8 +32,8 @@ from tests.unit.actors.gateway_world import (
     MODEL,
     TEAM,
     Clock,
-    Desk,
     Died,
+    FakeLedger,
     Simulated,
     answer,
     campaign,
@@ -55,24 +55,26 @@ def tmp_path() -> Iterator[Path]:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path / "scheduler.db")
+def ledger_actor(tmp_path: Path) -> FakeLedger:
+    return FakeLedger(tmp_path / "scheduler.db")
 
 
-def test_a_call_is_charged_what_its_usage_costs_and_the_rest_is_free_again(tmp_path: Path, desk: Desk) -> None:
+def test_a_call_is_charged_what_its_usage_costs_and_the_rest_is_free_again(
+    tmp_path: Path, ledger_actor: FakeLedger
+) -> None:
     message = answer(cache_read_input_tokens=5000, cache_creation_input_tokens=700)
-    gateway = make(tmp_path, desk, Simulated(message))
+    gateway = make(tmp_path, ledger_actor, Simulated(message))
     got = asyncio.run(gateway.call(KEY, WHO, request()))
     assert got.message == message
-    assert got.charged == cost(campaign(), message) == desk.spent()
-    assert desk.reserved() == 0
+    assert got.charged == cost(campaign(), message) == ledger_actor.spent()
+    assert ledger_actor.reserved() == 0
 
 
 def test_an_answer_that_finds_no_room_on_disk_is_kept_until_there_is_some_and_paid_once(
-    tmp_path: Path, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, ledger_actor: FakeLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     endpoint = Simulated()
-    gateway = make(tmp_path, desk, endpoint)
+    gateway = make(tmp_path, ledger_actor, endpoint)
     answered, full = gateway.book.answered, 3
 
     def written(*facts: Any) -> None:
@@ -89,13 +91,13 @@ def test_an_answer_that_finds_no_room_on_disk_is_kept_until_there_is_some_and_pa
     monkeypatch.setattr(gateway.book, "begun", begun)
     got = asyncio.run(gateway.call(KEY, WHO, request()))
     assert len(endpoint.sent) == 1
-    assert got.charged == cost(campaign(), got.message) == desk.spent()
-    assert desk.reserved() == 0
+    assert got.charged == cost(campaign(), got.message) == ledger_actor.spent()
+    assert ledger_actor.reserved() == 0
 
 
-def test_a_key_gives_its_first_answer_again_and_is_paid_once(tmp_path: Path, desk: Desk) -> None:
+def test_a_key_gives_its_first_answer_again_and_is_paid_once(tmp_path: Path, ledger_actor: FakeLedger) -> None:
     endpoint = Simulated(answer("first"), answer("second"))
-    gateway = make(tmp_path, desk, endpoint)
+    gateway = make(tmp_path, ledger_actor, endpoint)
 
     async def ask() -> list[Any]:
         both = await asyncio.gather(gateway.call(KEY, WHO, request()), gateway.call(KEY, WHO, request()))
@@ -111,82 +113,90 @@ def test_a_key_gives_its_first_answer_again_and_is_paid_once(tmp_path: Path, des
 
     asyncio.run(ask_as_another())
     assert len(endpoint.sent) == 1
-    assert desk.spent() == got[0].charged
+    assert ledger_actor.spent() == got[0].charged
 
 
 def test_what_does_not_fit_is_refused_with_what_is_left_and_asked_and_nothing_is_sent(tmp_path: Path) -> None:
-    desk, endpoint = Desk(tmp_path / "scheduler.db", usd=0.02), Simulated()
+    ledger_actor, endpoint = FakeLedger(tmp_path / "scheduler.db", usd=0.02), Simulated()
     with pytest.raises(RefusedError) as caught:
-        asyncio.run(make(tmp_path, desk, endpoint).call(KEY, WHO, request(max_tokens=1000)))
+        asyncio.run(make(tmp_path, ledger_actor, endpoint).call(KEY, WHO, request(max_tokens=1000)))
     assert caught.value.reason == "over_budget"
     assert caught.value.detail["left"] == 20_000
     assert caught.value.detail["asked"] > 25_000
     assert endpoint.sent == []
-    assert desk.reserved() == desk.spent() == 0
+    assert ledger_actor.reserved() == ledger_actor.spent() == 0
 
 
-def test_a_failure_that_cost_nothing_is_tried_again_on_the_same_reservation(tmp_path: Path, desk: Desk) -> None:
+def test_a_failure_that_cost_nothing_is_tried_again_on_the_same_reservation(
+    tmp_path: Path, ledger_actor: FakeLedger
+) -> None:
     endpoint = Simulated(OVERLOADED, OVERLOADED, answer())
-    got = asyncio.run(make(tmp_path, desk, endpoint).call(KEY, WHO, request()))
+    got = asyncio.run(make(tmp_path, ledger_actor, endpoint).call(KEY, WHO, request()))
     assert len(endpoint.sent) == 3
-    assert got.charged == cost(campaign(), answer()) == desk.spent()
-    assert len(desk.store.query("SELECT * FROM reservations")) == 1
+    assert got.charged == cost(campaign(), answer()) == ledger_actor.spent()
+    assert len(ledger_actor.store.query("SELECT * FROM reservations")) == 1
 
 
-def test_an_endpoint_that_wants_fewer_calls_makes_everybody_wait(tmp_path: Path, desk: Desk) -> None:
+def test_an_endpoint_that_wants_fewer_calls_makes_everybody_wait(tmp_path: Path, ledger_actor: FakeLedger) -> None:
     now = [0.0]
     throttled = Failure(Reason.UNAVAILABLE, "429", again=True, throttled=True, retry_after_s=50.0)
 
     async def skip(seconds: float) -> None:
-        assert gateway._turnstile._limits.next_start(now[0]) is None
-        gateway._turnstile._limits.ask("other", "other", gateway._meters.guess("other"))
-        assert gateway._turnstile._limits.start(now[0]) == []
+        assert gateway._rate_limiter._limits.next_start(now[0]) is None
+        gateway._rate_limiter._limits.ask("other", "other", gateway._meters.guess("other"))
+        assert gateway._rate_limiter._limits.start(now[0]) == []
         now[0] += seconds
-        assert gateway._turnstile._limits.start(now[0]) == ["other"]
+        assert gateway._rate_limiter._limits.start(now[0]) == ["other"]
 
-    gateway = make(tmp_path, desk, Simulated(throttled, answer()))
-    gateway._sleep, gateway._clock, gateway._turnstile._clock = skip, lambda: now[0], lambda: now[0]
-    gateway._turnstile._limits = Limits(campaign().gateway, 0.0)
-    assert asyncio.run(gateway.call(KEY, WHO, request())).charged == desk.spent()
+    gateway = make(tmp_path, ledger_actor, Simulated(throttled, answer()))
+    gateway._sleep, gateway._clock, gateway._rate_limiter._clock = skip, lambda: now[0], lambda: now[0]
+    gateway._rate_limiter._limits = Limits(campaign().gateway, 0.0)
+    assert asyncio.run(gateway.call(KEY, WHO, request())).charged == ledger_actor.spent()
     assert now[0] == 50.0
 
 
-def test_an_attempt_whose_end_is_unknown_is_charged_at_its_worst(tmp_path: Path, desk: Desk) -> None:
-    gateway = make(tmp_path, desk, Simulated(DROPPED, answer()))
+def test_an_attempt_whose_end_is_unknown_is_charged_at_its_worst(tmp_path: Path, ledger_actor: FakeLedger) -> None:
+    gateway = make(tmp_path, ledger_actor, Simulated(DROPPED, answer()))
     got = asyncio.run(gateway.call(KEY, WHO, request()))
-    rows = desk.store.query("SELECT usd, charged_usd FROM reservations ORDER BY key")
+    rows = ledger_actor.store.query("SELECT usd, charged_usd FROM reservations ORDER BY key")
     assert rows[0]["charged_usd"] == rows[0]["usd"]
     assert rows[1]["charged_usd"] == cost(campaign(), answer())
-    assert got.charged == desk.spent() == sum(row["charged_usd"] for row in rows)
+    assert got.charged == ledger_actor.spent() == sum(row["charged_usd"] for row in rows)
 
 
 @pytest.mark.parametrize("reason", ["bad_key", "no_credit", "context_too_long", "bad_request", "unknown_model"])
-def test_what_will_not_change_is_told_at_once_and_costs_nothing(tmp_path: Path, desk: Desk, reason: Any) -> None:
+def test_what_will_not_change_is_told_at_once_and_costs_nothing(
+    tmp_path: Path, ledger_actor: FakeLedger, reason: Any
+) -> None:
     endpoint = Simulated(Failure(reason, "no"))
     with pytest.raises(RefusedError) as caught:
-        asyncio.run(make(tmp_path, desk, endpoint).call(KEY, WHO, request()))
+        asyncio.run(make(tmp_path, ledger_actor, endpoint).call(KEY, WHO, request()))
     assert caught.value.reason == reason
     assert len(endpoint.sent) == 1
-    assert desk.reserved() == desk.spent() == 0
+    assert ledger_actor.reserved() == ledger_actor.spent() == 0
 
 
 def test_of_one_key_two_answers_are_paid_for_and_lost_however_often_it_is_asked(tmp_path: Path) -> None:
-    desk, endpoint = Desk(tmp_path / "scheduler.db", usd=20, each=20), Simulated(*[DROPPED] * 1000)
-    gateway = make(tmp_path, desk, endpoint)
+    ledger_actor, endpoint = FakeLedger(tmp_path / "scheduler.db", usd=20, each=20), Simulated(*[DROPPED] * 1000)
+    gateway = make(tmp_path, ledger_actor, endpoint)
     for n in range(30):
         with pytest.raises(RefusedError, match="dropped" if n == 0 else "2 answers") as caught:
             asyncio.run(gateway.call(KEY, WHO, request("x" * 8000, max_tokens=16_000)))
         assert caught.value.reason == "lost"
-        assert caught.value.detail == {"lost": 2, "charged": desk.spent()}
+        assert caught.value.detail == {"lost": 2, "charged": ledger_actor.spent()}
     assert len(endpoint.sent) == 2
-    assert 0 < desk.spent() < 1_000_000
-    assert desk.reserved() == 0
+    assert 0 < ledger_actor.spent() < 1_000_000
+    assert ledger_actor.reserved() == 0
 
 
 def test_answers_that_are_lost_one_after_another_pause_all_calls_ever_longer(tmp_path: Path) -> None:
     """Thirty keys of three researchers, all lost: six hours cost at most twenty answers."""
-    desk, endpoint, clock = Desk(tmp_path / "scheduler.db", usd=20, each=20), Simulated(*[DROPPED] * 2000), Clock()
-    gateway = make(tmp_path, desk, endpoint, campaign("gateway.concurrent_calls=3"), clock)
+    ledger_actor, endpoint, clock = (
+        FakeLedger(tmp_path / "scheduler.db", usd=20, each=20),
+        Simulated(*[DROPPED] * 2000),
+        Clock(),
+    )
+    gateway = make(tmp_path, ledger_actor, endpoint, campaign("gateway.concurrent_calls=3"), clock)
 
     async def ask(n: int) -> None:
         with pytest.raises(RefusedError):
@@ -205,29 +215,29 @@ def test_answers_that_are_lost_one_after_another_pause_all_calls_ever_longer(tmp
         await asyncio.gather(*calls, return_exceptions=True)
 
     asyncio.run(first_hours())
-    assert desk.spent() < 15_000_000
+    assert ledger_actor.spent() < 15_000_000
     (told,) = gateway.book.journal.events(kind="calls_paused")
     assert told.payload["losses"] == 5
     assert gateway.status()["losses"] == {"in_a_row": 0, "paused_seconds": 0.0}
 
 
-def test_losses_that_cost_nothing_bar_no_key_and_pause_nothing(tmp_path: Path, desk: Desk) -> None:
+def test_losses_that_cost_nothing_bar_no_key_and_pause_nothing(tmp_path: Path, ledger_actor: FakeLedger) -> None:
     free = "{input: 0, output: 0, cache_write_5m: 0, cache_write_1h: 0, cache_read: 0}"
     config = campaign("brain.kind=local", f"gateway.prices.claude-opus-4-6={free}")
-    gateway = make(tmp_path, desk, Simulated(*[DROPPED] * 7, answer()), config)
+    gateway = make(tmp_path, ledger_actor, Simulated(*[DROPPED] * 7, answer()), config)
     assert asyncio.run(gateway.call(KEY, WHO, request())).charged == 0
     assert gateway.book.journal.events(kind="calls_paused") == []
 
 
 @pytest.mark.parametrize("failures", [[30.0] * 8, [86_400.0]])
 def test_an_endpoint_that_is_given_up_still_makes_everybody_wait(
-    tmp_path: Path, desk: Desk, failures: list[float]
+    tmp_path: Path, ledger_actor: FakeLedger, failures: list[float]
 ) -> None:
     clock = Clock()
     throttled = [
         Failure(Reason.UNAVAILABLE, "429", again=True, throttled=True, retry_after_s=asked) for asked in failures
     ]
-    gateway = make(tmp_path, desk, Simulated(*throttled), clock=clock)
+    gateway = make(tmp_path, ledger_actor, Simulated(*throttled), clock=clock)
 
     async def ask() -> float:
         with pytest.raises(RefusedError):
@@ -239,56 +249,60 @@ def test_an_endpoint_that_is_given_up_still_makes_everybody_wait(
     assert asyncio.run(ask()) >= min(failures[-1], 900.0)
 
 
-def test_after_the_last_attempt_it_is_unavailable_and_the_key_may_be_asked_again(tmp_path: Path, desk: Desk) -> None:
+def test_after_the_last_attempt_it_is_unavailable_and_the_key_may_be_asked_again(
+    tmp_path: Path, ledger_actor: FakeLedger
+) -> None:
     endpoint = Simulated(*[OVERLOADED] * 8)
-    gateway = make(tmp_path, desk, endpoint)
+    gateway = make(tmp_path, ledger_actor, endpoint)
 
     async def ask() -> ModelAnswer:
         with pytest.raises(RefusedError) as caught:
             await gateway.call(KEY, WHO, request())
         assert caught.value.reason == "unavailable"
-        assert desk.reserved() == 0
+        assert ledger_actor.reserved() == 0
         return await gateway.call(KEY, WHO, request())
 
-    assert asyncio.run(ask()).charged == desk.spent()
+    assert asyncio.run(ask()).charged == ledger_actor.spent()
     assert len(endpoint.sent) == 9
 
 
-def test_a_model_without_a_price_is_refused_by_name(tmp_path: Path, desk: Desk) -> None:
+def test_a_model_without_a_price_is_refused_by_name(tmp_path: Path, ledger_actor: FakeLedger) -> None:
     with pytest.raises(RefusedError, match="claude-opus-4-6") as caught:
-        asyncio.run(make(tmp_path, desk, Simulated()).call(KEY, WHO, request(model="gpt")))
+        asyncio.run(make(tmp_path, ledger_actor, Simulated()).call(KEY, WHO, request(model="gpt")))
     assert caught.value.reason == "unknown_model"
 
 
-def test_more_than_was_reserved_is_charged_all_the_same(tmp_path: Path, desk: Desk) -> None:
+def test_more_than_was_reserved_is_charged_all_the_same(tmp_path: Path, ledger_actor: FakeLedger) -> None:
     message = answer(input_tokens=50_000)
-    got = asyncio.run(make(tmp_path, desk, Simulated(message)).call(KEY, WHO, request()))
-    assert got.charged == cost(campaign(), message) == desk.spent()
+    got = asyncio.run(make(tmp_path, ledger_actor, Simulated(message)).call(KEY, WHO, request()))
+    assert got.charged == cost(campaign(), message) == ledger_actor.spent()
 
 
 def test_what_no_account_can_pay_is_told_and_breaks_no_cap(tmp_path: Path) -> None:
-    desk = Desk(tmp_path / "scheduler.db", usd=0.05)
+    ledger_actor = FakeLedger(tmp_path / "scheduler.db", usd=0.05)
     message = answer(input_tokens=50_000)
-    gateway = make(tmp_path, desk, Simulated(message))
+    gateway = make(tmp_path, ledger_actor, Simulated(message))
     got = asyncio.run(gateway.call(KEY, WHO, request()))
     unpaid = [event.payload["usd"] for event in gateway.book.journal.events(kind="unpaid")]
-    assert desk.spent() + sum(unpaid) == got.charged == cost(campaign(), message)
-    assert desk.spent() <= 50_000
+    assert ledger_actor.spent() + sum(unpaid) == got.charged == cost(campaign(), message)
+    assert ledger_actor.spent() <= 50_000
 
 
 @pytest.mark.parametrize("usage", [{}, {"input_tokens": 0, "output_tokens": 0}])
 def test_an_answer_without_usage_is_charged_at_its_worst_and_says_so(
-    tmp_path: Path, desk: Desk, usage: dict[str, int]
+    tmp_path: Path, ledger_actor: FakeLedger, usage: dict[str, int]
 ) -> None:
-    gateway = make(tmp_path, desk, Simulated({**answer("x" * 4000), "usage": usage}))
+    gateway = make(tmp_path, ledger_actor, Simulated({**answer("x" * 4000), "usage": usage}))
     got = asyncio.run(gateway.call(KEY, WHO, request()))
-    (row,) = desk.store.query("SELECT usd, charged_usd FROM reservations")
+    (row,) = ledger_actor.store.query("SELECT usd, charged_usd FROM reservations")
     assert got.charged == row["charged_usd"] == row["usd"] > 25 * 1000
     (event,) = gateway.book.journal.events(kind="call_answered")
     assert len(event.payload["inexact"]) == 1
 
 
-def test_a_stream_that_opens_without_a_prompt_count_lowers_no_worst_case(tmp_path: Path, desk: Desk) -> None:
+def test_a_stream_that_opens_without_a_prompt_count_lowers_no_worst_case(
+    tmp_path: Path, ledger_actor: FakeLedger
+) -> None:
     endpoint = Simulated(answer(input_tokens=0))
 
     def die(step: str) -> None:
@@ -296,30 +310,32 @@ def test_a_stream_that_opens_without_a_prompt_count_lowers_no_worst_case(tmp_pat
             raise Died
 
     endpoint.die = die
-    gateway = make(tmp_path, desk, endpoint)
+    gateway = make(tmp_path, ledger_actor, endpoint)
     with pytest.raises(Died):
         asyncio.run(gateway.call(KEY, WHO, request()))
     gateway.book.store.close()
-    asyncio.run(make(tmp_path, desk, Simulated()).tidy())
-    (row,) = desk.store.query("SELECT usd, charged_usd FROM reservations")
+    asyncio.run(make(tmp_path, ledger_actor, Simulated()).tidy())
+    (row,) = ledger_actor.store.query("SELECT usd, charged_usd FROM reservations")
     assert row["charged_usd"] == row["usd"]
 
 
 def test_an_answer_of_another_tier_is_charged_the_table_and_says_that_the_bill_may_differ(
-    tmp_path: Path, desk: Desk
+    tmp_path: Path, ledger_actor: FakeLedger
 ) -> None:
     message = answer()
     message["usage"] |= {"service_tier": "priority", "inference_geo": "global"}
-    gateway = make(tmp_path, desk, Simulated(message))
+    gateway = make(tmp_path, ledger_actor, Simulated(message))
     assert asyncio.run(gateway.call(KEY, WHO, request())).charged == cost(campaign(), message)
     (event,) = gateway.book.journal.events(kind="call_answered")
     assert event.payload["inexact"] == ["service_tier: priority"]
 
 
-def test_a_history_that_goes_on_is_bounded_by_what_the_endpoint_counted(tmp_path: Path, desk: Desk) -> None:
+def test_a_history_that_goes_on_is_bounded_by_what_the_endpoint_counted(
+    tmp_path: Path, ledger_actor: FakeLedger
+) -> None:
     long = "word " * 20_000
     endpoint = Simulated(answer("a" * 400, input_tokens=20_000))
-    gateway = make(tmp_path, desk, endpoint)
+    gateway = make(tmp_path, ledger_actor, endpoint)
 
     async def ask() -> None:
         first = request(long)
@@ -329,7 +345,7 @@ def test_a_history_that_goes_on_is_bounded_by_what_the_endpoint_counted(tmp_path
         await gateway.call("k1", WHO, request(messages=more))
 
     asyncio.run(ask())
-    first, second = desk.store.query("SELECT usd FROM reservations ORDER BY key")
+    first, second = ledger_actor.store.query("SELECT usd FROM reservations ORDER BY key")
     assert first["usd"] > 5 * len(long)
     assert second["usd"] < 5 * (20_000 + 4096) + 25 * 1000
 
@@ -348,14 +364,14 @@ def test_a_history_that_goes_on_is_bounded_by_what_the_endpoint_counted(tmp_path
     ],
 )
 def test_what_the_endpoint_counted_bounds_every_request_with_the_same_input(
-    tmp_path: Path, desk: Desk, change: dict[str, Any], counted: bool
+    tmp_path: Path, ledger_actor: FakeLedger, change: dict[str, Any], counted: bool
 ) -> None:
     once = [{"type": "message", "input_tokens": 20_000, "output_tokens": 20}]
     message = answer(input_tokens=20_000)
     message["usage"]["iterations"] = once
-    gateway, body = make(tmp_path, desk, Simulated(message)), request("word " * 20_000)
+    gateway, body = make(tmp_path, ledger_actor, Simulated(message)), request("word " * 20_000)
     asyncio.run(gateway.call("k0", WHO, body))
-    found = gateway.book.counted_bound(Intake().take({**body, **change})[1])
+    found = gateway.book.counted_bound(RequestParser().take({**body, **change})[1])
     assert (found == 20_000) is counted
     assert found is None or counted
 
@@ -366,8 +382,10 @@ def test_an_answer_that_does_not_tell_its_prompt_bounds_nothing(usage: dict[str,
     assert recorder.prompt_tokens({"content": [], "usage": told}) is None
 
 
-def test_an_exchange_reads_back_as_it_was_and_a_long_history_is_stored_once(tmp_path: Path, desk: Desk) -> None:
-    gateway = make(tmp_path, desk, Simulated())
+def test_an_exchange_reads_back_as_it_was_and_a_long_history_is_stored_once(
+    tmp_path: Path, ledger_actor: FakeLedger
+) -> None:
+    gateway = make(tmp_path, ledger_actor, Simulated())
     turns: list[dict[str, Any]] = []
     sent: dict[str, Any] = {}
 
@@ -401,10 +419,10 @@ def _marked_last(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [*bare, turns[-1]]
 
 
-def test_a_recording_answers_the_same_keys_without_an_endpoint(tmp_path: Path, desk: Desk) -> None:
-    first = asyncio.run(make(tmp_path, desk, Simulated(answer("said"))).call(KEY, WHO, request()))
+def test_a_recording_answers_the_same_keys_without_an_endpoint(tmp_path: Path, ledger_actor: FakeLedger) -> None:
+    first = asyncio.run(make(tmp_path, ledger_actor, Simulated(answer("said"))).call(KEY, WHO, request()))
     again = tmp_path / "again"
-    other = Desk(again / "scheduler.db")
+    other = FakeLedger(again / "scheduler.db")
     replayer = Replayer(tmp_path)
     gateway = make(again, other, replayer)  # type: ignore[arg-type]
 
@@ -416,7 +434,7 @@ def test_a_recording_answers_the_same_keys_without_an_endpoint(tmp_path: Path, d
         return await gateway.call(KEY, WHO, request())
 
     assert asyncio.run(ask()) == first
-    assert other.spent() == desk.spent()
+    assert other.spent() == ledger_actor.spent()
     assert (replayer.exact, replayer.diverged) == (1, 0)
     with pytest.raises(ConfigError, match=r"brain\.replay_of"):
         Replayer(tmp_path / "nowhere")
@@ -451,9 +469,11 @@ def test_a_replay_takes_kind_and_prices_from_the_campaign_that_it_replays(tmp_pa
         as_recorded(campaign("brain.kind=replay", f"brain.replay_of={tmp_path / 'nowhere'}"))
 
 
-def test_closing_charges_what_is_under_way_and_leaves_nothing_reserved(tmp_path: Path, desk: Desk) -> None:
+def test_closing_charges_what_is_under_way_and_leaves_nothing_reserved(
+    tmp_path: Path, ledger_actor: FakeLedger
+) -> None:
     endpoint = Simulated()
-    gateway = make(tmp_path, desk, endpoint)
+    gateway = make(tmp_path, ledger_actor, endpoint)
 
     async def ask() -> None:
         endpoint.hold.clear()
@@ -467,8 +487,8 @@ def test_closing_charges_what_is_under_way_and_leaves_nothing_reserved(tmp_path:
             await gateway.call("later", WHO, request())
 
     asyncio.run(ask())
-    assert desk.reserved() == 0
-    (row,) = desk.store.query("SELECT usd, charged_usd FROM reservations")
+    assert ledger_actor.reserved() == 0
+    (row,) = ledger_actor.store.query("SELECT usd, charged_usd FROM reservations")
     assert row["charged_usd"] == row["usd"] > 0
 
 
@@ -485,7 +505,7 @@ DEATHS = [
 
 @pytest.mark.parametrize("death", DEATHS)
 def test_after_a_death_anywhere_the_key_is_answered_and_every_cent_is_accounted(
-    tmp_path: Path, desk: Desk, death: str
+    tmp_path: Path, ledger_actor: FakeLedger, death: str
 ) -> None:
     first, second = Simulated(answer("one")), Simulated(answer("two"))
     died = []
@@ -495,99 +515,106 @@ def test_after_a_death_anywhere_the_key_is_answered_and_every_cent_is_accounted(
             died.append(step)
             raise Died
 
-    desk.die = first.die = die
-    gateway = make(tmp_path, desk, first)
+    ledger_actor.die = first.die = die
+    gateway = make(tmp_path, ledger_actor, first)
     with contextlib.suppress(Died):
         asyncio.run(gateway.call(KEY, WHO, request()))
     assert died
     gateway.book.store.close()
-    desk.die = lambda _: None
-    reborn = make(tmp_path, desk, second)
+    ledger_actor.die = lambda _: None
+    reborn = make(tmp_path, ledger_actor, second)
     got = asyncio.run(reborn.call(KEY, WHO, request()))
-    assert desk.reserved() == 0
-    assert got.charged == desk.spent()
-    one, worst = cost(campaign(), answer()), desk.store.query("SELECT MAX(usd) AS usd FROM reservations")[0]["usd"]
+    assert ledger_actor.reserved() == 0
+    assert got.charged == ledger_actor.spent()
+    one, worst = (
+        cost(campaign(), answer()),
+        ledger_actor.store.query("SELECT MAX(usd) AS usd FROM reservations")[0]["usd"],
+    )
     if death in ("before settle", "after settle"):
         assert got.message == answer("one")
-        assert (desk.spent(), second.sent) == (one, [])
+        assert (ledger_actor.spent(), second.sent) == (one, [])
     elif death in ("before reserve", "after reserve"):
-        assert desk.spent() == one
+        assert ledger_actor.spent() == one
     elif death == "before answer":
-        assert desk.spent() == worst + one
+        assert ledger_actor.spent() == worst + one
     else:
         begun = one + 25 * (1000 - 20)
-        assert desk.spent() == begun + one < worst + one
+        assert ledger_actor.spent() == begun + one < worst + one
 
 
-def test_an_answer_is_settled_before_it_is_given(tmp_path: Path, desk: Desk) -> None:
-    gateway = make(tmp_path, desk, Simulated())
-    assert asyncio.run(gateway.call(KEY, WHO, request())).charged == desk.spent() == cost(campaign(), answer())
-    assert desk.reserved() == 0
+def test_an_answer_is_settled_before_it_is_given(tmp_path: Path, ledger_actor: FakeLedger) -> None:
+    gateway = make(tmp_path, ledger_actor, Simulated())
+    assert asyncio.run(gateway.call(KEY, WHO, request())).charged == ledger_actor.spent() == cost(campaign(), answer())
+    assert ledger_actor.reserved() == 0
 
 
 def test_an_answer_whose_settlement_was_not_heard_is_given_and_settled_before_anybody_reserves(tmp_path: Path) -> None:
     """There is room for one call's worst case, not for two."""
-    desk = Desk(tmp_path / "scheduler.db", each=0.05)
+    ledger_actor = FakeLedger(tmp_path / "scheduler.db", each=0.05)
 
     async def scene() -> None:
-        gateway = make(tmp_path, desk, Simulated())
-        desk.deaf = 1
+        gateway = make(tmp_path, ledger_actor, Simulated())
+        ledger_actor.deaf = 1
         await gateway.call(KEY, WHO, request())
-        assert (desk.spent(), desk.reserved() > 0) == (0, True)
+        assert (ledger_actor.spent(), ledger_actor.reserved() > 0) == (0, True)
         await gateway.call(f"{WHO}/1/model/0", WHO, request())
-        assert (desk.spent(), desk.reserved()) == (2 * cost(campaign(), answer()), 0)
+        assert (ledger_actor.spent(), ledger_actor.reserved()) == (2 * cost(campaign(), answer()), 0)
 
     asyncio.run(scene())
 
 
 def test_a_new_gateway_settles_what_the_old_one_owed_before_anybody_reserves(tmp_path: Path) -> None:
-    desk = Desk(tmp_path / "scheduler.db", each=0.05)
+    ledger_actor = FakeLedger(tmp_path / "scheduler.db", each=0.05)
 
     async def round_of_calls(number: int) -> None:
-        gateway = make(tmp_path, desk, Simulated())
+        gateway = make(tmp_path, ledger_actor, Simulated())
         await asyncio.gather(*(gateway.call(f"{who}/{number}/model/0", who, request()) for who in TEAM))
         gateway.book.store.close()
 
-    desk.deaf = len(TEAM)
+    ledger_actor.deaf = len(TEAM)
     asyncio.run(round_of_calls(0))
-    assert desk.spent() == 0
+    assert ledger_actor.spent() == 0
     asyncio.run(round_of_calls(1))
-    assert (desk.spent(), desk.reserved()) == (6 * cost(campaign(), answer()), 0)
+    assert (ledger_actor.spent(), ledger_actor.reserved()) == (6 * cost(campaign(), answer()), 0)
 
 
-def test_a_lost_attempt_that_the_ledger_did_not_hear_of_is_settled_once(tmp_path: Path, desk: Desk) -> None:
+def test_a_lost_attempt_that_the_ledger_did_not_hear_of_is_settled_once(
+    tmp_path: Path, ledger_actor: FakeLedger
+) -> None:
     async def scene() -> None:
-        gateway = make(tmp_path, desk, Simulated(DROPPED))
-        desk.deaf = 1
+        gateway = make(tmp_path, ledger_actor, Simulated(DROPPED))
+        ledger_actor.deaf = 1
         with pytest.raises(UnreachableError):
             await gateway.call(KEY, WHO, request())
         await gateway.call(f"{TEAM[1]}/0/model/0", TEAM[1], request())
-        spent = desk.spent()
+        spent = ledger_actor.spent()
         await gateway.close()
-        assert desk.spent() == spent > cost(campaign(), answer())
+        assert ledger_actor.spent() == spent > cost(campaign(), answer())
 
     asyncio.run(scene())
-    assert desk.reserved() == 0
+    assert ledger_actor.reserved() == 0
 
 
-def test_a_key_cannot_be_too_long(tmp_path: Path, desk: Desk) -> None:
+def test_a_key_cannot_be_too_long(tmp_path: Path, ledger_actor: FakeLedger) -> None:
     with pytest.raises(RefusedError):
-        asyncio.run(make(tmp_path, desk, Simulated()).call("k" * 300, WHO, request()))
+        asyncio.run(make(tmp_path, ledger_actor, Simulated()).call("k" * 300, WHO, request()))
 
 
-def test_status_counts_tokens_dollars_and_the_share_read_from_the_cache(tmp_path: Path, desk: Desk) -> None:
+def test_status_counts_tokens_dollars_and_the_share_read_from_the_cache(
+    tmp_path: Path, ledger_actor: FakeLedger
+) -> None:
     message = answer(input_tokens=100, cache_read_input_tokens=900)
-    gateway = make(tmp_path, desk, Simulated(OVERLOADED, message))
+    gateway = make(tmp_path, ledger_actor, Simulated(OVERLOADED, message))
     asyncio.run(gateway.call(KEY, WHO, request()))
     status = gateway.status()
     assert status["cache_hit_share"] == 0.9
     tally = status["researchers"][WHO]
-    assert (tally["calls"], tally["retries"], tally["usd"]) == (1, 1, desk.spent())
+    assert (tally["calls"], tally["retries"], tally["usd"]) == (1, 1, ledger_actor.spent())
     assert tally["tokens"] == Tokens(input=100, cache_read=900, output=20).to_dict()
 
 
-def test_the_gateways_store_is_one_of_the_campaigns_journals(tmp_path: Path, desk: Desk) -> None:
-    asyncio.run(make(tmp_path, desk, Simulated()).call(KEY, WHO, request()))
+def test_the_gateways_store_is_one_of_the_campaigns_journals(tmp_path: Path, ledger_actor: FakeLedger) -> None:
+    asyncio.run(make(tmp_path, ledger_actor, Simulated()).call(KEY, WHO, request()))
     assert RunPaths(tmp_path).databases()["gateway"] == tmp_path / "gateway.db"
     db = open_readonly(tmp_path / "gateway.db")
     assert db.execute("SELECT COUNT(*) FROM journal WHERE kind = 'call_answered'").fetchone()[0] == 1

@@ -16,14 +16,14 @@ from actors.gateway.actor import make_transport
 from actors.gateway.api import ModelAnswer
 from actors.gateway.endpoint import Endpoint
 from actors.gateway.gateway import Gateway
-from actors.gateway.intake import Intake
 from actors.gateway.keys import KeyFileError, check_brain, hand_over, handed_path, key_of, read_key
+from actors.gateway.request_parser import RequestParser
 from actors.gateway.retry import AttemptFailedError, Failure
 from cluster.config import ConfigError
 from cluster.errors import RefusedError
 from cluster.store import Store
 from tests.fake_messages import FakeMessages, Reply, replies
-from tests.unit.actors.gateway_world import MEMORY, TEAM, Desk, campaign, cost, no_sleep, request
+from tests.unit.actors.gateway_world import MEMORY, TEAM, FakeLedger, campaign, cost, no_sleep, request
 
 SECRET = "sk-test-0123456789abcdef"
 MARK = {"type": "ephemeral"}
@@ -45,7 +45,7 @@ def key_file(root: Path, key: str = SECRET, mode: int = 0o600) -> Path:
 async def send(fake: FakeMessages, begun: list[dict[str, Any]] | None = None, **fields: Any) -> dict[str, Any]:
     config = campaign(f"brain.base_url={fake.url}", "gateway.call_seconds=5")
     endpoint = Endpoint(config.brain, config.gateway, lambda: SECRET)
-    body, parts = Intake().take(request(**fields))
+    body, parts = RequestParser().take(request(**fields))
     try:
         return await endpoint.send("k", body, parts, (begun if begun is not None else []).append)
     finally:
@@ -131,7 +131,7 @@ def test_retry_after_is_read_and_throttling_is_told_apart() -> None:
 
 def test_an_endpoint_that_is_not_there_was_paid_nothing() -> None:
     config = campaign("brain.base_url=http://127.0.0.1:9")
-    body, parts = Intake().take(request())
+    body, parts = RequestParser().take(request())
     endpoint = Endpoint(config.brain, config.gateway, lambda: None)
     with pytest.raises(AttemptFailedError) as caught:
         asyncio.run(endpoint.send("k", body, parts, lambda _: None))
@@ -158,8 +158,8 @@ def test_a_new_key_in_the_file_takes_effect_after_the_old_one_was_refused(root: 
     path = key_file(root, "sk-old")
     with FakeMessages(lambda *_: replies.text("ok"), keys={SECRET}) as fake:
         config = campaign(f"brain.kind={kind}", f"brain.base_url={fake.url}", f"brain.key_file={path}")
-        transport = make_transport(config, root, Desk(root / "scheduler.db").client())
-        body, parts = Intake().take(request())
+        transport = make_transport(config, root, FakeLedger(root / "scheduler.db").client())
+        body, parts = RequestParser().take(request())
 
         async def ask() -> dict[str, Any]:
             return await transport.send("k", body, parts, lambda _: None)
@@ -186,12 +186,12 @@ def test_twenty_cached_turns_cost_what_the_endpoint_counted(root: Path, caplog: 
     path = key_file(root)
     with FakeMessages(lambda _, n: replies.text(f"answer {n} " + "y" * 300), keys={SECRET}) as fake:
         config = campaign(f"brain.base_url={fake.url}", f"brain.key_file={path}")
-        desk = Desk(root / "scheduler.db", usd=50, each=50)
+        ledger_actor = FakeLedger(root / "scheduler.db", usd=50, each=50)
         gateway = Gateway(
             Store(root / "gateway.db"),
             config,
-            desk.client(),
-            make_transport(config, root, desk.client()),
+            ledger_actor.client(),
+            make_transport(config, root, ledger_actor.client()),
             sleep=no_sleep,
         )
 
@@ -210,7 +210,7 @@ def test_twenty_cached_turns_cost_what_the_endpoint_counted(root: Path, caplog: 
 
         found = asyncio.run(study())
     assert [got.charged for got in found] == [cost(config, got.message) for got in found]
-    assert desk.spent() == sum(got.charged for got in found)
+    assert ledger_actor.spent() == sum(got.charged for got in found)
     assert gateway.status()["cache_hit_share"] > 0.8
     gateway.book.store.close()
     assert SECRET.encode() not in b"".join(path.read_bytes() for path in root.glob("*.db*"))
@@ -220,9 +220,9 @@ def test_twenty_cached_turns_cost_what_the_endpoint_counted(root: Path, caplog: 
 def test_streams_that_always_break_off_cost_a_bounded_part_of_the_budget(root: Path) -> None:
     with FakeMessages(lambda *_: replies.dropped(4)) as fake:
         config = campaign(f"brain.base_url={fake.url}")
-        desk = Desk(root / "scheduler.db", usd=20, each=20)
-        transport = make_transport(config, root, desk.client())
-        gateway = Gateway(Store(root / "gateway.db"), config, desk.client(), transport, sleep=no_sleep)
+        ledger_actor = FakeLedger(root / "scheduler.db", usd=20, each=20)
+        transport = make_transport(config, root, ledger_actor.client())
+        gateway = Gateway(Store(root / "gateway.db"), config, ledger_actor.client(), transport, sleep=no_sleep)
 
         async def study() -> None:
             for _ in range(20):
@@ -233,7 +233,7 @@ def test_streams_that_always_break_off_cost_a_bounded_part_of_the_budget(root: P
 
         asyncio.run(study())
         assert len(fake.seen) == 2
-    assert 2 * 25 * 15_000 < desk.spent() < 2 * 25 * 17_000
+    assert 2 * 25 * 15_000 < ledger_actor.spent() < 2 * 25 * 17_000
 
 
 def test_a_key_file_must_be_there_private_and_hold_a_key(root: Path) -> None:

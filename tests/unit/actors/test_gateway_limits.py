@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from actors.gateway.breaker import Breaker
 from actors.gateway.limits import Estimate, Limits
+from actors.gateway.rate_limiter import RateLimiter
 from actors.gateway.retry import Failure, after, pause
-from actors.gateway.turnstile import Turnstile
 from cluster.config import Gateway
 from cluster.errors import Reason
 
@@ -21,7 +21,7 @@ SMALL = Gateway(requests_per_minute=60, input_tokens_per_minute=6000, output_tok
 
 def test_a_call_that_is_cancelled_as_its_turn_comes_keeps_no_place() -> None:
     async def play() -> list[str]:
-        turnstile = Turnstile(Limits(SMALL.model_copy(update={"concurrent_calls": 1}), 0.0), lambda: 0.0)
+        turnstile = RateLimiter(Limits(SMALL.model_copy(update={"concurrent_calls": 1}), 0.0), lambda: 0.0)
         entered: list[str] = []
 
         async def call(ticket: str, leave: asyncio.Event) -> None:

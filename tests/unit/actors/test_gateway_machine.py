@@ -36,8 +36,8 @@ from tests.unit.actors.gateway_world import (
     MEMORY,
     TEAM,
     Clock,
-    Desk,
     Died,
+    FakeLedger,
     Outcome,
     Simulated,
     answer,
@@ -209,13 +209,13 @@ class GatewayMachine(RuleBasedStateMachine):
         self.certain = self.honest = True
 
     def _open(self, budgets: tuple[float, float]) -> None:
-        self.desk = Desk(self.root / f"scheduler-{budgets[0]}.db", *budgets)
+        self.ledger_actor = FakeLedger(self.root / f"scheduler-{budgets[0]}.db", *budgets)
         self.endpoint = Vendor()
         self.gateway = self._born()
 
     def _born(self) -> Gateway:
         store, clock = Store(self.root / "gateway.db"), Clock()
-        return Gateway(store, CONFIG, self.desk.client(), self.endpoint, clock=clock, sleep=clock.sleep)
+        return Gateway(store, CONFIG, self.ledger_actor.client(), self.endpoint, clock=clock, sleep=clock.sleep)
 
     @initialize(honest=st.booleans(), budgets=st.sampled_from(BUDGETS))
     def world_of_a_kind(self, honest: bool, budgets: tuple[float, float]) -> None:
@@ -250,7 +250,7 @@ class GatewayMachine(RuleBasedStateMachine):
         self.certain &= not any(isinstance(outcome, Failure) and outcome.billed for outcome in coming)
         self.certain &= all(billed(outcome) is not None for outcome in coming if isinstance(outcome, dict))
         cycle = itertools.cycle(pauses)
-        self.desk.pause = self.endpoint.pause = lambda: next(cycle)
+        self.ledger_actor.pause = self.endpoint.pause = lambda: next(cycle)
         countdown = [0 if death is None else death[1]]
 
         def die(step: str) -> None:
@@ -260,11 +260,11 @@ class GatewayMachine(RuleBasedStateMachine):
                     self.died.set()
                     raise Died
 
-        self.desk.die = self.endpoint.die = die
-        self.desk.deaf = deaf
+        self.ledger_actor.die = self.endpoint.die = die
+        self.ledger_actor.deaf = deaf
         died = asyncio.run(self._round(wanted))
-        self.desk.die = self.endpoint.die = lambda _: None
-        self.desk.deaf = 0
+        self.ledger_actor.die = self.endpoint.die = lambda _: None
+        self.ledger_actor.deaf = 0
         if died:
             self.certain = False
             self.gateway = self._born()
@@ -343,8 +343,10 @@ class GatewayMachine(RuleBasedStateMachine):
     async def _replay(self, answered: dict[str, dict[str, Any]]) -> None:
         root = Path(tempfile.mkdtemp(dir=MEMORY))
         replayer, clock = Replayer(self.root), Clock()
-        desk = Desk(root / "scheduler.db", 1000, 1000)
-        again = Gateway(Store(root / "gateway.db"), CONFIG, desk.client(), replayer, clock=clock, sleep=clock.sleep)
+        ledger_actor = FakeLedger(root / "scheduler.db", 1000, 1000)
+        again = Gateway(
+            Store(root / "gateway.db"), CONFIG, ledger_actor.client(), replayer, clock=clock, sleep=clock.sleep
+        )
         try:
             for key, body in answered.items():
                 got = await again.call(key, key.split("/")[0], body)
@@ -354,19 +356,19 @@ class GatewayMachine(RuleBasedStateMachine):
         finally:
             await again.close()
             again.book.store.close()
-            desk.store.close()
+            ledger_actor.store.close()
             shutil.rmtree(root)
 
     @invariant()
     def no_account_is_above_its_cap(self) -> None:
-        for name in self.desk.ledger.accounts():
-            balance = self.desk.ledger.balance(name)
+        for name in self.ledger_actor.ledger.accounts():
+            balance = self.ledger_actor.ledger.balance(name)
             cap = balance.caps.usd
             assert cap is None or balance.spent.usd + balance.reserved.usd <= cap
 
     @invariant()
     def nothing_stays_reserved(self) -> None:
-        assert self.desk.reserved() == 0
+        assert self.ledger_actor.reserved() == 0
         assert self.gateway.book.live() == []
 
     @invariant()
@@ -374,7 +376,7 @@ class GatewayMachine(RuleBasedStateMachine):
         events = self.gateway.book.journal.events()
         unpaid = sum(event.payload["usd"] for event in events if event.kind == "unpaid")
         told = sum(event.payload["usd"] for event in events if event.kind in ("call_answered", "attempt_lost"))
-        assert self.desk.spent() + unpaid == told
+        assert self.ledger_actor.spent() + unpaid == told
         bill = sum(due(message) for message in self.endpoint.answers)
         assert told == bill if self.certain else told >= bill
 
@@ -425,7 +427,7 @@ class GatewayMachine(RuleBasedStateMachine):
 
     def _close(self) -> None:
         self.gateway.book.store.close()
-        self.desk.store.close()
+        self.ledger_actor.store.close()
 
     def teardown(self) -> None:
         self._close()

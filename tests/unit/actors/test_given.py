@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from actors.evaluator.desk import WorkError
 from actors.evaluator.file_domain import FileDomain, read_domain
 from actors.evaluator.given import GivenModels, asked, install
+from actors.evaluator.lease_client import WorkError
 from actors.evaluator.preflight import _look, _student_bytes, check_files
+from actors.evaluator.result_store import ResultStore
 from actors.evaluator.secret import Secret
-from actors.evaluator.shelf import Shelf
 from cluster.config import CampaignConfig, ConfigError, load_config
 from cluster.journal import Journal
 from cluster.store import Store
@@ -58,8 +58,8 @@ def file_domain(settings: CampaignConfig) -> FileDomain:
 
 def models(settings: CampaignConfig, run: Path) -> GivenModels:
     store = Store(run / "evaluator.db")
-    shelf = Shelf(store, Journal(store), Secret(bytes(32)))
-    return GivenModels(file_domain(settings), NodeCache.of(settings.pool), shelf)
+    result_store = ResultStore(store, Journal(store), Secret(bytes(32)))
+    return GivenModels(file_domain(settings), NodeCache.of(settings.pool), result_store)
 
 
 def refused(place: Path, *overrides: str) -> str:

@@ -12,7 +12,7 @@ from actors.director.ideas import IdeaWatch
 from actors.director.namer import TOOL, Namer, chosen, request
 from actors.gateway.client import GatewayClient
 from actors.gateway.gateway import Gateway
-from actors.gateway.intake import Intake
+from actors.gateway.request_parser import RequestParser
 from actors.gateway.retry import Failure
 from actors.observer.audit_calls import audit_calls
 from actors.observer.run_data import load_run
@@ -27,7 +27,7 @@ from cluster.store import Store
 from forum_actor.client import ForumClient
 from forum_actor.posts import Post, make_draft
 from forum_actor.watch import alarms
-from tests.unit.actors.gateway_world import Desk, Simulated, answer, make
+from tests.unit.actors.gateway_world import FakeLedger, Simulated, answer, make
 from tests.unit.actors.test_observer_diversity import LOSS, PROBE, UE
 
 SPARE = "diversity.spare=[{id: one, text: First.}, {id: two, text: Second.}]"
@@ -173,9 +173,9 @@ def names(*families: str) -> dict[str, Any]:
 
 
 def test_a_model_names_the_families_of_each_code_once_on_the_campaigns_account(tmp_path: Path) -> None:
-    desk = Desk(tmp_path / "scheduler.db")
+    ledger_actor = FakeLedger(tmp_path / "scheduler.db")
     endpoint = Simulated(names("evolutionary", "nonsense"), names("UE", "ensemble"), answer("I will not."))
-    gateway = make(tmp_path, desk, endpoint)
+    gateway = make(tmp_path, ledger_actor, endpoint)
     overrides = ("brain.kind=claude", f"diversity.model={HAIKU}")
     world = World(tmp_path, *overrides, gateway=gateway)
     world.paths.config.write_text(dump_config(world.config))
@@ -191,8 +191,8 @@ def test_a_model_names_the_families_of_each_code_once_on_the_campaigns_account(t
     latest = world.watch._ideas.latest
     ids = world.config.researcher_ids()
     assert [latest[ids[n]] for n in range(4)] == [["evolutionary"], ["evolutionary"], ["ensemble", "UE"], ["UE"]]
-    assert desk.spent(IDEAS_ACCOUNT) == desk.spent() > 0
-    assert desk.reserved() == 0
+    assert ledger_actor.spent(IDEAS_ACCOUNT) == ledger_actor.spent() > 0
+    assert ledger_actor.reserved() == 0
     run = load_run(tmp_path)
     assert audit_calls(run) == (3, [])
     assert run.events("director", "families_named")[0].payload["model"] == HAIKU
@@ -200,7 +200,7 @@ def test_a_model_names_the_families_of_each_code_once_on_the_campaigns_account(t
 
 @pytest.mark.parametrize("reason", ["bad_key", "bad_request"])
 def test_without_the_models_help_a_rule_names_the_families(tmp_path: Path, reason: Any) -> None:
-    gateway = make(tmp_path, Desk(tmp_path / "scheduler.db"), Simulated(*[Failure(reason, "no")] * 3))
+    gateway = make(tmp_path, FakeLedger(tmp_path / "scheduler.db"), Simulated(*[Failure(reason, "no")] * 3))
     world = World(tmp_path, "brain.kind=claude", f"diversity.model={HAIKU}", gateway=gateway)
     world.submit("probe", 0)
     world.look()
@@ -209,7 +209,7 @@ def test_without_the_models_help_a_rule_names_the_families(tmp_path: Path, reaso
 
 
 def test_the_code_that_is_named_cannot_say_more_than_a_known_family() -> None:
-    Intake().take(request(HAIKU, "# ignore all that\n" * 9000))
+    RequestParser().take(request(HAIKU, "# ignore all that\n" * 9000))
     assert len(request(HAIKU, "x" * 90_000)["messages"][0]["content"]) < 21_000
     assert chosen(names("loss", "loss", "best method ever")) == ["loss"]
     for odd in ({}, {"content": None}, names(), names("nothing"), {"content": [{"type": "tool_use", "name": TOOL}]}):

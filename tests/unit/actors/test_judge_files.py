@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from actors.evaluator.truth import SPLITS, TruthError
+from actors.evaluator.splits import SPLITS, TruthError
 from gpu_pool.leases import LeaseRequest, Step
 from gpu_pool.weak_to_strong.items import ItemSet
 from tests.unit.actors.evaluator_world import World, needles
@@ -54,25 +54,25 @@ def steps(world: World) -> list[tuple[LeaseRequest, Step]]:
 
 
 def test_a_campaign_on_files_is_prepared_answers_and_seals(world: World) -> None:
-    asyncio.run(world.judge.prepare())
+    asyncio.run(world.evaluator.prepare())
     snapshot = world.method(0.85)
-    answer = asyncio.run(world.judge.submit("k1", "01-a", snapshot, "good", "dev"))
+    answer = asyncio.run(world.evaluator.submit("k1", "01-a", snapshot, "good", "dev"))
     assert 0.7 < answer["accuracy"] < 1
-    board = asyncio.run(world.judge.submit("k2", "01-a", snapshot, "good", "board"))
+    board = asyncio.run(world.evaluator.submit("k2", "01-a", snapshot, "good", "board"))
     assert board["new_best"]
-    sealed = asyncio.run(world.judge.seal())
+    sealed = asyncio.run(world.evaluator.seal())
     rows = {row["method"]: row for row in sealed["rows"]}
     assert {"good", "vanilla", "confident", "weak", "ceiling"} <= set(rows)
     assert rows["good"]["n"] == 300
-    record = next(r for r in world.judge.records() if r["method"] == "good" and r["tier"] == "seal")
+    record = next(r for r in world.evaluator.records() if r["method"] == "good" and r["tier"] == "seal")
     assert {audit["outcome"] for audit in record["audits"]} <= {"pass", "tag"}
 
 
 def test_what_researchers_see_has_no_label_group_or_id_of_the_files(world: World) -> None:
-    asyncio.run(world.judge.prepare())
+    asyncio.run(world.evaluator.prepare())
     public = world.paths.public / "lab"
     shown = ItemSet.load(public / "items.arrow")
-    assert shown == world.vaults()[0].split("pool_a").items
+    assert shown == world.all_splits()[0].split("pool_a").items
     assert shown.groups is None
     assert b"secret-" not in b"".join(path.read_bytes() for path in public.iterdir())
     task = json.loads((public / "task.json").read_text())
@@ -82,19 +82,19 @@ def test_what_researchers_see_has_no_label_group_or_id_of_the_files(world: World
 
 
 def test_no_file_and_no_lease_holds_the_labels_afterwards(world: World) -> None:
-    asyncio.run(world.judge.prepare())
-    asyncio.run(world.judge.submit("k", "01-a", world.method(0.8), "one", "board"))
-    asyncio.run(world.judge.seal())
-    patterns = needles(world.vaults()[0])
+    asyncio.run(world.evaluator.prepare())
+    asyncio.run(world.evaluator.submit("k", "01-a", world.method(0.8), "one", "board"))
+    asyncio.run(world.evaluator.seal())
+    patterns = needles(world.all_splits()[0])
     requests = [json.dumps(request.to_dict()).encode() for request in world.scheduler.requests.values()]
     for content in [path.read_bytes() for path in world.files()] + requests:
         assert not any(pattern in content for pattern in patterns)
 
 
 def test_protocols_models_and_limits_reach_every_step(world: World) -> None:
-    asyncio.run(world.judge.prepare())
-    asyncio.run(world.judge.submit("k", "01-a", world.method(0.8), "one", "board"))
-    asyncio.run(world.judge.seal())
+    asyncio.run(world.evaluator.prepare())
+    asyncio.run(world.evaluator.submit("k", "01-a", world.method(0.8), "one", "board"))
+    asyncio.run(world.evaluator.seal())
     cache = Path(world.config.pool.cache_dir or "") / "models"
     seen = set()
     for request, step in steps(world):
@@ -121,7 +121,7 @@ def test_files_that_changed_are_refused_when_the_campaign_is_resumed(world: Worl
 
 
 def test_pools_are_in_the_vault_under_the_names_of_all_domains(world: World) -> None:
-    (vault,) = world.vaults()
-    assert {name: len(vault.split(name)) for name in SPLITS} == {
+    (splits,) = world.all_splits()
+    assert {name: len(splits.split(name)) for name in SPLITS} == {
         "train_label": 50, "pool_a": 120, "pool_b": 120, "dev": 80, "board": 80, "seal": 300,
     }  # fmt: skip

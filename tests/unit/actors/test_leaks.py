@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.evaluator.judge import Judge
+from actors.evaluator.evaluator import Evaluator
 from cluster.errors import RefusedError
 from scripts.bench_leaks import ITEMS, Arena, block_climb, guess, random_functions
 
@@ -52,7 +52,7 @@ def test_block_climbing_gains_nothing_that_counts(root: Path) -> None:
 def test_the_attacked_board_does_move_for_a_method_that_is_better(root: Path) -> None:
     """The attacks above are not held off by a board that is deaf."""
     arena = Arena(root, ITEMS, 2, fidelity=1.0, seed=3)
-    knows, truth = arena.start(), arena._vault.split("board").labels == 1
+    knows, truth = arena.start(), arena._splits.split("board").labels == 1
     knows["board"] = truth ^ (arena.rng.random(len(truth)) < 0.3)
     assert arena.ask(knows, "board")["new_best"]
     assert not arena.ask(arena.random(), "board")["new_best"]
@@ -71,15 +71,15 @@ def test_sealed_items_are_not_touched_by_any_answer(root: Path) -> None:
     arena = Arena(root, ITEMS, 3, fidelity=1.0, seed=4)
     arena.ask(arena.random(), "board")
     arena.ask(arena.random(), "dev")
-    assert not [record for record in arena.judge.records() if record["tier"] == "seal"]
+    assert not [record for record in arena.evaluator.records() if record["tier"] == "seal"]
 
 
 def test_flipping_one_prediction_cannot_be_expressed() -> None:
-    assert list(signature(Judge.submit).parameters) == ["self", "key", "researcher", "snapshot", "name", "tier"]
+    assert list(signature(Evaluator.submit).parameters) == ["self", "key", "researcher", "snapshot", "name", "tier"]
 
 
 def test_no_call_of_the_evaluator_takes_answers_or_chooses_items() -> None:
-    offered = {name: f for name, f in vars(Judge).items() if not name.startswith("_") and callable(f)}
+    offered = {name: f for name, f in vars(Evaluator).items() if not name.startswith("_") and callable(f)}
     taken = {p for f in offered.values() for p in signature(f).parameters} - {"self"}
     known = {"key", "researcher", "snapshot", "name", "tier", "domain", "record_ids", "record_id"}
     assert taken == known

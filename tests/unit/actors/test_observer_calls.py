@@ -24,7 +24,17 @@ from cluster.config import dump_config
 from cluster.errors import Reason, RefusedError
 from cluster.journal import Event
 from cluster.names import RunPaths
-from tests.unit.actors.gateway_world import MEMORY, TEAM, Desk, Outcome, Simulated, answer, campaign, make, request
+from tests.unit.actors.gateway_world import (
+    MEMORY,
+    TEAM,
+    FakeLedger,
+    Outcome,
+    Simulated,
+    answer,
+    campaign,
+    make,
+    request,
+)
 
 DROPPED = Failure(Reason.UNAVAILABLE, "dropped", again=True, billed=True)
 
@@ -34,7 +44,7 @@ def sound() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=MEMORY) as path:
         root = Path(path)
         RunPaths(root).config.write_text(dump_config(campaign()))
-        desk = Desk(RunPaths(root).scheduler_db)
+        ledger_actor = FakeLedger(RunPaths(root).scheduler_db)
         outcomes: list[Outcome] = [
             answer(),
             DROPPED,
@@ -42,7 +52,7 @@ def sound() -> Iterator[Path]:
             answer(input_tokens=9000),
             Failure(Reason.BAD_REQUEST, "no"),
         ]
-        gateway = make(root, desk, Simulated(*outcomes))
+        gateway = make(root, ledger_actor, Simulated(*outcomes))
 
         async def study() -> None:
             for n in range(3):
@@ -52,7 +62,7 @@ def sound() -> Iterator[Path]:
 
         asyncio.run(study())
         gateway.book.store.close()
-        desk.store.close()
+        ledger_actor.store.close()
         yield root
 
 
@@ -88,13 +98,13 @@ def test_what_was_changed_is_found(sound: Path, tmp_path: Path, store: str, chan
 
 def test_a_call_without_usage_holds_and_one_of_another_tier_is_told(tmp_path: Path) -> None:
     RunPaths(tmp_path).config.write_text(dump_config(campaign()))
-    desk, dear = Desk(RunPaths(tmp_path).scheduler_db), answer()
+    ledger_actor, dear = FakeLedger(RunPaths(tmp_path).scheduler_db), answer()
     dear["usage"]["service_tier"] = "priority"
-    gateway = make(tmp_path, desk, Simulated({**answer(), "usage": {}}, dear))
+    gateway = make(tmp_path, ledger_actor, Simulated({**answer(), "usage": {}}, dear))
     for n in range(2):
         asyncio.run(gateway.call(f"{TEAM[n]}/0/model/0", TEAM[n], request()))
     gateway.book.store.close()
-    desk.store.close()
+    ledger_actor.store.close()
     (finding,) = findings(tmp_path)
     assert "service_tier: priority" in finding
 

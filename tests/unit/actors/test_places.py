@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from actors.evaluator.desk import WorkError
+from actors.evaluator.lease_client import WorkError
 from actors.evaluator.source import code_hash
-from actors.evaluator.truth import TASK_VERSION
+from actors.evaluator.splits import TASK_VERSION
 from actors.observer.audit_claims import audit_code, audit_seal
 from actors.observer.audit_seeds import audit_seeds
 from actors.observer.run_data import load_run
@@ -24,7 +24,7 @@ SECRET = bytes(range(32))
 def ready(tmp_path_factory: pytest.TempPathFactory) -> World:
     """A prepared campaign, to be copied."""
     world = World(tmp_path_factory.mktemp("ready"), secret=SECRET, scoring={"seal_seeds": 3, "dev_limit": 40})
-    asyncio.run(world.judge.prepare())
+    asyncio.run(world.evaluator.prepare())
     world.store.close()
     return world
 
@@ -37,7 +37,7 @@ def world(tmp_path: Path, ready: World) -> World:
 def submit(world: World, source: str, who: str = "01-a", tier: str = "dev", name: str = "") -> dict[str, Any]:
     snapshot = world.objects.put_tree({"method.py": source.encode()})
     key = f"{who}/{tier}/{snapshot[:16]}"
-    return asyncio.run(world.judge.submit(key, who, snapshot, name or f"by {who}", tier))
+    return asyncio.run(world.evaluator.submit(key, who, snapshot, name or f"by {who}", tier))
 
 
 def hashed(source: str) -> str:
@@ -46,7 +46,7 @@ def hashed(source: str) -> str:
 
 def frozen(world: World) -> tuple[list[str], dict[str, str]]:
     """Who has the places, and why others were dropped, by code hash."""
-    asyncio.run(world.judge.seal())
+    asyncio.run(world.evaluator.seal())
     (event,) = world.kinds("finalists_frozen")
     return [f["researcher"] for f in event["finalists"]], {d["code_hash"]: d["reason"] for d in event["dropped"]}
 
@@ -72,7 +72,7 @@ def test_whoever_says_the_same_gets_the_same_answer_and_no_place_on_the_board(wo
     assert best["new_best"]
     again = submit(world, source_of(0.92, "TWIN = 1\nSALT = 3"), "02-b", tier="board")
     assert (again["new_best"], again["level"], again["same_as"]) == (False, None, best["record_id"])
-    shown = {row["record_id"]: row["status"] for row in world.judge.record_summaries([copy["record_id"]])}
+    shown = {row["record_id"]: row["status"] for row in world.evaluator.record_summaries([copy["record_id"]])}
     assert shown[copy["record_id"]].endswith(f"says what {first['record_id']} says")
     run = load_run(world.paths.root)
     assert audit_code(run)[1] == audit_seeds(run)[1] == []
@@ -131,7 +131,7 @@ def test_a_finalist_that_ends_its_sealed_leases_fails_alone(world: World) -> Non
     submit(world, source_of(0.8), "02-b")
     world.scheduler.lose = {f"evaluator/seal/chat/by 01-a/{hashed(killer)[:12]}"}
     assert sorted(frozen(world)[0]) == ["01-a", "02-b"]
-    sealed = {r["researcher"]: r for r in world.judge.records() if r["tier"] == "seal"}
+    sealed = {r["researcher"]: r for r in world.evaluator.records() if r["tier"] == "seal"}
     assert sealed["01-a"]["status"] == "failed"
     assert sealed["02-b"]["failed_seeds"] == []
 
@@ -140,7 +140,7 @@ def test_a_cluster_that_loses_everything_is_no_methods_fault(world: World) -> No
     submit(world, source_of(0.9), "01-a")
     world.scheduler.lose = {"audit/chat/"}
     with pytest.raises(WorkError, match="control/audit/chat"):
-        asyncio.run(world.judge.seal())
+        asyncio.run(world.evaluator.seal())
     world.scheduler.lose = set()
     world.start()
     assert frozen(world) == (["01-a"], {})
@@ -154,7 +154,7 @@ def test_a_campaign_of_before_keeps_a_seed_for_each_code(tmp_path: Path, ready: 
     old.start()
     first = submit(old, source_of(0.83, "TWIN = 1"))
     assert "same_as" not in submit(old, source_of(0.83, "TWIN = 1") + "\n42\n", "02-b")
-    record = old.judge.record(first["record_id"])
+    record = old.evaluator.record(first["record_id"])
     assert record is not None
     assert "entrant" not in record
     assert audit_seeds(load_run(old.paths.root))[1] == []

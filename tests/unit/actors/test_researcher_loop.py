@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from actors.researcher.loop import CHARGE_AFTER_S
-from actors.researcher.types import Decision, Observation, Seen, ToolCall
+from actors.researcher.types import Decision, Observation, ToolCall, TurnInput
 from cluster.errors import AarError, Reason, RefusedError
 from cluster.journal import verify_chain
 from cluster.money import Amounts, Balance, Caps
@@ -248,7 +248,7 @@ def test_a_command_that_was_cut_short_is_not_run_again(tmp_path: Path) -> None:
     world = World(tmp_path, brain=Scripted([[ToolCall("bash", {"command": "date >> log"})], [ToolCall("finish")]]))
     world.start()
     seen = world.transcript
-    seen.decide(seen.observe(0, Seen(), 0), Decision((ToolCall("bash", {"command": "date >> log"}),)), 0)
+    seen.decide(seen.observe(0, TurnInput(), 0), Decision((ToolCall("bash", {"command": "date >> log"}),)), 0)
     seen.mark_started(0, 0)
     asyncio.run(world.start().run())
     assert world.transcript.history[0].done[0].result.reason == "interrupted"
@@ -269,7 +269,7 @@ class Moody(Scripted):
 
 
 def test_a_brain_that_fails_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actors.researcher.patience.BACKOFF_S", 0.0001)
+    monkeypatch.setattr("actors.researcher.retry_policy.BACKOFF_S", 0.0001)
     assert World(tmp_path / "a", brain=Moody(SCRIPT, 4)).run()["turns"] == 5
     assert World(tmp_path / "b", brain=Moody(SCRIPT, 99)).run()["ended"] == "the brain could not decide: try again"
 
@@ -277,7 +277,7 @@ def test_a_brain_that_fails_is_asked_again(tmp_path: Path, monkeypatch: pytest.M
 def test_a_brain_that_gives_up_leaves_its_notebook_to_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("actors.researcher.patience.BACKOFF_S", 0.0001)
+    monkeypatch.setattr("actors.researcher.retry_policy.BACKOFF_S", 0.0001)
 
     class Lost(Scripted):
         async def decide(self, observation: Observation) -> Decision:
@@ -320,8 +320,8 @@ class Outage(Offices):
 def test_offices_that_are_gone_for_long_are_waited_for_and_the_pause_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("actors.researcher.patience.BACKOFF_S", 0.0001)
-    monkeypatch.setattr("actors.researcher.patience.LONGEST_S", 0.001)
+    monkeypatch.setattr("actors.researcher.retry_policy.BACKOFF_S", 0.0001)
+    monkeypatch.setattr("actors.researcher.retry_policy.LONGEST_S", 0.001)
     world = World(tmp_path, brain=Scripted(SCRIPT), offices=Outage(tmp_path, dict(CAPS)))
     summary, states = asyncio.run(watched(world.start()))
     assert (summary["ended"], summary["turns"]) == ("the brain is done", 5)
@@ -332,7 +332,7 @@ def test_offices_that_are_gone_for_long_are_waited_for_and_the_pause_is_seen(
 def test_offices_that_never_come_back_are_waited_for_up_to_the_wall_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("actors.researcher.patience.BACKOFF_S", 100.0)
+    monkeypatch.setattr("actors.researcher.retry_policy.BACKOFF_S", 100.0)
     began = time.monotonic()
     settings = config(budget={**NINE.budget.model_dump(), "researcher": {"wall_hours": 0.3 / 3600}})
     offices = Outage(tmp_path, dict(CAPS))

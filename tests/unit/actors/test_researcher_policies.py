@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from actors.researcher.patience import ATTEMPTS, LONGEST_S, next_step
-from actors.researcher.stall import assess, idle_turns
-from actors.researcher.types import Done, Seen, ToolCall, ToolResult, Turn
+from actors.researcher.retry_policy import ATTEMPTS, LONGEST_S, next_step
+from actors.researcher.stall_detection import assess, idle_turns
+from actors.researcher.types import ToolCall, ToolOutcome, ToolResult, Turn, TurnInput
 from cluster.errors import AarError, Reason, RefusedError
 from cluster.remote import UnreachableError
 
@@ -13,7 +13,9 @@ ROOT = {"account": "campaign", "left": 1, "asked": 2}
 
 
 def turn(*calls: tuple[str, dict[str, object]], **content: object) -> Turn:
-    return Turn(0, Seen(), tuple(Done(ToolCall(name, args), ToolResult(True, content)) for name, args in calls))
+    return Turn(
+        0, TurnInput(), tuple(ToolOutcome(ToolCall(name, args), ToolResult(True, content)) for name, args in calls)
+    )
 
 
 EMPTY = turn()

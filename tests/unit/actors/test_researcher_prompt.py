@@ -9,7 +9,7 @@ from actors.researcher.brains.prompt import check_prompt, system_prompt
 from cluster.config import CampaignConfig, ConfigError, load_config
 from tests.unit.actors.researcher_world import config
 
-TASK = {"domain": "math", "description": "Judge answers.", "n_items": 400, "disguised": True}
+TASK = {"domain": "math", "description": "Evaluator answers.", "n_items": 400, "disguised": True}
 
 
 def prompt(settings: CampaignConfig, task: dict[str, Any] = TASK) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from actors.researcher.stall import PAUSED_TITLE
+from actors.researcher.stall_detection import PAUSED_TITLE
 from actors.researcher.tools.notifier import UNREAD_LIMIT
 from actors.researcher.types import Decision, Observation, ToolCall
 from cluster.errors import Reason, RefusedError

@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 
 from actors.gateway.gateway import Gateway
-from actors.gateway.intake import Intake
 from actors.gateway.keys import check_brain
+from actors.gateway.request_parser import RequestParser
 from actors.gateway.retry import AttemptFailedError
 from actors.scheduler.audit import audit
 from actors.scheduler.client import SchedulerClient
 from actors.scheduler.scheduler import Scheduler
-from actors.serving.desk import ServeDesk, serve_request
+from actors.serving.manager import ModelServerManager, serve_request
 from actors.serving.transport import Served
 from cluster.config import CampaignConfig, ConfigError, load_config
 from cluster.errors import RefusedError
@@ -73,15 +73,15 @@ def make_slot(config: CampaignConfig, root: Path) -> Slot:
 
 @dataclass
 class World:
-    desk: ServeDesk
+    manager: ModelServerManager
     shell: Shell
     scheduler: Scheduler
     slot: Slot
     config: CampaignConfig
     database: Path
 
-    def another_desk(self) -> ServeDesk:
-        return ServeDesk(
+    def another_manager(self) -> ModelServerManager:
+        return ModelServerManager(
             self.config, SchedulerClient(self.shell), lambda _: SlotClient(Local(self.slot)), poll_s=0.02, rest_s=0.3
         )
 
@@ -109,7 +109,7 @@ async def world(root: Path, *arguments: str, usd: int = 100_000_000, **serve: An
     async with office as scheduler:
         await furnish(scheduler, office.slots, usd=usd)
         made = World(None, Shell(scheduler), scheduler, slot, config, root / "scheduler.db")  # type: ignore[arg-type]
-        made.desk = made.another_desk()
+        made.manager = made.another_manager()
         try:
             yield made
         finally:
@@ -119,13 +119,13 @@ async def world(root: Path, *arguments: str, usd: int = 100_000_000, **serve: An
 def test_two_researchers_share_one_server_which_the_campaign_pays_by_the_gpu_hour(tmp_path: Path) -> None:
     async def play() -> None:
         async with world(tmp_path) as w:
-            first, second = await asyncio.gather(w.desk.ready(), w.desk.ready())
-            assert first == second == await w.desk.ready()
-            assert first.token not in str(w.desk.status())
+            first, second = await asyncio.gather(w.manager.ready(), w.manager.ready())
+            assert first == second == await w.manager.ready()
+            assert first.token not in str(w.manager.status())
             worst = w.scheduler.ledger.balance(SERVING_ACCOUNT).reserved
             assert worst.gpu_ms == int(w.config.serve.lease_minutes * 60_000)
             await asyncio.sleep(0.5)
-            await w.desk.close()
+            await w.manager.close()
             await w.ended(1)
             ((key, state, gpu_ms, usd, _),) = w.leases()
             assert (key, state) == ("serve/1", "cancelled")
@@ -145,11 +145,11 @@ def test_two_researchers_share_one_server_which_the_campaign_pays_by_the_gpu_hou
 def test_an_idle_server_stops_paying_and_the_next_ask_starts_another(tmp_path: Path) -> None:
     async def play() -> None:
         async with world(tmp_path, idle_minutes=0.5 / 60) as w:
-            first = await w.desk.ready()
+            first = await w.manager.ready()
             await w.ended(1)
             assert w.leases()[0][:2] == ("serve/1", "done")
             assert w.scheduler.ledger.balance(SERVING_ACCOUNT).reserved.usd == 0
-            second = await w.desk.ready()
+            second = await w.manager.ready()
             assert second.token != first.token
             assert [row[:2] for row in w.leases()] == [("serve/1", "done"), ("serve/2", "running")]
 
@@ -159,8 +159,8 @@ def test_an_idle_server_stops_paying_and_the_next_ask_starts_another(tmp_path: P
 def test_a_desk_that_is_made_anew_finds_the_server(tmp_path: Path) -> None:
     async def play() -> None:
         async with world(tmp_path, idle_minutes=1) as w:
-            endpoint = await w.desk.ready()
-            assert await w.another_desk().ready() == endpoint
+            endpoint = await w.manager.ready()
+            assert await w.another_manager().ready() == endpoint
             assert len(w.leases()) == 1
 
     asyncio.run(play())
@@ -170,14 +170,14 @@ def test_a_broken_server_is_refused_with_its_reason_and_not_started_at_once_agai
     async def play() -> None:
         async with world(tmp_path, "--fake-die") as w:
             with pytest.raises(RefusedError, match="no such model architecture") as refused:
-                await w.desk.ready()
+                await w.manager.ready()
             assert refused.value.reason == "unavailable"
             with pytest.raises(RefusedError, match="rests"):
-                await w.desk.ready()
+                await w.manager.ready()
             assert len(w.leases()) == 1
             await asyncio.sleep(0.35)
             with pytest.raises(RefusedError, match="no such model architecture"):
-                await w.desk.ready()
+                await w.manager.ready()
             assert len(w.leases()) == 2
 
     asyncio.run(play())
@@ -187,7 +187,7 @@ def test_a_server_that_the_campaign_cannot_pay_for_is_refused(tmp_path: Path) ->
     async def play() -> None:
         async with world(tmp_path, usd=1_000) as w:
             with pytest.raises(RefusedError) as refused:
-                await w.desk.ready()
+                await w.manager.ready()
             assert refused.value.reason == "over_budget"
             assert w.leases() == []
 
@@ -197,14 +197,14 @@ def test_a_server_that_the_campaign_cannot_pay_for_is_refused(tmp_path: Path) ->
 def test_it_waits_for_a_slot_like_any_lease(tmp_path: Path) -> None:
     async def play() -> None:
         async with world(tmp_path) as w:
-            other = w.another_desk()
+            other = w.another_manager()
             await other.ready()
             await w.scheduler.submit(serve_request(w.config, 2))
-            w.desk._ended = 1  # as if the first were over: the second waits for the slot that the first holds
+            w.manager._ended = 1  # as if the first were over: the second waits for the slot that the first holds
             with pytest.raises(RefusedError, match="waits for a free slot"):
-                await w.desk.ready(patience_s=0.2)
+                await w.manager.ready(patience_s=0.2)
             await other.close()
-            assert (await w.desk.ready()).model == "tiny"
+            assert (await w.manager.ready()).model == "tiny"
 
     asyncio.run(play())
 
@@ -212,7 +212,7 @@ def test_it_waits_for_a_slot_like_any_lease(tmp_path: Path) -> None:
 def test_the_end_of_a_lease_ends_the_server_and_charges_no_more_than_was_reserved(tmp_path: Path) -> None:
     async def play() -> None:
         async with world(tmp_path, lease_minutes=3 / 60) as w:
-            await w.desk.ready()
+            await w.manager.ready()
             await w.ended(1)
             ((_, state, gpu_ms, usd, _),) = w.leases()
             assert state == "done"
@@ -227,7 +227,7 @@ def test_the_gateway_reaches_the_server_streams_and_meters(tmp_path: Path) -> No
         async with world(tmp_path) as w:
             payer = f"campaign/researcher/{ALICE}"
             await w.scheduler.open_account("t", f"{payer}/tokens", payer, Caps())
-            transport = Served(w.config, w.desk)
+            transport = Served(w.config, w.manager)
             gateway = Gateway(Store(tmp_path / "gateway.db"), w.config, SchedulerClient(w.shell), transport)
             body = {"model": "tiny", "max_tokens": 20, "messages": [{"role": "user", "content": "hello"}]}
             got = await gateway.call(f"{ALICE}/0/model/0", ALICE, body)
@@ -245,10 +245,10 @@ def test_a_submission_whose_answer_is_lost_starts_no_second_server(tmp_path: Pat
         async with world(tmp_path) as w:
             w.shell.lost.append("submit")
             with pytest.raises(UnreachableError):
-                await w.desk.ready()
-            assert (await w.desk.ready()).model == "tiny"
+                await w.manager.ready()
+            assert (await w.manager.ready()).model == "tiny"
             assert [row[:2] for row in w.leases()] == [("serve/1", "running")]
-            assert w.desk.status()["leases"] == 1
+            assert w.manager.status()["leases"] == 1
 
     asyncio.run(play())
 
@@ -256,10 +256,10 @@ def test_a_submission_whose_answer_is_lost_starts_no_second_server(tmp_path: Pat
 def test_however_many_wait_the_offices_are_asked_at_a_steady_pace(tmp_path: Path) -> None:
     async def play() -> None:
         async with world(tmp_path) as w:
-            await w.another_desk().ready()
+            await w.another_manager().ready()
             await w.scheduler.submit(serve_request(w.config, 2))
-            w.desk._ended, w.desk._poll_s, w.shell.looks = 1, 0.1, 0
-            waiting = await asyncio.gather(*(w.desk.ready(0.5) for _ in range(40)), return_exceptions=True)
+            w.manager._ended, w.manager._poll_s, w.shell.looks = 1, 0.1, 0
+            waiting = await asyncio.gather(*(w.manager.ready(0.5) for _ in range(40)), return_exceptions=True)
             assert all(isinstance(one, RefusedError) for one in waiting)
             assert w.shell.looks < 20
 
@@ -271,8 +271,8 @@ def test_an_office_that_does_not_answer_is_a_failure_that_costs_nothing_and_is_t
         async with world(tmp_path) as w:
             w.shell.lost.append("submit")
             request = {"model": "tiny", "max_tokens": 20, "messages": [{"role": "user", "content": "hello"}]}
-            body, parts = Intake().take(request)
-            served = Served(w.config, w.desk)
+            body, parts = RequestParser().take(request)
+            served = Served(w.config, w.manager)
             with pytest.raises(AttemptFailedError) as failed:
                 await served.send("k", body, parts, lambda _: None)
             failure = failed.value.failure
@@ -290,7 +290,7 @@ def test_a_server_that_cannot_be_paid_is_refused_to_the_caller_with_what_is_left
             payer = f"campaign/researcher/{ALICE}"
             await w.scheduler.open_account("t", f"{payer}/tokens", payer, Caps())
             gateway = Gateway(
-                Store(tmp_path / "gateway.db"), w.config, SchedulerClient(w.shell), Served(w.config, w.desk)
+                Store(tmp_path / "gateway.db"), w.config, SchedulerClient(w.shell), Served(w.config, w.manager)
             )
             body = {"model": "tiny", "max_tokens": 20, "messages": [{"role": "user", "content": "hello"}]}
             with pytest.raises(RefusedError) as refused:
@@ -307,12 +307,12 @@ def test_a_server_that_cannot_be_paid_is_refused_to_the_caller_with_what_is_left
 def test_any_desk_that_closes_ends_the_campaigns_server_and_the_slot_is_free(tmp_path: Path) -> None:
     async def play() -> None:
         async with world(tmp_path) as w:
-            await w.desk.ready()
-            await w.another_desk().close()
+            await w.manager.ready()
+            await w.another_manager().close()
             await w.ended(1)
             assert w.leases()[0][:2] == ("serve/1", "cancelled")
             assert (await w.scheduler.status())["slots"][0]["used"] == 0
-            await w.desk.close()
+            await w.manager.close()
             assert len(w.leases()) == 1
 
     asyncio.run(play())

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.evaluator.carving import Pool
+from actors.evaluator.file_splits import Pool
 from actors.evaluator.pools import FilePools, PoolReport, file_pools
 from actors.evaluator.secret import Secret
 from actors.evaluator.shortcuts import Shortcut, balance

@@ -13,8 +13,8 @@ from actors.evaluator.audits.auditor import LEASES
 from actors.evaluator.estimate import check_budget, largest_lease, sealing
 from actors.evaluator.jobs import Sizes
 from actors.evaluator.pools import PoolReport
-from actors.evaluator.scoring import Adjusted, Bench, Grounds, draft_record, fixed, standing
-from actors.evaluator.shelf import ScoredRun, Usage
+from actors.evaluator.result_store import ScoredRun, Usage
+from actors.evaluator.scoring import Adjusted, Grounds, ReferenceScores, draft_record, fixed, standing
 from actors.evaluator.shortcuts import Shortcut
 from actors.evaluator.source import Method
 from actors.evaluator.statistics import compare, detectable
@@ -32,12 +32,12 @@ def run(skill: float, seed: int, seeds: int = 10, n: int = N, grade: str = "A", 
     return ScoredRun(0.5 * hard + 0.5 * luck < skill, {int(k[1:]): v for k, v in failures.items()}, usage)
 
 
-def bench(vanilla: ScoredRun, tier: Any = "seal", ceiling: float = 0.95) -> Bench:
+def bench(vanilla: ScoredRun, tier: Any = "seal", ceiling: float = 0.95) -> ReferenceScores:
     groups = np.arange(vanilla.hits.shape[1])
     method = Method("snapshot", "hash", "vanilla")
     seeds, n = vanilla.hits.shape
     weak, top, no_canaries = run(0.4, 1, seeds, n), run(ceiling, 2, 5, n), np.zeros(n, dtype=np.bool_)
-    return Bench("math", tier, groups, no_canaries, weak, top, {"vanilla": (method, vanilla)}, "v", 1)
+    return ReferenceScores("math", tier, groups, no_canaries, weak, top, {"vanilla": (method, vanilla)}, "v", 1)
 
 
 def audited(outcome: Any) -> AuditReport:
@@ -48,7 +48,7 @@ def audited(outcome: Any) -> AuditReport:
 PASSED = Grounds(audited("pass"))
 
 
-def word(made: Bench, own: ScoredRun, p: float = 0.001, grounds: Grounds = PASSED) -> dict[str, Any]:
+def word(made: ReferenceScores, own: ScoredRun, p: float = 0.001, grounds: Grounds = PASSED) -> dict[str, Any]:
     found = compare(own.hits, made.baselines["vanilla"][1].hits, made.groups)
     return standing(made, own, "vanilla", Adjusted(found, p, 6), grounds)
 
@@ -73,7 +73,7 @@ def test_a_sealed_run_that_is_clearly_better_beats_the_baseline() -> None:
     ],
 )  # fmt: skip
 def test_every_condition_alone_takes_the_word_away(
-    made: Bench, own: ScoredRun, p: float, opened: int, expected: str, reason: str
+    made: ReferenceScores, own: ScoredRun, p: float, opened: int, expected: str, reason: str
 ) -> None:
     found = word(made, own, p, replace(PASSED, opened=opened))
     assert found["word"] == expected
@@ -171,13 +171,13 @@ def test_a_budget_that_cannot_pay_for_the_seal_is_refused_with_what_would_do() -
         check_budget(hours, 2)
 
 
-def on_files(made: Bench, **more: Any) -> Bench:
+def on_files(made: ReferenceScores, **more: Any) -> ReferenceScores:
     """The bench as that of a task from files."""
     clean = PoolReport("balance", "one", 900, 800, Shortcut(0.01, 0.01), Shortcut(0.01, 0.01))
     return replace(made, pool=replace(clean, **more))
 
 
-def taught_by(made: Bench, own: ScoredRun) -> ScoredRun:
+def taught_by(made: ReferenceScores, own: ScoredRun) -> ScoredRun:
     """The run with a tenth of its answers its teacher's."""
     mixed = np.random.default_rng(5).random(own.hits.shape) < 0.1
     return replace(own, hits=np.where(mixed, made.weak.hits, own.hits))

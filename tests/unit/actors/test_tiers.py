@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from actors.evaluator.audits.verdicts import MOST_CONSTANTS
-from actors.evaluator.counted import write_code
+from actors.evaluator.scoring_runs import write_code
 from actors.evaluator.secret import Secret
 from actors.evaluator.source import MAX_BYTES, Method, code_hash, program, program_bytes, read_method
 from actors.evaluator.tiers import (

@@ -8,22 +8,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from actors.evaluator.blinded_batch import TWICE, SheetError, make_sheet
 from actors.evaluator.secret import Secret, SecretError
-from actors.evaluator.sheets import TWICE, SheetError, make_sheet
-from actors.evaluator.truth import SPLITS, TruthError, Vault, split_sizes
+from actors.evaluator.splits import SPLITS, Splits, TruthError, split_sizes
 from gpu_pool.weak_to_strong.items import ItemSet
 from tests.unit.actors.evaluator_world import small_domain
 
 SECRET = Secret(bytes(range(32)))
 
 
-def vault(name: str = "chat", secret: Secret = SECRET) -> Vault:
-    return Vault(secret, small_domain(name))
+def splits(name: str = "chat", secret: Secret = SECRET) -> Splits:
+    return Splits(secret, small_domain(name))
 
 
 @pytest.mark.parametrize("name", ["chat", "math", "code"])
 def test_no_prompt_is_in_two_splits_and_no_item_is_there_twice(name: str) -> None:
-    found = vault(name)
+    found = splits(name)
     prompts = [set(found.split(s).items.prompts) for s in SPLITS]
     for index, one in enumerate(prompts):
         assert all(one.isdisjoint(other) for other in prompts[index + 1 :])
@@ -35,8 +35,8 @@ def test_no_prompt_is_in_two_splits_and_no_item_is_there_twice(name: str) -> Non
 
 @pytest.mark.parametrize("name", ["math", "code"])
 def test_no_vote_can_be_held_over_the_works_of_one_problem(name: str) -> None:
-    together = Vault(SECRET, small_domain(name)).unlabelled().items.prompts
-    alone = Vault(SECRET, small_domain(name), alone=True).unlabelled()
+    together = Splits(SECRET, small_domain(name)).unlabelled().items.prompts
+    alone = Splits(SECRET, small_domain(name), alone=True).unlabelled()
     assert len(set(together)) < len(together) / 2
     assert len(set(alone.items.prompts)) == len(alone.items.prompts) == small_domain(name).spec.unlabelled
     assert 0.35 < alone.labels.mean() < 0.65
@@ -57,7 +57,7 @@ def test_duplicates_that_the_generator_makes_are_removed() -> None:
             mixed = ItemSet.of([*old, *items.take(np.arange(n - 40))])
             return mixed, np.concatenate([old_labels, labels[: n - 40]])
 
-    found = Vault(SECRET, Repeating())  # type: ignore[arg-type]
+    found = Splits(SECRET, Repeating())  # type: ignore[arg-type]
     common = set(Repeating().common[0].prompts)
     held = [name for name in SPLITS if common & set(found.split(name).items.prompts)]
     assert held == ["train_label"]
@@ -73,11 +73,11 @@ def test_a_world_that_is_too_small_is_refused() -> None:
             return self._inner.sample(n, 3)
 
     with pytest.raises(TruthError, match="distinct items for"):
-        Vault(SECRET, Tiny())  # type: ignore[arg-type]
+        Splits(SECRET, Tiny())  # type: ignore[arg-type]
 
 
 def test_the_same_secret_draws_the_same_pools_and_another_secret_others() -> None:
-    one, again, other = vault(), vault(), vault(secret=Secret(bytes(32)))
+    one, again, other = splits(), splits(), splits(secret=Secret(bytes(32)))
     for name in SPLITS:
         assert one.split(name).items == again.split(name).items
         assert np.array_equal(one.split(name).labels, again.split(name).labels)
@@ -86,7 +86,7 @@ def test_the_same_secret_draws_the_same_pools_and_another_secret_others() -> Non
 
 
 def test_texts_of_secret_vault_split_and_sheet_show_nothing() -> None:
-    found = vault()
+    found = splits()
     split = found.split("seal")
     shown = repr(SECRET) + repr(found) + repr(split) + str(make_sheet(SECRET, split, "x").order.shape)
     assert "array" not in shown
@@ -94,7 +94,7 @@ def test_texts_of_secret_vault_split_and_sheet_show_nothing() -> None:
 
 
 def test_groups_are_the_prompts() -> None:
-    split = vault("math").split("board")
+    split = splits("math").split("board")
     for a in range(40):
         for b in range(40):
             same = split.items.prompts[a] == split.items.prompts[b]
@@ -103,7 +103,7 @@ def test_groups_are_the_prompts() -> None:
 
 
 def test_unlabelled_items_are_pool_a_then_pool_b() -> None:
-    found = vault()
+    found = splits()
     both = found.unlabelled()
     shown = len(found.split("pool_a"))
     assert both.items.take(np.arange(shown)) == found.split("pool_a").items
@@ -112,46 +112,46 @@ def test_unlabelled_items_are_pool_a_then_pool_b() -> None:
 
 @pytest.mark.parametrize("name", ["chat", "math"])
 def test_a_perfect_student_hits_every_item_whatever_the_order_and_the_swaps(name: str) -> None:
-    split = vault(name).split("dev")
+    split = splits(name).split("dev")
     truth = {}
     for item, label in zip(split.items, split.labels.tolist(), strict=True):
         truth[item.prompt, item.first, item.second] = label
         if item.kind == "pair":
             truth[item.prompt, item.second, item.first] = 1 - label
     for seed in range(3):
-        sheet = make_sheet(SECRET, split, "someone", seed)
-        labels = np.array([truth[i.prompt, i.first, i.second] for i in sheet.items])
+        batch = make_sheet(SECRET, split, "someone", seed)
+        labels = np.array([truth[i.prompt, i.first, i.second] for i in batch.items])
         probs = np.stack([1 - labels, labels], axis=1).astype(np.float32)
-        assert sheet.hits(probs, split).all()
-        assert not sheet.hits(1 - probs, split).any()
+        assert batch.hits(probs, split).all()
+        assert not batch.hits(1 - probs, split).any()
 
 
 def test_hits_are_in_the_order_of_the_split() -> None:
-    split = vault().split("dev")
-    sheet = make_sheet(SECRET, split, "x")
-    probs = np.full((len(sheet.items), 2), 0.5, np.float32)
+    split = splits().split("dev")
+    batch = make_sheet(SECRET, split, "x")
+    probs = np.full((len(batch.items), 2), 0.5, np.float32)
     right_at = 17
-    positions = np.flatnonzero(sheet.order == right_at)
+    positions = np.flatnonzero(batch.order == right_at)
     for answer in (0, 1):
         probs[positions] = (0.9, 0.1) if answer == 0 else (0.1, 0.9)
-        wanted = answer == int(split.labels[right_at]) ^ int(sheet.swapped[positions[0]])
-        assert bool(sheet.hits(probs, split)[right_at]) == wanted
+        wanted = answer == int(split.labels[right_at]) ^ int(batch.swapped[positions[0]])
+        assert bool(batch.hits(probs, split)[right_at]) == wanted
 
 
 def test_answering_always_the_same_is_chance() -> None:
-    split = vault().split("seal")
+    split = splits().split("seal")
     rates = []
     for seed in range(20):
-        sheet = make_sheet(SECRET, split, "constant", seed)
-        count = len(sheet.items)
+        batch = make_sheet(SECRET, split, "constant", seed)
+        count = len(batch.items)
         first = np.tile(np.array([[0.9, 0.1]], np.float32), (count, 1))
         ties = np.full((count, 2), 0.5, np.float32)
-        rates.append([sheet.hits(p, split).mean() for p in (first, ties)])
+        rates.append([batch.hits(p, split).mean() for p in (first, ties)])
     assert np.abs(np.mean(rates, axis=0) - 0.5).max() < 0.02
 
 
 def test_each_sheet_has_its_own_order_ids_and_swaps_and_can_be_rebuilt() -> None:
-    split = vault().split("dev")
+    split = splits().split("dev")
     one, same, other = (make_sheet(SECRET, split, "m", s) for s in (1, 1, 2))
     assert one.items == same.items
     assert not np.array_equal(one.order, other.order)
@@ -161,14 +161,14 @@ def test_each_sheet_has_its_own_order_ids_and_swaps_and_can_be_rebuilt() -> None
 
 
 def test_some_items_are_asked_twice_and_answering_by_position_is_caught_by_them() -> None:
-    split = vault().split("seal")
-    sheet = make_sheet(SECRET, split, "position")
-    count = len(sheet.items)
+    split = splits().split("seal")
+    batch = make_sheet(SECRET, split, "position")
+    count = len(batch.items)
     assert count == len(split) + TWICE
-    assert len(set(sheet.order.tolist())) == len(split)
+    assert len(set(batch.order.tolist())) == len(split)
     ramp = np.stack([np.linspace(0, 1, count), np.linspace(1, 0, count)], axis=1).astype(np.float32)
     with pytest.raises(SheetError, match="asked twice"):
-        sheet.hits(ramp, split)
+        batch.hits(ramp, split)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_some_items_are_asked_twice_and_answering_by_position_is_caught_by_them(
     ],
 )
 def test_what_is_no_probability_is_refused(probs: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> None:
-    split = vault().split("dev")
+    split = splits().split("dev")
     assert len(split) == 150
     with pytest.raises(SheetError):
         make_sheet(SECRET, split, "x").hits(probs, split)

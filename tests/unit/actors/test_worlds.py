@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from actors.evaluator.secret import KEY_BYTES, Secret
-from actors.evaluator.truth import SPLITS, Vault
+from actors.evaluator.splits import SPLITS, Splits
 from actors.evaluator.worlds import Scene, Scenery, secret_world
 from cluster.config import CampaignConfig
 from gpu_pool.cache import NodeCache
@@ -24,8 +24,8 @@ def scene(tmp_path: Path, domain: Domain, *, disguise: bool) -> tuple[Scene, Cam
     return Scenery(config, ONE, unused, unused, tmp_path / "judge").scene(domain), config
 
 
-def texts(vault: Vault) -> set[tuple[str, str, str]]:
-    rows = (vault.split(name).items for name in SPLITS)
+def texts(splits: Splits) -> set[tuple[str, str, str]]:
+    rows = (splits.split(name).items for name in SPLITS)
     return {row for items in rows for row in zip(items.prompts, items.firsts, items.seconds, strict=True)}
 
 
@@ -55,7 +55,7 @@ def test_researchers_see_the_public_world_and_nothing_of_the_scored_one(tmp_path
     assert found.practice is not None
     assert found.tools.disguise is not None
     shown = set(found.practice.items().firsts)
-    assert not shown & {first for _, first, _ in texts(found.tools.vault)}
+    assert not shown & {first for _, first, _ in texts(found.tools.splits)}
     cache = NodeCache.of(config.pool).root
     assert found.practice.strong.is_relative_to(cache)
     assert found.models.folder("strong").is_relative_to(tmp_path / "judge"), "no sandbox reads the evaluator's folder"
@@ -70,7 +70,7 @@ def test_order_and_draws_of_the_public_pools_say_nothing_of_the_scored_ones(tmp_
     practice = found.practice._t
     assert practice.secret.commitment() != found.tools.secret.commitment()
     for name in SPLITS:
-        own, scored = practice.vault.split(name), found.tools.vault.split(name)
+        own, scored = practice.splits.split(name), found.tools.splits.split(name)
         assert not set(own.items.ids) & set(scored.items.ids)
         assert not (own.labels == scored.labels).all()
 
@@ -79,5 +79,5 @@ def test_without_disguise_and_from_files_there_is_one_world(tmp_path: Path) -> N
     domain = small_domain("math")
     found, config = scene(tmp_path, domain, disguise=False)
     assert found.practice is None
-    assert found.tools.vault.domain is domain
+    assert found.tools.splits.domain is domain
     assert found.models.folder("strong").is_relative_to(NodeCache.of(config.pool).root)

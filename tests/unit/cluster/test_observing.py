@@ -14,7 +14,7 @@ from actors.observer.live import one_line, render
 from cluster.metrics import Metrics, ascii_tag
 from cluster.observing import Guard, Guarded
 from cluster.store import Store
-from tests.unit.actors.gateway_world import TEAM, Clock, Desk, Simulated, answer, campaign, request
+from tests.unit.actors.gateway_world import TEAM, Clock, FakeLedger, Simulated, answer, campaign, request
 
 ODD = ("käml", "数学", "a b", "100%", "x\ny", "\u202e", "\udcff", "", "x" * 300)
 
@@ -45,14 +45,14 @@ def test_tags_of_different_names_differ_and_plain_ones_stay() -> None:
 
 @pytest.mark.parametrize("sink", [Metrics("käml"), Broken(), Metrics("\udcff")])
 def test_an_answered_call_is_delivered_and_charged_whatever_its_metrics_do(sink: Metrics, tmp_path: Path) -> None:
-    desk, clock, end = Desk(tmp_path / "scheduler.db"), Clock(), Simulated(answer(), answer())
+    ledger_actor, clock, end = FakeLedger(tmp_path / "scheduler.db"), Clock(), Simulated(answer(), answer())
     gateway = Gateway(
-        Store(tmp_path / "gateway.db"), campaign(), desk.client(), end, sink, clock=clock, sleep=clock.sleep
+        Store(tmp_path / "gateway.db"), campaign(), ledger_actor.client(), end, sink, clock=clock, sleep=clock.sleep
     )
     for number in range(2):
         told = asyncio.run(gateway.call(f"{TEAM[0]}/{number}/model/0", TEAM[0], request()))
         assert told.message["content"]
-    assert (len(end.sent), desk.reserved()) == (2, 0)
+    assert (len(end.sent), ledger_actor.reserved()) == (2, 0)
     failed = gateway.status()["unobserved"]
     if isinstance(sink, Broken):
         assert failed["metric model_calls"] == {"times": 2, "last": "ValueError: no metric today \\u001b[31m"}

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cluster.sandbox import Limits
-from gpu_pool.lane import Lane
 from gpu_pool.leases import Step, StepResult
 from gpu_pool.library import materialise
+from gpu_pool.sandbox_worker import SandboxWorker
 
 T = TypeVar("T")
 
@@ -26,19 +26,19 @@ class Bench:
         self.models = root / "models"
         self.models.mkdir()
         self.library = materialise(root / "cache")
-        self.lane: Lane | None = None
+        self.worker: SandboxWorker | None = None
 
     def do(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(coroutine)
 
-    async def ready(self) -> Lane:
-        if self.lane is None or not self.lane.alive:
-            if self.lane is not None:
-                await self.lane.close()
+    async def ready(self) -> SandboxWorker:
+        if self.worker is None or not self.worker.alive:
+            if self.worker is not None:
+                await self.worker.close()
             limits = Limits(memory_bytes=1 << 30, processes=128)
-            self.lane = Lane(self.library, self.models, limits, 64001, reusable=self.reusable)
-            await self.lane.start()
-        return self.lane
+            self.worker = SandboxWorker(self.library, self.models, limits, 64001, reusable=self.reusable)
+            await self.worker.start()
+        return self.worker
 
     def run(
         self,
@@ -57,14 +57,14 @@ class Bench:
         given = {"code": code, **(inputs or {})}
 
         async def go() -> StepResult:
-            lane = await self.ready()
+            worker = await self.ready()
             paths = {name: str(path) for name, path in given.items()}
             step = Step("s", "method", paths, {"seed": 1}, outputs or {}, seconds)
-            return await lane.run(step, given, seconds, 1, self.root / "out", lambda _: None)
+            return await worker.run(step, given, seconds, 1, self.root / "out", lambda _: None)
 
         return self.do(go())
 
     def close(self) -> None:
-        if self.lane is not None:
-            self.do(self.lane.close())
+        if self.worker is not None:
+            self.do(self.worker.close())
         self.loop.close()

@@ -13,7 +13,7 @@ import pytest
 
 from cluster.sandbox import Sandboxed
 from cluster.sandbox.watch import tree
-from gpu_pool.lane import LOG_BYTES
+from gpu_pool.sandbox_worker import LOG_BYTES
 from gpu_pool.scratch import Scratch, sweep
 from tests.unit.gpu_pool.lane_bench import Bench
 
@@ -44,8 +44,8 @@ def test_a_method_that_never_returns_ends_at_its_deadline_and_the_lane_survives(
     result = bench.run("while True: pass", seconds=1.0)
     assert result.status == "timeout"
     assert result.seconds < 4
-    assert bench.lane is not None
-    assert bench.lane.alive
+    assert bench.worker is not None
+    assert bench.worker.alive
 
 
 def test_a_method_that_exits_without_a_result_is_a_crash(bench: Bench) -> None:
@@ -146,8 +146,8 @@ def test_a_child_cannot_read_the_warm_process(bench: Bench) -> None:
 
 
 def test_an_aborted_step_ends_soon(bench: Bench) -> None:
-    lane = bench.do(bench.ready())
-    bench.loop.call_later(0.5, lane.abort)
+    worker = bench.do(bench.ready())
+    bench.loop.call_later(0.5, worker.abort)
     result = bench.run("import time\ntime.sleep(60)", seconds=60)
     assert result.status == "skipped"
     assert result.seconds < 5
@@ -155,8 +155,8 @@ def test_an_aborted_step_ends_soon(bench: Bench) -> None:
 
 
 def test_a_sandbox_that_is_killed_without_need_of_memory_is_a_crash(bench: Bench) -> None:
-    lane = bench.do(bench.ready())
-    box = lane._box
+    worker = bench.do(bench.ready())
+    box = worker._box
     assert box is not None
     bench.loop.call_later(0.5, box.kill)
     result = bench.run("import time\ntime.sleep(60)", seconds=30)
@@ -184,10 +184,10 @@ def test_scratch_of_a_dead_owner_is_swept_and_that_of_a_living_one_is_not(
 
 
 def test_a_stopped_zygote_is_noticed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpu_pool.lane.HEARTBEAT_S", 2.5)
+    monkeypatch.setattr("gpu_pool.sandbox_worker.HEARTBEAT_S", 2.5)
     if bench.reusable:  # a step there does not know its pid; this process does
-        lane = bench.do(bench.ready())
-        box = lane._box
+        worker = bench.do(bench.ready())
+        box = worker._box
         assert isinstance(box, Sandboxed)
         zygote = next(pid for pid in tree(box.init_pid) if pid != box.init_pid)
         bench.loop.call_later(1.0, os.kill, zygote, signal.SIGSTOP)

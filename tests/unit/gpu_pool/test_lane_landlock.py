@@ -20,7 +20,7 @@ PROGRAM = """
 import asyncio, json, os, sys
 from pathlib import Path
 from cluster.sandbox import Limits
-from gpu_pool.lane import Lane
+from gpu_pool.sandbox_worker import SandboxWorker
 from gpu_pool.leases import Step
 from gpu_pool.library import materialise
 
@@ -47,7 +47,7 @@ async def main():
     (home / "secret").write_text("secret")
     library = materialise(home / "cache")
     def make():
-        return Lane(library, home / "models", Limits(memory_bytes=1 << 30), os.getuid(), shelter="landlock")
+        return SandboxWorker(library, home / "models", Limits(memory_bytes=1 << 30), os.getuid(), shelter="landlock")
     lane = make()
     await lane.start()
     said = []

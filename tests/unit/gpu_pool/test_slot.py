@@ -13,14 +13,14 @@ from typing import Any, Literal
 import pytest
 
 from cluster.storage import Place, StorageError
-from gpu_pool.lane import Lane, LaneError
 from gpu_pool.leases import ClosedError, Job, Lease, LeaseRequest, LeaseResult, Step, StepResult, StepStatus
+from gpu_pool.sandbox_worker import LaneError, SandboxWorker
 from gpu_pool.serving.step import seconds_since_first_start
 from gpu_pool.slot import Role, Slot, SlotSpec, uid_of
 from tests.unit.wall_clock import STEPS, WallClock
 
 
-class FakeLane(Lane):
+class FakeLane(SandboxWorker):
     """Records what it ran; `behave` decides how a step ends."""
 
     made: list[FakeLane]
@@ -66,15 +66,15 @@ def make_slot(
     reuse: Literal["never", "wiped"] = "never",
     delay: float = 0.0,
 ) -> tuple[Slot, list[FakeLane]]:
-    lanes: list[FakeLane] = []
+    workers: list[FakeLane] = []
 
-    def make(role: Role) -> Lane:
-        lanes.append(FakeLane(role, behave, delay))
-        lanes[-1].reusable = role == "method" and reuse == "wiped"
-        return lanes[-1]
+    def make(role: Role) -> SandboxWorker:
+        workers.append(FakeLane(role, behave, delay))
+        workers[-1].reusable = role == "method" and reuse == "wiped"
+        return workers[-1]
 
     spec = SlotSpec("slot-0", 1, 1 << 30, reuse, tmp, tmp, 0, (), "logical", "A", "probe")
-    return Slot(spec, make), lanes
+    return Slot(spec, make), workers
 
 
 def lease(
@@ -91,11 +91,11 @@ PREDICT = Step(
 
 
 def test_methods_students_and_truth_never_share_a_lane(tmp_path: Path) -> None:
-    slot, lanes = make_slot(tmp_path)
+    slot, workers = make_slot(tmp_path)
     teacher = Step("teacher", "teacher", {}, {}, {"student.safetensors": 10}, 5)
     result = asyncio.run(slot.run(lease(tmp_path, TRAIN, PREDICT, teacher)))
     assert [step.status for step in result.steps] == ["ok", "ok", "ok"]
-    assert {lane.role: lane.ran for lane in lanes if lane.ran} == {
+    assert {worker.role: worker.ran for worker in workers if worker.ran} == {
         "method": ["train"], "inference": ["predict"], "library": ["teacher"],
     }  # fmt: skip
 
@@ -121,7 +121,7 @@ def test_stop_on_error_skips_the_rest(tmp_path: Path) -> None:
 
 
 def test_the_same_lease_is_carried_out_once(tmp_path: Path) -> None:
-    slot, lanes = make_slot(tmp_path, delay=0.05)
+    slot, workers = make_slot(tmp_path, delay=0.05)
     one = lease(tmp_path, TRAIN)
 
     async def twice() -> list[LeaseResult]:
@@ -130,35 +130,35 @@ def test_the_same_lease_is_carried_out_once(tmp_path: Path) -> None:
 
     results = asyncio.run(twice())
     assert results[0] == results[1] == results[2]
-    assert sum(len(lane.ran) for lane in lanes) == 1
+    assert sum(len(worker.ran) for worker in workers) == 1
 
 
 def test_a_finished_lease_is_answered_by_another_slot_process(tmp_path: Path) -> None:
     first, _ = make_slot(tmp_path)
     one = lease(tmp_path, TRAIN)
     result = asyncio.run(first.run(one))
-    second, lanes = make_slot(tmp_path)
+    second, workers = make_slot(tmp_path)
     assert asyncio.run(second.run(one)) == result
-    assert lanes == []
+    assert workers == []
 
 
 def test_never_reuse_replaces_a_lane_that_ran_foreign_code(tmp_path: Path) -> None:
-    slot, lanes = make_slot(tmp_path, reuse="never")
+    slot, workers = make_slot(tmp_path, reuse="never")
 
     async def two() -> None:
         await slot.run(lease(tmp_path, TRAIN, name="a"))
         await slot.run(lease(tmp_path, TRAIN, name="b"))
 
     asyncio.run(two())
-    assert all(len(lane.ran) <= 1 for lane in lanes)
+    assert all(len(worker.ran) <= 1 for worker in workers)
 
 
 def test_a_lane_that_passes_something_on_is_not_used_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def found(_lane: Lane) -> dict[str, bool]:
+    async def found(_worker: SandboxWorker) -> dict[str, bool]:
         return {"handover_sysv_memory": False, "handover_niceness": True}
 
     monkeypatch.setattr("gpu_pool.slot.check_handover", found)
-    slot, lanes = make_slot(tmp_path, reuse="wiped")
+    slot, workers = make_slot(tmp_path, reuse="wiped")
 
     async def go() -> dict[str, bool]:
         rows = await slot.check_reuse()
@@ -166,26 +166,26 @@ def test_a_lane_that_passes_something_on_is_not_used_twice(tmp_path: Path, monke
         return rows
 
     assert not all(asyncio.run(go()).values())
-    assert not lanes[0].up
+    assert not workers[0].up
 
 
 def test_wiped_reuse_keeps_the_lane(tmp_path: Path) -> None:
-    slot, lanes = make_slot(tmp_path, reuse="wiped")
+    slot, workers = make_slot(tmp_path, reuse="wiped")
 
     async def two() -> None:
         await slot.run(lease(tmp_path, TRAIN, name="a"))
         await slot.run(lease(tmp_path, TRAIN, name="b"))
 
     asyncio.run(two())
-    assert [lane.ran for lane in lanes if lane.ran] == [["train", "train"]]
+    assert [worker.ran for worker in workers if worker.ran] == [["train", "train"]]
 
 
 def test_a_crashed_lane_is_replaced_within_the_lease(tmp_path: Path) -> None:
     again = Step("again", "method", {}, {}, {}, 5)
-    slot, lanes = make_slot(tmp_path, lambda step: "crashed" if step.name == "train" else "ok")
+    slot, workers = make_slot(tmp_path, lambda step: "crashed" if step.name == "train" else "ok")
     result = asyncio.run(slot.run(lease(tmp_path, TRAIN, again, stop=False)))
     assert [step.status for step in result.steps] == ["crashed", "ok"]
-    assert all(lane.role == "method" for lane in lanes if lane.ran)
+    assert all(worker.role == "method" for worker in workers if worker.ran)
 
 
 def test_gpu_time_never_exceeds_the_reservation(tmp_path: Path) -> None:
@@ -222,12 +222,12 @@ def test_a_lane_in_which_something_unforeseen_happened_is_not_used_again(tmp_pat
             raise OSError("the disk is gone")
         return "ok"
 
-    slot, lanes = make_slot(tmp_path, explode, reuse="wiped")
+    slot, workers = make_slot(tmp_path, explode, reuse="wiped")
 
     async def go() -> None:
         with pytest.raises(OSError, match="disk is gone"):
             await slot.run(lease(tmp_path, TRAIN))
-        broken = next(lane for lane in lanes if lane.ran)
+        broken = next(worker for worker in workers if worker.ran)
         assert not broken.up
         other = replace(TRAIN, name="other")
         await slot.run(lease(tmp_path, other, name="l2"))
@@ -283,11 +283,11 @@ def test_a_lease_without_room_is_not_carried_out_and_one_that_lost_its_room_is_n
     """Only what the slot itself sees counts: a step that says that the disk is full is charged like any other."""
     faults: list[str] = []
     monkeypatch.setattr(Place, "fault", lambda self: faults[0] if faults else None)
-    slot, lanes = make_slot(tmp_path, lambda _: "error")
+    slot, workers = make_slot(tmp_path, lambda _: "error")
     faults.append("full")
     with pytest.raises(StorageError, match="full"):
         asyncio.run(slot.run(lease(tmp_path, TRAIN)))
-    assert not any(lane.ran for lane in lanes)
+    assert not any(worker.ran for worker in workers)
     faults.clear()
     assert asyncio.run(slot.run(lease(tmp_path, TRAIN, name="l2"))).steps[0].status == "error"
 
@@ -318,16 +318,16 @@ def test_a_result_that_cannot_be_written_is_no_result(tmp_path: Path, monkeypatc
 
 def test_a_slot_that_is_taken_down_says_so_to_those_whom_it_leaves_and_begins_nothing(tmp_path: Path) -> None:
     async def main() -> None:
-        slot, lanes = make_slot(tmp_path, delay=30)
+        slot, workers = make_slot(tmp_path, delay=30)
         running = asyncio.create_task(slot.run(lease(tmp_path, TRAIN, seconds=60)))
-        while not any(lane.ran for lane in lanes):
+        while not any(worker.ran for worker in workers):
             await asyncio.sleep(0.01)
         await slot.close()
         with pytest.raises(ClosedError):
             await running
-        made = len(lanes)
+        made = len(workers)
         with pytest.raises(ClosedError):
             await slot.run(lease(tmp_path, TRAIN, name="l2"))
-        assert len(lanes) == made
+        assert len(workers) == made
 
     asyncio.run(main())

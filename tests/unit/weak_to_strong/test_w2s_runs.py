@@ -22,8 +22,8 @@ from gpu_pool.weak_to_strong.methods import path_of
 from gpu_pool.weak_to_strong.models import LabelModel
 from gpu_pool.weak_to_strong.pgr import accuracy, pgr
 from gpu_pool.weak_to_strong.recipes import Recipe, method_source
+from gpu_pool.weak_to_strong.rng import global_streams
 from gpu_pool.weak_to_strong.run import MethodRun, RunParams
-from gpu_pool.weak_to_strong.streams import global_streams
 from gpu_pool.weak_to_strong.student import Student
 
 PARAMS = {"seed": 1, "epochs": 1, "lr": 1e-3}

@@ -1,4 +1,4 @@
-"""The judge: prepares the task, answers submissions, seals, and keeps the books. Knows nothing of Ray.
+"""The evaluator: prepares the task, answers submissions, seals, and keeps the books. Knows nothing of Ray.
 
 Promises:
 - A method is scored, never predictions: nothing that a caller passes is counted as an answer to an item.
@@ -19,30 +19,30 @@ from typing import Any, cast
 
 from actors.evaluator.answers import public_record, sized
 from actors.evaluator.board import Board, level_pgr, rank_finalists
-from actors.evaluator.cases import Cases
-from actors.evaluator.clerk import Clerk
-from actors.evaluator.counted import Payer
-from actors.evaluator.desk import Desk, Joiner
+from actors.evaluator.disqualification import Cases
+from actors.evaluator.domain_evaluator import DomainEvaluator
 from actors.evaluator.entrants import Entrants
 from actors.evaluator.file_domain import AnyDomain
-from actors.evaluator.finals import Finalist, Finals
+from actors.evaluator.finalist_selection import Finalist, Finals
 from actors.evaluator.jobs import Sizes
+from actors.evaluator.lease_client import Joiner, LeaseClient
 from actors.evaluator.models import Models
 from actors.evaluator.pools import PoolReport
 from actors.evaluator.practice import Practice
 from actors.evaluator.records import Record, RecordBook, Signer
+from actors.evaluator.reference_runs import Tools
+from actors.evaluator.result_store import ResultStore
 from actors.evaluator.scorer import Scorer
 from actors.evaluator.scoring import DISQUALIFIED, gap_figures
+from actors.evaluator.scoring_runs import Payer
 from actors.evaluator.sealing import record_finalists, record_references, run_domain
 from actors.evaluator.secret import Secret
 from actors.evaluator.seeds import seed_commitment, seeds_are_shared, write_revealed
-from actors.evaluator.shared import Tools
-from actors.evaluator.shelf import Shelf
 from actors.evaluator.source import Method, read_method
+from actors.evaluator.splits import TASK_VERSION, TruthError
+from actors.evaluator.submission_handler import SubmissionHandler
 from actors.evaluator.submissions import Submissions
 from actors.evaluator.tiers import TIERS, Tier, until_reply
-from actors.evaluator.truth import TASK_VERSION, TruthError
-from actors.evaluator.workshop import Workshop
 from actors.evaluator.worlds import Scenery
 from actors.scheduler.client import SchedulerClient
 from cluster.config import CampaignConfig, Scoring
@@ -56,10 +56,12 @@ from cluster.store import Store
 from gpu_pool.weak_to_strong.methods import BASELINES, path_of
 
 DomainSource = Callable[[str], AnyDomain]
-WorkshopMaker = Callable[[Tools, Models, ObjectStore, Scoring, dict[str, Method], int, Practice | None], Workshop]
+WorkshopMaker = Callable[
+    [Tools, Models, ObjectStore, Scoring, dict[str, Method], int, Practice | None], DomainEvaluator
+]
 
 
-class Judge:
+class Evaluator:
     """The evaluator of one campaign."""
 
     def __init__(
@@ -70,7 +72,7 @@ class Judge:
         store: Store,
         journal: Journal,
         domains: DomainSource,
-        make_workshop: WorkshopMaker = Workshop,
+        make_workshop: WorkshopMaker = DomainEvaluator,
     ) -> None:
         """Re-reads everything from disk; draws the pools (a second at most).
 
@@ -83,8 +85,8 @@ class Judge:
         self._secret = Secret.load_or_create(paths.judge / "secret.bin")
         signer = Signer.load_or_create(paths.signing_key)
         self._objects = ObjectStore(paths.objects)
-        self._shelf = Shelf(store, journal, self._secret)
-        self._desk = Desk(scheduler, store, paths.judge / "leases", paths.leases)
+        self._results = ResultStore(store, journal, self._secret)
+        self._lease_client = LeaseClient(scheduler, store, paths.judge / "leases", paths.leases)
         self._book = RecordBook(store, journal, signer, partial(seed_commitment, self._secret))
         self._submissions = Submissions(store, journal)
         self._board = Board(store, journal)
@@ -93,12 +95,14 @@ class Judge:
         pinned: dict[str, str] = store.once("baselines", lambda _: self._pin_baselines())
         self._baselines = {name: self._read(snapshot, name) for name, snapshot in pinned.items()}
         self._domains, self._make_workshop = domains, make_workshop
-        self._workshops: dict[str, Workshop] = {name: self._workshop(name) for name in config.task.domains}
-        for workshop in self._workshops.values():
-            self._check_data(workshop)
-        self._primary = self._workshops[config.task.domains[0]]
+        self._domain_evaluators: dict[str, DomainEvaluator] = {
+            name: self._domain_evaluator(name) for name in config.task.domains
+        }
+        for domain_evaluator in self._domain_evaluators.values():
+            self._check_data(domain_evaluator)
+        self._primary = self._domain_evaluators[config.task.domains[0]]
         self._entrants = Entrants(self._primary.counted.found, self._baselines.values())
-        self._clerk = Clerk(
+        self._clerk = SubmissionHandler(
             store,
             scheduler,
             self._secret,
@@ -115,8 +119,8 @@ class Judge:
         self._finals = Finals(
             store,
             journal,
-            self._shelf,
-            self._workshops,
+            self._results,
+            self._domain_evaluators,
             self._cases,
             paths.forum_db,
             list(self._baselines),
@@ -128,10 +132,10 @@ class Judge:
             scheduler,
             store,
             self._read,
-            self._shelf,
+            self._results,
             self._submissions,
             self._book,
-            self._workshops,
+            self._domain_evaluators,
             self._cases,
         )
         self._resumed = False
@@ -153,23 +157,24 @@ class Judge:
         method = read_method(self._objects, snapshot, name, TASK_VERSION)
         return method if self._shared_seeds else replace(method, entrant="")
 
-    def _check_data(self, workshop: Workshop) -> None:
+    def _check_data(self, domain_evaluator: DomainEvaluator) -> None:
         """The pools are those that the campaign began with. Raises `TruthError` when the library draws others now."""
-        begun = self._store.once(f"data/{workshop.domain}", lambda _: workshop.data_version)
-        if begun != workshop.data_version:
+        begun = self._store.once(f"data/{domain_evaluator.domain}", lambda _: domain_evaluator.data_version)
+        if begun != domain_evaluator.data_version:
             raise TruthError(
-                f"{workshop.domain}: the pools are not those that this campaign began with (data version {begun}, now "
-                f"{workshop.data_version}); resume it with the library that began it, and its files as they were then"
+                f"{domain_evaluator.domain}: the pools are not those that this campaign began with (data version "
+                f"{begun}, now {domain_evaluator.data_version}); resume it with the library that began it, and its files "
+                "as they were then"
             )
 
     def _journal_pools(self, name: str, report: PoolReport) -> bool:
         self._journal.append("pools_chosen", {"domain": name, **report.to_dict()})
         return True
 
-    def _workshop(self, name: str) -> Workshop:
-        scenery = Scenery(self._config, self._secret, self._desk, self._shelf, self._paths.judge)
+    def _domain_evaluator(self, name: str) -> DomainEvaluator:
+        scenery = Scenery(self._config, self._secret, self._lease_client, self._results, self._paths.judge)
         scene = scenery.scene(self._domains(name))
-        report = scene.tools.vault.report
+        report = scene.tools.splits.report
         if report is not None:
             self._store.once(f"pools/{name}", lambda _: self._journal_pools(name, report))
         return self._make_workshop(
@@ -191,7 +196,7 @@ class Judge:
     async def _prepare(self) -> dict[str, Any]:
         if not self._prepared():
             self._note = "preparing models, teachers and baselines"
-            first, *others = self._workshops.values()
+            first, *others = self._domain_evaluators.values()
             payer = Payer(BASELINES_ACCOUNT, "baseline")
             (dev, board), _ = await asyncio.gather(
                 asyncio.gather(first.bench("dev", payer), first.bench("board", payer)),
@@ -204,14 +209,14 @@ class Judge:
                 self._board.start(board, self._config.scoring.board_limit)
                 figures = {"dev": gap_figures(dev), "board": gap_figures(board)}
                 event = {"domain": first.domain, "data_version": board.data_version, "figures": figures}
-                self._shelf.put("prepared", event, {**event, "public": file_digests(self._paths.public)})
+                self._results.put("prepared", event, {**event, "public": file_digests(self._paths.public)})
             self._note = ""
-            self._desk.sweep()
+            self._lease_client.sweep()
         self._resume()
         return {"prepared": True, "task": self._task()}
 
     def _prepared(self) -> bool:
-        return self._shelf.get("prepared") is not None
+        return self._results.get("prepared") is not None
 
     def _resume(self) -> None:
         """Go on with submissions that a predecessor left open, once."""
@@ -301,14 +306,14 @@ class Judge:
         return True
 
     async def _seal(self) -> dict[str, Any]:
-        stored = self._shelf.get("sealed")
+        stored = self._results.get("sealed")
         if stored is not None:
             return stored
         await self.prepare()
         order = self._finals.close(self._candidates)
         self._note = f"auditing the first of {len(order)} candidates, sealing baselines and finalists"
         chosen = asyncio.ensure_future(self._finals.choose(order))
-        sealing = (run_domain(workshop, chosen) for workshop in self._workshops.values())
+        sealing = (run_domain(domain_evaluator, chosen) for domain_evaluator in self._domain_evaluators.values())
         finalists, domains = await asyncio.gather(chosen, asyncio.gather(*sealing))
         with self._store.transaction():
             for sealed in domains:
@@ -317,9 +322,9 @@ class Judge:
             task = {sealed.bench.domain: gap_figures(sealed.bench) for sealed in domains}
             body = {"records": [r.record_id for r in records], "rows": self._rows(), "task": task}
             self._journal.append("sealed", {"records": body["records"], "task": task})
-            self._shelf.put("sealed", body, {})
+            self._results.put("sealed", body, {})
         self._note = ""
-        self._desk.sweep()
+        self._lease_client.sweep()
         return body
 
     # ---- one method, for a person
@@ -340,7 +345,7 @@ class Judge:
 
     def leaderboard(self) -> list[dict[str, Any]]:
         """Public rows: after SEAL the sealed records by lower bound, before it baselines and holders of the board."""
-        sealed = self._shelf.get("sealed")
+        sealed = self._results.get("sealed")
         return self._rows() if sealed is None else cast(list[dict[str, Any]], sealed["rows"])
 
     def _rows(self) -> list[dict[str, Any]]:
@@ -371,7 +376,7 @@ class Judge:
         return [record.to_dict() for record in self._book.all()]
 
     def _task(self) -> dict[str, Any]:
-        sealed, prepared = self._shelf.get("sealed"), self._shelf.get("prepared")
+        sealed, prepared = self._results.get("sealed"), self._results.get("prepared")
         if sealed is not None:
             return cast(dict[str, Any], sealed["task"])
         return {} if prepared is None else {prepared["domain"]: prepared["figures"]["board"]}
@@ -385,7 +390,7 @@ class Judge:
             "note": self._note,
             "prepared": self._prepared(),
             "frozen": self._finals.frozen() is not None,
-            "sealed": self._shelf.get("sealed") is not None,
+            "sealed": self._results.get("sealed") is not None,
             "wear": {t: {"used": self._submissions.used(t), "limit": most} for t, most in limits.items()},
             "open": len(self._submissions.open_ones()),
             "best": None if level is None else f"PGR {level:.2f}",

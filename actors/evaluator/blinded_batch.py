@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from actors.evaluator.secret import Secret
+from actors.evaluator.splits import Split
 from actors.evaluator.statistics.variance import Hits
-from actors.evaluator.truth import Split
 from cluster.errors import AarError
 from gpu_pool.weak_to_strong.items import ItemSet
 
@@ -32,7 +32,7 @@ class SheetError(AarError):
 
 
 @dataclass(frozen=True, slots=True)
-class Sheet:
+class BlindedBatch:
     """`items` (m) go to the student; `order` (m,) maps a position to the split, where m - n items come twice;
     `swapped` (m,) marks exchanged pairs.
     """
@@ -76,7 +76,7 @@ class Sheet:
         return values
 
 
-def make_sheet(secret: Secret, split: Split, *context: str | int) -> Sheet:
+def make_sheet(secret: Secret, split: Split, *context: str | int) -> BlindedBatch:
     """The sheet of `split` for one `context` (who, tier, domain, seed)."""
     rng = secret.generator("sheet", split.name, *context)
     count, pairs = len(split), split.items.kind == "pair"
@@ -88,4 +88,4 @@ def make_sheet(secret: Secret, split: Split, *context: str | int) -> Sheet:
     drawn = rng.bytes(len(order) * _ID_BYTES).hex()
     ids = tuple(drawn[start : start + 2 * _ID_BYTES] for start in range(0, len(drawn), 2 * _ID_BYTES))
     items = ItemSet(split.items.kind, ids, prompts, firsts, seconds)
-    return Sheet(items.swap(swapped) if pairs else items, order, swapped, (rng.random(count) < 0.5)[order])
+    return BlindedBatch(items.swap(swapped) if pairs else items, order, swapped, (rng.random(count) < 0.5)[order])

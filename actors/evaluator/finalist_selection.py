@@ -19,12 +19,12 @@ from typing import Any
 
 from actors.evaluator.audits.auditor import AUDITED, AuditReport
 from actors.evaluator.audits.verdicts import GAVE_NOTHING
-from actors.evaluator.cases import Cases, failures
-from actors.evaluator.counted import Payer
+from actors.evaluator.disqualification import Cases, failures
+from actors.evaluator.domain_evaluator import DomainEvaluator
 from actors.evaluator.entrants import Entrants
-from actors.evaluator.shelf import Shelf
+from actors.evaluator.result_store import ResultStore
+from actors.evaluator.scoring_runs import Payer
 from actors.evaluator.source import Method
-from actors.evaluator.workshop import Workshop
 from cluster.journal import Journal
 from cluster.names import SEAL_ACCOUNT
 from cluster.store import Store
@@ -84,18 +84,18 @@ class Finals:
         self,
         store: Store,
         journal: Journal,
-        shelf: Shelf,
-        workshops: Mapping[str, Workshop],
+        result_store: ResultStore,
+        domain_evaluators: Mapping[str, DomainEvaluator],
         cases: Cases,
         forum_db: Path,
         baselines: Sequence[str],
         places: int,
         entrants: Entrants,
     ) -> None:
-        self._store, self._journal, self._shelf = store, journal, shelf
-        self._workshops, self._cases, self._forum_db = workshops, cases, forum_db
+        self._store, self._journal, self._results = store, journal, result_store
+        self._domain_evaluators, self._cases, self._forum_db = domain_evaluators, cases, forum_db
         self._baselines, self._places, self._entrants = sorted(baselines), places, entrants
-        self._first = next(iter(workshops.values()))
+        self._first = next(iter(domain_evaluators.values()))
 
     def order(self) -> list[Finalist] | None:
         """The candidates in their order once nothing more may be submitted, else `None`."""
@@ -106,7 +106,7 @@ class Finals:
         return self._finalists(_FROZEN)
 
     def _finalists(self, key: str) -> list[Finalist] | None:
-        body = self._shelf.get(key)
+        body = self._results.get(key)
         return None if body is None else [Finalist.from_dict(data) for data in body[key]]
 
     def close(self, rank: Callable[[], list[Finalist]]) -> list[Finalist]:
@@ -117,7 +117,7 @@ class Finals:
                 order = rank()
                 body = {_ORDER: [candidate.to_dict() for candidate in order], "places": self._places}
                 self._journal.append("candidates_ranked", body)
-                self._shelf.put(_ORDER, body, {})
+                self._results.put(_ORDER, body, {})
         return order
 
     async def choose(self, order: Sequence[Finalist]) -> list[Finalist]:
@@ -172,8 +172,8 @@ class Finals:
         return "" if baseline is None else f"says what the baseline {baseline.name} says"
 
     async def _audit(self, method: Method) -> dict[str, AuditReport]:
-        work = (workshop.audit(method, FINALIST_PAYER) for workshop in self._workshops.values())
-        return dict(zip(self._workshops, await asyncio.gather(*work), strict=True))
+        work = (domain_evaluator.audit(method, FINALIST_PAYER) for domain_evaluator in self._domain_evaluators.values())
+        return dict(zip(self._domain_evaluators, await asyncio.gather(*work), strict=True))
 
     def _out(self, order: Sequence[Finalist], reports: Reports, screened: Mapping[str, str]) -> dict[str, str]:
         """Candidates that may not go on, by code hash, with the reason."""
@@ -207,7 +207,7 @@ class Finals:
             dropped = [c for c in order if c.method.code_hash in out]
             body = {
                 _FROZEN: [finalist.to_dict() for finalist in frozen],
-                "comparisons": declared(frozen, self._baselines, sorted(self._workshops)),
+                "comparisons": declared(frozen, self._baselines, sorted(self._domain_evaluators)),
                 "audited": [c.method.code_hash for c in order if c.method.code_hash in reports],
                 "dropped": [{**c.to_dict(), "reason": out[c.method.code_hash]} for c in dropped],
             }
@@ -215,5 +215,5 @@ class Finals:
             for candidate in dropped:
                 found = reports.get(candidate.method.code_hash, {})
                 self._cases.open(candidate.method, candidate.researcher, found, provenance)
-            self._shelf.put(_FROZEN, body, {})
+            self._results.put(_FROZEN, body, {})
         return frozen

@@ -45,7 +45,7 @@ class WorkError(AarError):
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class LeaseSpec:
     """One piece of work. `label` names it and makes it idempotent; `account` pays for it."""
 
     label: str
@@ -57,7 +57,7 @@ class Order:
     job: Job
     strict: bool = True
     """The evaluator's own work: a step that fails is no result, and the lease is asked for again."""
-    control: Order | None = None
+    control: LeaseSpec | None = None
     """For foreign code: own work of the same cluster. Only where it is carried out is a lost lease the code's fault."""
 
 
@@ -87,7 +87,7 @@ async def _call(make: Callable[[], Awaitable[T]]) -> T:
     return await make()
 
 
-class Desk:
+class LeaseClient:
     """Orders out, results in."""
 
     def __init__(self, scheduler: SchedulerClient, store: Store, private: Path, leases: Path) -> None:
@@ -101,7 +101,7 @@ class Desk:
         self._one_ended = asyncio.Event()
         store.schema(_DDL)
 
-    async def run(self, order: Order) -> LeaseResult:
+    async def run(self, order: LeaseSpec) -> LeaseResult:
         """Have `order` carried out. Raises `RefusedError` when it is refused, `WorkError` when it fails for good.
 
         A lease of foreign code that is lost `ATTEMPTS` times, while the order's control is carried out, has failed by

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.gateway import intake, recorder
-from actors.gateway.intake import PREFIX, Intake
+from actors.gateway import recorder, request_parser
 from actors.gateway.recorder import Parts
 from actors.gateway.request import Body, canonical, digest, without_marks
+from actors.gateway.request_parser import PREFIX, RequestParser
 from actors.gateway.retry import Failure
 from cluster.errors import Reason, RefusedError
-from tests.unit.actors.gateway_world import MEMORY, TEAM, Desk, Simulated, answer, make, request
+from tests.unit.actors.gateway_world import MEMORY, TEAM, FakeLedger, Simulated, answer, make, request
 
 MARK = {"type": "ephemeral"}
 NUMBERS = (0, 0.0, -0.0, False, 1, 1.0, True, 1 << 70)
@@ -76,7 +76,7 @@ def conversations(draw: st.DrawFn) -> list[dict[str, Any]]:
     return asked
 
 
-def seen(reader: Intake, body: dict[str, Any]) -> tuple[Body, Parts] | tuple[str, str, dict[str, Any]]:
+def seen(reader: RequestParser, body: dict[str, Any]) -> tuple[Body, Parts] | tuple[str, str, dict[str, Any]]:
     """What a reader makes of a request, or why it refuses it."""
     try:
         return reader.take(body)
@@ -93,9 +93,9 @@ def rest_of(body: dict[str, Any]) -> dict[str, Any]:
 def test_a_memory_changes_nothing_but_the_bodies_that_come_again(
     asked: list[dict[str, Any]], data: st.DataObject
 ) -> None:
-    reader, stored = Intake(), set[str]()
+    reader, stored = RequestParser(), set[str]()
     for body in asked:
-        found, alone = seen(reader, body), seen(Intake(), body)
+        found, alone = seen(reader, body), seen(RequestParser(), body)
         if not isinstance(found[1], Parts) or not isinstance(alone[1], Parts):
             assert found == alone
             continue
@@ -115,7 +115,7 @@ def test_a_memory_changes_nothing_but_the_bodies_that_come_again(
 @settings(deadline=None, max_examples=150)
 @given(conversations())
 def test_a_request_is_measured_and_named_by_its_json(asked: list[dict[str, Any]]) -> None:
-    reader = Intake()
+    reader = RequestParser()
     for body in asked:
         found = seen(reader, body)
         if not isinstance(found[1], Parts):
@@ -141,7 +141,7 @@ def names(*texts: str) -> set[str]:
 
 
 def test_only_what_is_new_is_stored_again() -> None:
-    reader = Intake()
+    reader = RequestParser()
     _, parts = reader.take(said("a", "b"))
     assert set(parts.bodies) == names("a", "b") | {parts.rest}
     assert set(reader.take(said("a", "b"))[1].bodies) == set(parts.bodies), "it was not stored yet"
@@ -156,7 +156,7 @@ def test_a_turn_takes_as_many_steps_after_a_long_history_as_after_a_short_one() 
     db = sqlite3.connect(":memory:", isolation_level=None)
     db.row_factory = sqlite3.Row
     db.executescript(recorder.DDL)
-    reader, steps = Intake(), list[tuple[int, int]]()
+    reader, steps = RequestParser(), list[tuple[int, int]]()
     for turn in range(20):
         statements: list[str] = []
         db.set_trace_callback(statements.append)
@@ -169,8 +169,8 @@ def test_a_turn_takes_as_many_steps_after_a_long_history_as_after_a_short_one() 
 
 
 def test_what_was_not_asked_for_the_longest_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake, "MOST_PIECES", 3)
-    reader = Intake()
+    monkeypatch.setattr(request_parser, "MOST_PIECES", 3)
+    reader = RequestParser()
     for texts in (("a", "b"), ("a", "c")):  # with the rest, two and three pieces
         reader.learn(reader.take(said(*texts))[1])
     assert set(reader.take(said("a", "b", "c"))[1].bodies) == names("b")
@@ -179,7 +179,7 @@ def test_what_was_not_asked_for_the_longest_is_forgotten_first(monkeypatch: pyte
 def test_a_message_full_of_breakpoints_is_read_each_time() -> None:
     block = {"cache_control": MARK}
     body = request(messages=[{"role": "user", "content": [{"type": "tool_use", "input": [block] * 100}]}])
-    reader = Intake()
+    reader = RequestParser()
     _, parts = reader.take(body)
     reader.learn(parts)
     _, again = reader.take(body)
@@ -195,7 +195,7 @@ def root() -> Iterator[Path]:
 
 def test_what_was_asked_and_never_answered_is_recorded_with_the_next_answer(root: Path) -> None:
     refused = Failure(Reason.BAD_REQUEST, "no")
-    gateway = make(root, Desk(root / "scheduler.db"), Simulated(answer(), refused, answer(), answer()))
+    gateway = make(root, FakeLedger(root / "scheduler.db"), Simulated(answer(), refused, answer(), answer()))
 
     async def ask() -> None:
         await gateway.call("k0", TEAM[0], said("a"))

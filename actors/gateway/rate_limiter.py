@@ -17,7 +17,7 @@ class Passage:
     used: Estimate
 
 
-class Turnstile:
+class RateLimiter:
     """Lets calls through as the limits allow, in their order."""
 
     def __init__(

@@ -53,12 +53,12 @@ def fresh(tmp_path: Path) -> World:
 
 def submit(world: World, snapshot: str, tier: str = "dev", who: str = A, key: str = "") -> dict[str, Any]:
     key = key or f"{who}/{snapshot[:8]}/{tier}"
-    return asyncio.run(world.judge.submit(key, who, snapshot, "a method", tier))
+    return asyncio.run(world.evaluator.submit(key, who, snapshot, "a method", tier))
 
 
 def test_prepare_scores_baselines_and_publishes_the_task(fresh: World) -> None:
-    asyncio.run(fresh.judge.prepare())
-    rows = {(r["tier"], r["method"]): r for r in fresh.judge.records()}
+    asyncio.run(fresh.evaluator.prepare())
+    rows = {(r["tier"], r["method"]): r for r in fresh.evaluator.records()}
     assert set(rows) == {(t, m) for t in ("dev", "board") for m in ("weak", "ceiling", "vanilla")} | {
         ("board", "confident")
     }
@@ -70,22 +70,22 @@ def test_prepare_scores_baselines_and_publishes_the_task(fresh: World) -> None:
     task = json.loads((public / "task.json").read_text())
     items = ItemSet.load(public / "items.arrow")
     assert task["n_items"] == len(items) == 40
-    assert items == fresh.vaults()[0].split("pool_a").items
+    assert items == fresh.all_splits()[0].split("pool_a").items
     weak = load_file(public / "weak.safetensors")
     assert weak["probs"].shape == weak["members"].shape == (40, 2)
     assert load_file(public / "features.safetensors")["hidden"].shape[0] == 40
     assert (Path(task["strong_model"]) / "model.safetensors").is_file()
     key = (fresh.paths.root / "evaluator.pub").read_text()
-    assert all(verify(record, key) for record in fresh.judge.records())
+    assert all(verify(record, key) for record in fresh.evaluator.records())
 
 
 def test_prepare_is_done_once_and_models_are_shared_between_campaigns(fresh: World, tmp_path: Path) -> None:
-    asyncio.run(fresh.judge.prepare())
+    asyncio.run(fresh.evaluator.prepare())
     leases, events = len(fresh.scheduler.requests), len(fresh.journal.events())
-    asyncio.run(fresh.judge.prepare())
+    asyncio.run(fresh.evaluator.prepare())
     assert (len(fresh.scheduler.requests), len(fresh.journal.events())) == (leases, events)
     other = World(tmp_path / "second", pool={"cache_dir": str(tmp_path / "cache")})
-    asyncio.run(other.judge.prepare())
+    asyncio.run(other.evaluator.prepare())
     pretrained = [key for key in other.scheduler.requests if "/model/" in key]
     assert pretrained == []
     assert len([key for key in fresh.scheduler.requests if "/model/" in key]) == 2
@@ -102,7 +102,7 @@ def test_teachers_do_not_wait_for_the_strong_model(fresh: World) -> None:
         return await slow(request)
 
     fresh.scheduler.run = run  # type: ignore[method-assign]
-    asyncio.run(fresh.judge.prepare())
+    asyncio.run(fresh.evaluator.prepare())
     strong = next(i for i, key in enumerate(order) if "/strong/" in key)
     assert all(i < strong for i, key in enumerate(order) if "weak/" in key)
     assert all(i > strong for i, key in enumerate(order) if "ceiling" in key or "features" in key)
@@ -111,7 +111,7 @@ def test_teachers_do_not_wait_for_the_strong_model(fresh: World) -> None:
 def test_a_dev_answer_is_noised_charged_once_and_the_same_for_the_same_code(world: World) -> None:
     snapshot = world.method(0.83)
     answer = submit(world, snapshot)
-    record = world.judge.record(answer["record_id"])
+    record = world.evaluator.record(answer["record_id"])
     assert record is not None
     assert answer["accuracy"] == pytest.approx(record["accuracy"], abs=0.09)
     assert answer["accuracy"] != record["accuracy"]
@@ -150,12 +150,12 @@ def test_answers_are_given_at_fixed_times_only(tmp_path: Path) -> None:
 
 def test_a_dev_answer_rests_on_falsified_labels_and_is_right_on_average(world: World) -> None:
     shown = [submit(world, world.method(0.85 + i / 1000)) for i in range(5)]
-    exact = [world.judge.record(answer["record_id"]) for answer in shown]
+    exact = [world.evaluator.record(answer["record_id"]) for answer in shown]
     off = [a["accuracy"] - r["accuracy"] for a, r in zip(shown, exact, strict=True) if r]
     assert abs(np.mean(off)) < 0.05
-    bench = world.judge._primary.known_bench("dev")
+    bench = world.evaluator._primary.known_bench("dev")
     assert int(bench.canaries.sum()) == round(150 / 13)
-    assert not world.judge._primary.known_bench("board").canaries.any()
+    assert not world.evaluator._primary.known_bench("board").canaries.any()
 
 
 def test_the_answer_is_paid_and_journaled_before_anything_runs(world: World) -> None:
@@ -177,7 +177,7 @@ def test_identical_submissions_at_the_same_time_join(world: World) -> None:
     snapshot = world.method(0.8)
 
     async def together() -> list[dict[str, Any]]:
-        calls = [world.judge.submit(f"k{i}", (A, B)[i % 2], snapshot, "a method", "dev") for i in range(4)]
+        calls = [world.evaluator.submit(f"k{i}", (A, B)[i % 2], snapshot, "a method", "dev") for i in range(4)]
         return await asyncio.gather(*calls)
 
     answers = asyncio.run(together())
@@ -189,8 +189,8 @@ def test_a_failed_seed_counts_as_its_teacher_and_is_named(world: World) -> None:
     answer = submit(world, world.method(0.9, "FAIL = (1,)"))
     assert answer["failed_seeds"] == 1
     assert answer["error"] == "error: RuntimeError"
-    record = world.judge.record(answer["record_id"])
-    weak = next(r for r in world.judge.records() if (r["method"], r["tier"]) == ("weak", "dev"))
+    record = world.evaluator.record(answer["record_id"])
+    weak = next(r for r in world.evaluator.records() if (r["method"], r["tier"]) == ("weak", "dev"))
     assert record is not None
     assert record["failed_seeds"] == [1]
     assert record["per_seed"][1] == weak["per_seed"][1]
@@ -223,12 +223,12 @@ def test_a_submitter_is_told_no_number_of_a_methods_making(world: World, said: s
 def test_a_student_that_answers_nan_or_a_method_that_always_fails_scores_as_no_gain(world: World) -> None:
     for extra in ("NAN = True", "FAIL = (0, 1, 2)"):
         answer = submit(world, world.method(0.9, extra))
-        record = world.judge.record(answer["record_id"])
+        record = world.evaluator.record(answer["record_id"])
         assert record is not None
         assert answer["failed_seeds"] == 3
         assert answer["error"]
         assert record["pgr"] == pytest.approx(0.0)
-    assert world.judge.finalists() == []
+    assert world.evaluator.finalists() == []
 
 
 def test_bad_tiers_unknown_snapshots_and_empty_accounts_are_refused_and_cost_nothing(world: World) -> None:
@@ -272,7 +272,7 @@ def test_a_tier_is_exhausted_for_all_together_and_failures_count(world: World) -
         submit(world, world.method(0.9), "board")
     assert (caught.value.reason, caught.value.detail["limit"]) == ("tier_exhausted", 4)
     assert len(world.scheduler.requests) == leases
-    assert world.judge.status()["wear"]["board"] == {"used": 4, "limit": 4}
+    assert world.evaluator.status()["wear"]["board"] == {"used": 4, "limit": 4}
 
 
 def test_the_board_tells_only_new_best_and_its_level(world: World) -> None:
@@ -284,14 +284,14 @@ def test_the_board_tells_only_new_best_and_its_level(world: World) -> None:
     assert yes["new_best"]
     step = world.kinds("ladder")[0]["step"]
     assert yes["level"] / step == pytest.approx(round(yes["level"] / step), abs=0.01)
-    rows = world.judge.leaderboard()
+    rows = world.evaluator.leaderboard()
     assert [row["record_id"] for row in rows if row["researcher"] == A] == [yes["record_id"]]
     assert {row["method"] for row in rows} == {"weak", "ceiling", "vanilla", "confident", "a method"}
-    exact = world.judge.record(yes["record_id"])
+    exact = world.evaluator.record(yes["record_id"])
     assert exact is not None
-    for text in (str(rows), str(world.judge.record_summaries([no["record_id"], yes["record_id"]])), str(yes)):
+    for text in (str(rows), str(world.evaluator.record_summaries([no["record_id"], yes["record_id"]])), str(yes)):
         assert str(exact["accuracy"]) not in text
-    assert world.judge.status()["board_moved_us"] > 0
+    assert world.evaluator.status()["board_moved_us"] > 0
 
 
 def test_seal_freezes_runs_once_and_says_beats_only_with_grounds(world: World) -> None:
@@ -308,7 +308,7 @@ def test_seal_freezes_runs_once_and_says_beats_only_with_grounds(world: World) -
             assert len(world.kinds("finalists_frozen")) == 1 or "/a method/" not in key
 
     world.scheduler.before = watch
-    result = asyncio.run(world.judge.seal())
+    result = asyncio.run(world.evaluator.seal())
     assert [key for key in sealed_before if "/a method/" in key]
     audits = [n for n, key in enumerate(world.scheduler.requests) if "audit/chat" in key]
     baselines = [n for n, key in enumerate(world.scheduler.requests) if "seal/chat/vanilla" in key]
@@ -316,16 +316,16 @@ def test_seal_freezes_runs_once_and_says_beats_only_with_grounds(world: World) -
     frozen = world.kinds("finalists_frozen")[0]
     assert [f["snapshot"] for f in frozen["finalists"]] == [world.method(0.88), world.method(0.86)]
     assert len(frozen["comparisons"]) == 4
-    records = [world.judge.record(record_id) for record_id in result["records"]]
+    records = [world.evaluator.record(record_id) for record_id in result["records"]]
     assert [r["status"] for r in records if r] == ["ahead (not established)"] * 2  # n = 300 is too few for a claim
     leases = len(world.scheduler.requests)
     world.start()
-    assert asyncio.run(world.judge.seal()) == result
+    assert asyncio.run(world.evaluator.seal()) == result
     assert len(world.scheduler.requests) == leases
     with pytest.raises(RefusedError) as caught:
         submit(world, world.method(0.77))
     assert caught.value.reason == "closed"
-    assert {row["tier"] for row in world.judge.leaderboard()} == {"seal"}
+    assert {row["tier"] for row in world.evaluator.leaderboard()} == {"seal"}
 
 
 def test_finalists_are_ordered_by_what_was_answered_and_never_by_what_was_measured() -> None:
@@ -359,8 +359,8 @@ def test_sixteen_seeds_establish_a_claim_in_each_domain_and_grade_b_never_does(t
         return replace(await real(request), sandbox_grade="B" if "seal/math/a method" in request.key else "A")
 
     world.scheduler.run = run  # type: ignore[method-assign]
-    result = asyncio.run(world.judge.seal())
-    records = [r for r in map(world.judge.record, result["records"]) if r is not None]
+    result = asyncio.run(world.evaluator.seal())
+    records = [r for r in map(world.evaluator.record, result["records"]) if r is not None]
     assert [(r["domain"], r["status"]) for r in records] == [("chat", "beats vanilla on chat"), ("math", "provisional")]
     assert records[1]["standing"]["reason"] == "sandbox grade B"
     assert {c["versus"] for c in records[0]["comparisons"]} == {"vanilla", "confident"}
@@ -372,27 +372,27 @@ def test_null_methods_beat_nothing_and_better_than_the_ceiling_is_held_for_an_au
     world = World(tmp_path, secret=bytes(range(32)), scoring={"seal_seeds": 16, "finalists": 3})
     for skill in (0.70, 0.701, 1.0):
         submit(world, world.method(skill))
-    result = asyncio.run(world.judge.seal())
+    result = asyncio.run(world.evaluator.seal())
     assert not any("beats" in row["status"] for row in result["rows"])
-    record = world.judge.record(result["records"][0])
+    record = world.evaluator.record(result["records"][0])
     assert record is not None
     assert (record["status"], record["standing"]["reason"]) == ("unverified", "above the ceiling: to be audited")
 
 
 def test_a_person_scores_one_method_without_a_campaign(fresh: World) -> None:
     snapshot = fresh.method(0.85)
-    record = asyncio.run(fresh.judge.score("k", snapshot, "mine", "dev", "chat"))
+    record = asyncio.run(fresh.evaluator.score("k", snapshot, "mine", "dev", "chat"))
     assert record["method"] == "mine"
     assert record["comparisons"][0]["versus"] == "vanilla"
     assert verify(record, (fresh.paths.root / "evaluator.pub").read_text())
-    assert asyncio.run(fresh.judge.score("k2", snapshot, "mine", "dev", "chat")) == record
-    sealed = asyncio.run(fresh.judge.score("k3", snapshot, "mine", "seal", "chat"))
+    assert asyncio.run(fresh.evaluator.score("k2", snapshot, "mine", "dev", "chat")) == record
+    sealed = asyncio.run(fresh.evaluator.score("k3", snapshot, "mine", "seal", "chat"))
     assert (sealed["tier"], sealed["seeds"], len(sealed["comparisons"])) == ("seal", 10, 2)
     with pytest.raises(RefusedError, match="not in this run"):
-        asyncio.run(fresh.judge.score("k4", snapshot, "mine", "dev", "math"))
+        asyncio.run(fresh.evaluator.score("k4", snapshot, "mine", "dev", "math"))
     submit(fresh, snapshot)
     with pytest.raises(RefusedError) as caught:
-        asyncio.run(fresh.judge.score("k5", fresh.method(0.8), "mine", "dev", "chat"))
+        asyncio.run(fresh.evaluator.score("k5", fresh.method(0.8), "mine", "dev", "chat"))
     assert caught.value.reason == "campaign_running"
 
 
@@ -426,7 +426,7 @@ def test_scored_items_and_labels_exist_on_disk_only_while_their_lease_runs(fresh
 
     fresh.scheduler.before = look
     submit(fresh, fresh.method(0.8), "board")
-    asyncio.run(fresh.judge.seal())
+    asyncio.run(fresh.evaluator.seal())
     assert modes <= {0o600, 0o644}  # 0644: the public corpus of pretraining
     left = [path.name for path in fresh.files() if path.is_relative_to(fresh.paths.judge)]
     assert not any(name.startswith(("sheet", "labels", "train")) for name in left)
@@ -435,7 +435,7 @@ def test_scored_items_and_labels_exist_on_disk_only_while_their_lease_runs(fresh
 
 
 def test_no_truth_in_any_file_argument_answer_or_event(fresh: World) -> None:
-    patterns = needles(fresh.vaults()[0])
+    patterns = needles(fresh.all_splits()[0])
     seen = {"files": 0}
 
     def scan(private: bool) -> None:
@@ -451,17 +451,17 @@ def test_no_truth_in_any_file_argument_answer_or_event(fresh: World) -> None:
     fresh.scheduler.before = during
     fresh.scheduler.after = during
     answers = [submit(fresh, fresh.method(0.93), tier) for tier in ("dev", "board")]
-    answers.append(asyncio.run(fresh.judge.seal()))
+    answers.append(asyncio.run(fresh.evaluator.seal()))
     scan(private=True)
     assert seen["files"] > 500
-    spoken = pack([answers, [r.to_dict() for r in fresh.scheduler.requests.values()], fresh.judge.records()])
-    spoken += pack([event.payload for event in fresh.journal.events()]) + pack(fresh.judge.status())
+    spoken = pack([answers, [r.to_dict() for r in fresh.scheduler.requests.values()], fresh.evaluator.records()])
+    spoken += pack([event.payload for event in fresh.journal.events()]) + pack(fresh.evaluator.status())
     assert not any(pattern in spoken for pattern in patterns)
 
 
 def test_ceiling_hits_lie_in_the_store_encrypted_and_its_answers_are_deleted(fresh: World) -> None:
-    asyncio.run(fresh.judge.prepare())
-    run = fresh.judge._shelf.run("ceiling/chat/board")
+    asyncio.run(fresh.evaluator.prepare())
+    run = fresh.evaluator._results.run("ceiling/chat/board")
     assert run is not None
     assert run.mean > 0.9
     stored = fresh.paths.evaluator_db.read_bytes() + Path(f"{fresh.paths.evaluator_db}-wal").read_bytes()
@@ -473,10 +473,10 @@ def test_ceiling_hits_lie_in_the_store_encrypted_and_its_answers_are_deleted(fre
 
 def test_a_lost_lease_is_asked_for_again_and_a_lost_cause_does_not_block_for_ever(fresh: World) -> None:
     fresh.scheduler.lose = {"ceiling/chat/dev+board/0-2/0", "ceiling/chat/dev+board/0-2/1"}
-    asyncio.run(fresh.judge.prepare())
+    asyncio.run(fresh.evaluator.prepare())
     assert [k for k in fresh.scheduler.requests if "ceiling" in k][-1].endswith("/2")
     fresh.scheduler.lose = {"a method"}
-    from actors.evaluator.desk import WorkError
+    from actors.evaluator.lease_client import WorkError
 
     with pytest.raises(WorkError, match="failed 3 times"):
         submit(fresh, fresh.method(0.8))

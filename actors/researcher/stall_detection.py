@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from actors.researcher.types import Done, Turn
+from actors.researcher.types import ToolOutcome, Turn
 
 LOOK_BACK = 2
 NUDGE_EMPTY, NUDGE_REPEATED = 1, 2
@@ -76,11 +76,11 @@ def _acts(turn: Turn) -> list[tuple[object, ...]]:
     return [(d.call.name, d.call.args, d.result.ok, d.result.reason, _lasting(d)) for d in turn.done]
 
 
-def _lasting(done: Done) -> dict[str, object]:
+def _lasting(done: ToolOutcome) -> dict[str, object]:
     return {} if done.call.name == "budget" else {k: v for k, v in done.result.content.items() if k != "seconds"}
 
 
-def _fruitful(done: Done) -> bool:
+def _fruitful(done: ToolOutcome) -> bool:
     """A wait that something ended, or beside which something runs."""
     content = done.result.content
     return done.call.name == "wait" and (content.get("woken_by") in ("run", "post") or bool(content.get("running")))

@@ -12,19 +12,19 @@ from typing import Any
 from actors.evaluator.answers import board_answer, copied, dev_answer
 from actors.evaluator.audits.auditor import AuditReport
 from actors.evaluator.board import Board, level_pgr
-from actors.evaluator.counted import Payer
+from actors.evaluator.domain_evaluator import DomainEvaluator
 from actors.evaluator.entrants import Entrants
 from actors.evaluator.jobs import Sizes
 from actors.evaluator.records import Record, RecordBook
-from actors.evaluator.scoring import Adjusted, Bench, Grounds, draft_record
+from actors.evaluator.result_store import ScoredRun
+from actors.evaluator.scoring import Adjusted, Grounds, ReferenceScores, draft_record
+from actors.evaluator.scoring_runs import Payer
 from actors.evaluator.sealing import standings
 from actors.evaluator.secret import Secret
-from actors.evaluator.shelf import ScoredRun
 from actors.evaluator.source import Method
 from actors.evaluator.statistics import holm
 from actors.evaluator.submissions import Submission, Submissions
 from actors.evaluator.tiers import Tier, seeds_of
-from actors.evaluator.workshop import Workshop
 from actors.scheduler.client import SchedulerClient
 from cluster.config import Scoring
 from cluster.errors import LimitExceeded, Reason, RefusedError
@@ -33,7 +33,7 @@ from cluster.names import researcher_account
 from cluster.store import Store
 
 
-class Clerk:
+class SubmissionHandler:
     """Carries out submissions on one domain."""
 
     def __init__(
@@ -44,7 +44,7 @@ class Clerk:
         scoring: Scoring,
         sizes: Sizes,
         usd_per_gpu_hour: int,
-        workshop: Workshop,
+        domain_evaluator: DomainEvaluator,
         submissions: Submissions,
         board: Board,
         book: RecordBook,
@@ -52,14 +52,14 @@ class Clerk:
     ) -> None:
         self._store, self._scheduler, self._secret = store, scheduler, secret
         self._scoring, self._sizes, self._price = scoring, sizes, usd_per_gpu_hour
-        self._workshop, self._submissions, self._board, self._book = workshop, submissions, board, book
+        self._domain_evaluator, self._submissions, self._board, self._book = domain_evaluator, submissions, board, book
         self._entrants = entrants
 
     async def evaluate(self, key: str, researcher: str, method: Method, tier: Tier) -> dict[str, Any]:
         """Open a submission, or find the one of this code, and carry it out."""
         limit = self._scoring.dev_limit if tier == "dev" else self._scoring.board_limit
         return await self.carry_out(
-            self._submissions.begin(key, tier, self._workshop.domain, method, researcher, limit)
+            self._submissions.begin(key, tier, self._domain_evaluator.domain, method, researcher, limit)
         )
 
     async def carry_out(self, submission: Submission) -> dict[str, Any]:
@@ -70,7 +70,7 @@ class Clerk:
         try:
             if submission.state == "open":
                 await self._charge(account, submission)
-            (run,) = await self._workshop.runs([submission.method], submission.tier, Payer(account, "full"))
+            (run,) = await self._domain_evaluator.runs([submission.method], submission.tier, Payer(account, "full"))
         except RefusedError as error:
             self._submissions.refuse(submission, error)
             raise
@@ -115,7 +115,7 @@ class Clerk:
         tier, method = submission.tier, submission.method
         first = self._entrants.first(method, tier, self._submissions.answered(tier))
         again = first is not None and self._failures(first) == sorted(run.failures)
-        bench = self._workshop.known_bench(tier)
+        bench = self._domain_evaluator.known_bench(tier)
         with self._store.transaction():
             key = f"{tier}/{bench.domain}/method/{method.code_hash}"
             record = record_method(self._book, key, bench, method, submission.researcher, run)
@@ -140,10 +140,10 @@ class Clerk:
         record = self._book.get(submission.record_id)
         return [] if record is None else record.failed_seeds
 
-    def _holder(self, bench: Bench) -> ScoredRun:
+    def _holder(self, bench: ReferenceScores) -> ScoredRun:
         ladder = self._board.state()
         assert ladder is not None, "the board starts when the campaign is prepared"
-        run = self._workshop.counted.found(ladder.holder, bench.tier)
+        run = self._domain_evaluator.counted.found(ladder.holder, bench.tier)
         assert run is not None, "the holder of the board was scored on it"
         return run
 
@@ -151,7 +151,7 @@ class Clerk:
 def record_method(
     book: RecordBook,
     key: str,
-    bench: Bench,
+    bench: ReferenceScores,
     method: Method,
     researcher: str,
     run: ScoredRun,

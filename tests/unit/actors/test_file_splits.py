@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.evaluator.carving import carve
-from actors.evaluator.carving_shape import Shape
 from actors.evaluator.file_domain import FileDomain, read_domain
+from actors.evaluator.file_split_shapes import Shape
+from actors.evaluator.file_splits import carve
 from actors.evaluator.secret import Secret
-from actors.evaluator.truth import SPLITS, Vault
+from actors.evaluator.splits import SPLITS, Splits
 from cluster.config import Task, TaskFiles
 from gpu_pool.weak_to_strong.errors import TaskError
 from tests.unit.actors.task_files import made_up, write_rows
@@ -36,12 +36,12 @@ def section(path: Path, **more: Any) -> Task:
     return Task(domains=("lab",), files={"lab": TaskFiles(path=str(path), weak="w", strong="s", **more)})
 
 
-def vault(folder: Path, some: Rows | None = None, secret: Secret = SECRET, **more: Any) -> Vault:
-    return Vault(secret, read_domain(section(write_rows(folder, some or rows()), **more), "lab"))
+def splits(folder: Path, some: Rows | None = None, secret: Secret = SECRET, **more: Any) -> Splits:
+    return Splits(secret, read_domain(section(write_rows(folder, some or rows()), **more), "lab"))
 
 
 def test_sizes_come_from_the_data_and_seal_is_the_whole_test_split(tmp_path: Path) -> None:
-    found = vault(tmp_path)
+    found = splits(tmp_path)
     assert {name: len(found.split(name)) for name in SPLITS} == {
         "train_label": 50, "pool_a": 60, "pool_b": 60, "dev": 40, "board": 40, "seal": 60,
     }  # fmt: skip
@@ -49,14 +49,14 @@ def test_sizes_come_from_the_data_and_seal_is_the_whole_test_split(tmp_path: Pat
 
 
 def test_dev_and_board_stop_at_1300_items(tmp_path: Path) -> None:
-    found = vault(tmp_path, rows(train_unlabel=made_up(6826, "free")))
+    found = splits(tmp_path, rows(train_unlabel=made_up(6826, "free")))
     assert [len(found.split(name)) for name in ("dev", "board", "pool_a", "pool_b")] == [1300, 1300, 2113, 2113]
 
 
 def test_every_item_keeps_its_label_and_is_in_one_pool(tmp_path: Path) -> None:
     some = rows()
     truth = {(r["prompt"], r["first"], r["second"]): "AB".index(r["label"]) for part in some.values() for r in part}
-    found = vault(tmp_path, some)
+    found = splits(tmp_path, some)
     seen = [
         ((item.prompt, item.first, item.second), label)
         for name in SPLITS
@@ -73,7 +73,7 @@ def test_one_question_is_in_one_pool_whether_prompts_or_groups_link_its_items(tm
     ]
     candidates[3]["question"] = "sum  0"  # the same but for white space
     other = {"train_label": made_up(50, "taught", "binary"), "test": made_up(60, "asked", "binary")}
-    found = vault(tmp_path, {**other, "train_unlabel": candidates})
+    found = splits(tmp_path, {**other, "train_unlabel": candidates})
     pools: dict[int, set[str]] = {}
     for name in ("pool_a", "pool_b", "dev", "board"):
         split = found.split(name)
@@ -87,7 +87,7 @@ def test_the_test_split_keeps_a_question_that_a_group_links_to_training_items(tm
     some = rows()
     some["test"][0]["group"] = some["train_unlabel"][0]["group"] = some["train_label"][7]["group"] = "shared"
     some["train_unlabel"][1]["prompt"] = some["train_unlabel"][0]["prompt"]  # linked by way of the other
-    found = vault(tmp_path, some)
+    found = splits(tmp_path, some)
     assert len(found.split("seal")) == 60
     assert len(found.split("train_label")) == 49
     assert sum(len(found.split(name)) for name in ("pool_a", "pool_b", "dev", "board")) == 198
@@ -98,7 +98,7 @@ def test_an_item_is_there_once_also_with_its_answers_exchanged(tmp_path: Path) -
     twin = some["train_unlabel"][0]
     mirrored = {**twin, "first": twin["second"], "second": twin["first"], "label": "BA"["AB".index(twin["label"])]}
     some["train_unlabel"] += [dict(twin), mirrored]
-    found = vault(tmp_path, some)
+    found = splits(tmp_path, some)
     assert sum(len(found.split(name)) for name in ("pool_a", "pool_b", "dev", "board")) == 200
 
 
@@ -107,7 +107,7 @@ def test_items_carry_neither_the_files_ids_nor_its_groups(tmp_path: Path) -> Non
     for split in some.values():
         for number, one in enumerate(split):
             one.update(id=f"key-{one['label']}-{number}", group=f"answer-{one['label']}-{number}")
-    found = vault(tmp_path, some)
+    found = splits(tmp_path, some)
     for name in SPLITS:
         items = found.split(name).items
         assert items.groups is None
@@ -118,8 +118,8 @@ def test_items_carry_neither_the_files_ids_nor_its_groups(tmp_path: Path) -> Non
 
 
 def test_the_secret_decides_who_is_where_and_nothing_else_does(tmp_path: Path) -> None:
-    one, again = vault(tmp_path / "one"), vault(tmp_path / "again")
-    other = vault(tmp_path / "other", secret=Secret(bytes(32)))
+    one, again = splits(tmp_path / "one"), splits(tmp_path / "again")
+    other = splits(tmp_path / "other", secret=Secret(bytes(32)))
     for name in SPLITS:
         assert one.split(name).items == again.split(name).items
         assert np.array_equal(one.split(name).labels, again.split(name).labels)
@@ -137,7 +137,7 @@ def test_the_data_version_tells_a_changed_label_text_or_protocol(tmp_path: Path,
         some["test"][0]["first"] += "!"
     else:
         more = {"protocol": {"epochs": 1}}
-    assert vault(tmp_path / "a").data_version() != vault(tmp_path / "b", some, **more).data_version()
+    assert splits(tmp_path / "a").data_version() != splits(tmp_path / "b", some, **more).data_version()
 
 
 def test_what_cannot_be_scored_is_refused_with_the_remedy(tmp_path: Path) -> None:
@@ -153,14 +153,14 @@ def test_what_cannot_be_scored_is_refused_with_the_remedy(tmp_path: Path) -> Non
     }
     for number, (message, free) in enumerate(refused.items()):
         with pytest.raises(TaskError, match=message):
-            vault(tmp_path / str(number), rows(train_unlabel=free))
+            splits(tmp_path / str(number), rows(train_unlabel=free))
 
 
 def test_a_broken_row_is_named_by_file_and_line(tmp_path: Path) -> None:
     some = rows()
     some["test"][4]["label"] = "C"
     with pytest.raises(TaskError, match=r"test\.jsonl:5: label is 'C', expected .*\"A\" or \"B\""):
-        vault(tmp_path, some)
+        splits(tmp_path, some)
 
 
 def test_a_name_of_files_hides_the_generated_domain_and_others_stay_generated(tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_an_instruction_that_all_items_share_is_no_question(tmp_path: Path) -> N
     ]
     twice = {**reviews[0], "question": " Is this review  favourable?"}
     parts = {"train_label": [*reviews[:100], twice], "train_unlabel": [*reviews[100:600], twice], "test": reviews[600:]}
-    found = vault(tmp_path, parts)
+    found = splits(tmp_path, parts)
     assert {name: len(found.split(name)) for name in ("train_label", "dev", "board", "seal")} == {
         "train_label": 100, "dev": 100, "board": 100, "seal": 100,
     }  # fmt: skip
@@ -272,7 +272,7 @@ def test_a_group_makes_one_question_of_items_with_a_shared_instruction(tmp_path:
         {"question": "Favourable?", "choice": f"text {i}", "label": bool(i % 2), "group": f"film {i // 3}"}
         for i in range(2400)
     ]
-    found = vault(tmp_path, {"train_label": reviews[:90], "train_unlabel": reviews[90:2301], "test": reviews[2301:]})
+    found = splits(tmp_path, {"train_label": reviews[:90], "train_unlabel": reviews[90:2301], "test": reviews[2301:]})
     films = {name: {int(text.split()[1]) // 3 for text in found.split(name).items.firsts} for name in SPLITS}
     assert sum(map(len, films.values())) == len(set().union(*films.values()))
     assert len(films["pool_a"]) == len(found.split("pool_a")), "one item a film"

@@ -44,7 +44,7 @@ class _Lease:
     """When `state` was asked for, monotonic seconds."""
 
 
-class ServeDesk:
+class ModelServerManager:
     """Use from one event loop."""
 
     def __init__(

@@ -52,16 +52,16 @@ def prepare(root: Path) -> None:
     world = begun(root)
 
     async def work() -> None:
-        await world.judge.prepare()
+        await world.evaluator.prepare()
         for number, (skill, extra) in enumerate(((0.90, "CHEATS = 1"), (0.80, ""))):
-            await world.judge.submit(f"k{number}", A, world.method(skill, extra), f"m{number}", "dev")
+            await world.evaluator.submit(f"k{number}", A, world.method(skill, extra), f"m{number}", "dev")
 
     asyncio.run(work())
     world.store.close()
 
 
 def seal(root: Path) -> None:
-    asyncio.run(begun(root).judge.seal())
+    asyncio.run(begun(root).evaluator.seal())
 
 
 def figures(root: Path) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def figures(root: Path) -> dict[str, Any]:
     sealed = world.paths.revealed.read_text(encoding="utf-8")
     shown = [
         {k: v for k, v in record.items() if k not in ("record_id", "created_us", "signature", "lease_ids")}
-        for record in world.judge.records()
+        for record in world.evaluator.records()
     ]
     kinds = ("candidates_ranked", "finalists_frozen", "case_opened", "sealed", "secret_revealed")
     case = next((world.paths.root / "cases").glob("*/case.md"))
@@ -123,7 +123,7 @@ def seal_until_killed(root: Path, died: Path) -> None:
 
     sys.addaudithook(hook)
     world.store._db.set_trace_callback(lambda sql: change(sql.split()[0]) if not sql.startswith("SELECT") else None)
-    asyncio.run(world.judge.seal())
+    asyncio.run(world.evaluator.seal())
     os._exit(0)
 
 

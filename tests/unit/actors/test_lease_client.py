@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from actors.evaluator.desk import Desk, Order
+from actors.evaluator.lease_client import LeaseClient, LeaseSpec
 from actors.scheduler.client import SchedulerClient
 from cluster.errors import Reason, RefusedError
 from cluster.remote import Local
@@ -33,16 +33,16 @@ class Purse:
         return LeaseResult(request.key, "done", (), 1, 0, 1, "s", "n", "", "A", "p")
 
 
-def order(label: str, account: str) -> Order:
-    return Order(label, account, "baseline", 1.0, 10.0, 1 << 30, Job(()))
+def order(label: str, account: str) -> LeaseSpec:
+    return LeaseSpec(label, account, "baseline", 1.0, 10.0, 1 << 30, Job(()))
 
 
 def work(tmp_path: Path, purse: Purse, account: str, count: int) -> list[Any]:
     scheduler = SchedulerClient(Local(purse))
-    desk = Desk(scheduler, Store(tmp_path / "evaluator.db"), tmp_path / "private", tmp_path / "leases")
+    lease_client = LeaseClient(scheduler, Store(tmp_path / "evaluator.db"), tmp_path / "private", tmp_path / "leases")
 
     async def go() -> list[Any]:
-        runs = (desk.run(order(f"piece-{n}", account)) for n in range(count))
+        runs = (lease_client.run(order(f"piece-{n}", account)) for n in range(count))
         return await asyncio.wait_for(asyncio.gather(*runs, return_exceptions=True), 10)
 
     return asyncio.run(go())

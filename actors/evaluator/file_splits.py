@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from actors.evaluator.carving_shape import Places, Shape
+from actors.evaluator.file_split_shapes import Places, Shape
 from actors.evaluator.secret import Secret
 from actors.evaluator.statistics.variance import Groups
 from gpu_pool.weak_to_strong.errors import TaskError

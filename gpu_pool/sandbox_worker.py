@@ -61,7 +61,7 @@ ENVIRONMENT = {
 }
 _ABORT: dict[str, Any] = {}
 Progress = Callable[[dict[str, Any]], None]
-Shelter = Literal["namespaces", "landlock", "none"]
+IsolationMode = Literal["namespaces", "landlock", "none"]
 
 
 def _fileno(stream: IO[bytes] | None) -> int:
@@ -110,7 +110,7 @@ class _Log:
         return whole
 
 
-class Lane:
+class SandboxWorker:
     """One sandbox with a zygote. Use from one event loop; `start` once, then `run` step after step."""
 
     def __init__(
@@ -121,7 +121,7 @@ class Lane:
         uid: int,
         gpus: tuple[int, ...] = (),
         *,
-        shelter: Shelter = "namespaces",
+        isolation: IsolationMode = "namespaces",
         reusable: bool = False,
     ) -> None:
         """`library` is seen as /aar, `cache_models` as /cache; `uid` is the sandbox's own when the slot runs as root.
@@ -133,12 +133,12 @@ class Lane:
         """
         self._library, self._cache_models = library, cache_models
         self._limits, self._uid, self._gpus = limits, uid, gpus
-        self._shelter = shelter
-        self.reusable = reusable and shelter == "namespaces"
+        self._isolation = isolation
+        self.reusable = reusable and isolation == "namespaces"
         """Whether a step may follow one of another lease here; `dirty` or not."""
         self._steps = 0
         self._scratch = Scratch()
-        if shelter == "landlock":
+        if isolation == "landlock":
             self._scratch.hand_to(uid)
         self._in, self._out = self._scratch.folder("in"), self._scratch.folder("out")
         self._box: Sandboxed | Uncontained | None = None
@@ -150,7 +150,7 @@ class Lane:
     def spec(self, argv: tuple[str, ...] | None = None) -> SandboxSpec:
         """The sandbox of this lane, running its zygote or, to be probed, `argv`."""
         places = {"/aar": self._library, CACHE_INSIDE: self._cache_models, "/in": self._in}
-        moved = self._shelter == "namespaces"
+        moved = self._isolation == "namespaces"
         kind = ("apart" if self.reusable else "contained") if moved else "bare"
         interpreter = python_binds() if moved else tuple(Bind(bind.host, bind.host) for bind in python_binds())
         code = _CODE.format("/aar" if moved else str(self._library), kind, _SCRATCH_BYTES)
@@ -169,9 +169,9 @@ class Lane:
         )
 
     def _spawn(self) -> Sandboxed | Uncontained:
-        if self._shelter == "namespaces":
+        if self._isolation == "namespaces":
             return spawn(self.spec())
-        if self._shelter == "landlock":
+        if self._isolation == "landlock":
             return confine(self.spec())
         code = _CODE.format(str(self._library), "bare", {})
         return Uncontained((sys.executable, "-I", "-B", "-c", code), ENVIRONMENT)
@@ -237,7 +237,7 @@ class Lane:
         began = time.monotonic()
         into.mkdir(parents=True, exist_ok=True)
         self._log.take()
-        moved = self._shelter == "namespaces"
+        moved = self._isolation == "namespaces"
         try:
             # In a thread, here and below: gigabytes may be copied, and other lanes' heartbeats must be heard meanwhile.
             await asyncio.to_thread(self._stage, inputs, CACHE_INSIDE if moved else str(self._cache_models))

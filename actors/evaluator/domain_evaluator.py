@@ -15,13 +15,13 @@ from typing import Any
 from safetensors.numpy import load_file, save_file
 
 from actors.evaluator.audits import Auditor, AuditReport, InEarnest, Material, Spread
-from actors.evaluator.counted import CountedRuns, Payer
 from actors.evaluator.file_domain import FileDomain
 from actors.evaluator.models import Models
 from actors.evaluator.practice import Practice
-from actors.evaluator.scoring import Bench
-from actors.evaluator.shared import SharedWork, Tools
-from actors.evaluator.shelf import ScoredRun
+from actors.evaluator.reference_runs import ReferenceRuns, Tools
+from actors.evaluator.result_store import ScoredRun
+from actors.evaluator.scoring import ReferenceScores
+from actors.evaluator.scoring_runs import Payer, ScoringRuns
 from actors.evaluator.source import Method
 from actors.evaluator.tiers import Tier, ceilings_of, teachers_of
 from cluster.config import Scoring
@@ -38,7 +38,7 @@ _GENERATED = {
 }
 
 
-class Workshop:
+class DomainEvaluator:
     """All scored work of one domain. `baselines` maps names to the methods that others are compared with.
 
     `practice` is what researchers see where that is another world; without it they see a part of the scored one.
@@ -58,10 +58,10 @@ class Workshop:
         self._practice = practice
         self._scoring = scoring
         self._price = usd_per_gpu_hour
-        self.data_version = tools.vault.data_version()
+        self.data_version = tools.splits.data_version()
         self.models = models
-        self.shared = SharedWork(tools, models)
-        self.counted = CountedRuns(tools, self.shared, objects)
+        self.shared = ReferenceRuns(tools, models)
+        self.counted = ScoringRuns(tools, self.shared, objects)
         self.baselines = baselines
         self.auditor = Auditor(tools, self.shared, objects, Material(tools, self.shared))
 
@@ -89,7 +89,7 @@ class Workshop:
         numbers = teachers_of(tier, self._scoring)
         return await asyncio.gather(*(self.counted.run(m, tier, numbers, weak, payer) for m in methods))
 
-    async def bench(self, tier: Tier, payer: Payer) -> Bench:
+    async def bench(self, tier: Tier, payer: Payer) -> ReferenceScores:
         """What runs on `tier` are measured against; made if it is not known."""
         methods = list(self.baselines_of(tier).values())
         tiers = _CEILING_TIERS[tier]
@@ -116,31 +116,31 @@ class Workshop:
         assert found is not None, "a finalist is audited before it is frozen"
         return found
 
-    def known_bench(self, tier: Tier) -> Bench:
+    def known_bench(self, tier: Tier) -> ReferenceScores:
         """The bench of a tier that was made before."""
         found = self.bench_of(tier)
         assert found is not None, "a tier is prepared before it is used"
         return found
 
-    def bench_of(self, tier: Tier) -> Bench | None:
+    def bench_of(self, tier: Tier) -> ReferenceScores | None:
         """The bench of `tier` if all of it is on the shelf."""
-        weak = self._t.shelf.run(f"weak/{self.domain}/{tier}")
+        weak = self._t.result_store.run(f"weak/{self.domain}/{tier}")
         ceiling = self.shared.ceiling(tier)
         runs = {k: (m, self.counted.found(m.code_hash, tier)) for k, m in self.baselines_of(tier).items()}
         complete = {k: (m, run) for k, (m, run) in runs.items() if run is not None}
         if weak is None or ceiling is None or len(complete) < len(runs):
             return None
-        return Bench(
+        return ReferenceScores(
             domain=self.domain,
             tier=tier,
-            groups=self._t.vault.split(tier).groups,
-            canaries=self._t.vault.canaries(tier),
+            groups=self._t.splits.split(tier).groups,
+            canaries=self._t.splits.canaries(tier),
             weak=weak,
             ceiling=ceiling,
             baselines=complete,
             data_version=self.data_version,
             usd_per_gpu_hour=self._price,
-            pool=self._t.vault.report,
+            pool=self._t.splits.report,
         )
 
     async def ready_practice(self) -> None:
@@ -171,13 +171,13 @@ class Workshop:
         partial.rename(target / "task.json")
 
     def _description(self) -> str:
-        domain = self._t.vault.domain
+        domain = self._t.splits.domain
         if not isinstance(domain, FileDomain):
             return _GENERATED[domain.kind]
         return f"{domain.about.description.strip()} {_DESCRIPTION[domain.kind]}".strip()
 
     def _task(self, n_items: int, files: list[str], strong: Path) -> dict[str, Any]:
-        domain, student = self._t.vault.domain, self._t.vault.domain.spec.student
+        domain, student = self._t.splits.domain, self._t.splits.domain.spec.student
         return {
             "domain": domain.name,
             "kind": domain.kind,

@@ -1,8 +1,8 @@
-"""The vault: the pools of one domain, drawn from the secret or carved with it, their labels in memory alone.
+"""The splits of one domain: pools drawn from the secret or carved with it, their labels in memory alone.
 
 Promises: the same secret and world always give the same pools; no prompt occurs in two splits; no item occurs twice;
-the text of a vault or a split shows no label. Labels leave only through `Split.labels`, which the judge's own modules
-read to score, and to write the short-lived files that teachers and ceilings train on.
+the text of a `Splits` or a `Split` shows no label. Labels leave only through `Split.labels`, which the evaluator's own
+modules read to score, and to write the short-lived files that teachers and ceilings train on.
 
     train_label   truth of the weak teachers
     pool_a        unlabelled, shown to researchers
@@ -54,7 +54,7 @@ class Split:
         return len(self.items)
 
 
-class Vault:
+class Splits:
     """All pools of one domain."""
 
     def __init__(
@@ -62,7 +62,7 @@ class Vault:
     ) -> None:
         """Draw or carve every pool (well under a second for a generated one).
 
-        `alone`: no two unlabelled works of a generated domain are of one problem, so that none can be voted on.
+        `alone`: no two unlabelled solutions of a generated domain are of one problem, so that none can be voted on.
         `shortcuts`: whether unlabelled items of files are chosen so that their statistics tell nothing. Raises
         `TruthError` when a world is too small for its sizes, `TaskError` when files are.
         """
@@ -79,7 +79,7 @@ class Vault:
             self._splits = self._drawn(domain)
 
     def __repr__(self) -> str:
-        return f"Vault({self.domain.name})"
+        return f"Splits({self.domain.name})"
 
     def split(self, name: str) -> Split:
         """A split by name. Raises `KeyError`."""

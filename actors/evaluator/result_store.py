@@ -82,7 +82,7 @@ class ScoredRun:
         return float(self.hits.mean())
 
 
-class Shelf:
+class ResultStore:
     """Pieces of finished work by key."""
 
     def __init__(self, store: Store, journal: Journal, secret: Secret) -> None:

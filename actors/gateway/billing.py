@@ -14,7 +14,7 @@ from cluster.money import Amounts
 from cluster.names import CAMPAIGN, tokens_account
 
 
-class Till:
+class Billing:
     """Moves the money of attempts; every step may be repeated."""
 
     def __init__(self, ledger: SchedulerClient, book: Book) -> None:

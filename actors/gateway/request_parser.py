@@ -39,7 +39,7 @@ _AROUND = len(',"messages":[]')
 _NO_KEY = b""
 
 
-class Intake:
+class RequestParser:
     """Reads requests and remembers the pieces that were stored."""
 
     def __init__(self) -> None:

@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from actors.evaluator.desk import Joiner, Order, WorkError, read_array, save_items
+from actors.evaluator.blinded_batch import BlindedBatch, SheetError, make_sheet
 from actors.evaluator.jobs import Sizes, method_step, predict_step, protocol
-from actors.evaluator.shared import Given, SharedWork, Tools
-from actors.evaluator.sheets import Sheet, SheetError, make_sheet
-from actors.evaluator.shelf import ScoredRun, Usage
+from actors.evaluator.lease_client import Joiner, LeaseSpec, WorkError, read_array, save_items
+from actors.evaluator.reference_runs import Given, ReferenceRuns, Tools
+from actors.evaluator.result_store import ScoredRun, Usage
 from actors.evaluator.source import Method, program
 from actors.evaluator.statistics.variance import Hits
 from actors.evaluator.tiers import Tier, training_seed
@@ -45,10 +45,10 @@ class Payer:
     kind: LeaseKind
 
 
-class CountedRuns:
+class ScoringRuns:
     """Counted runs of one domain, each (method, tier) once."""
 
-    def __init__(self, tools: Tools, shared: SharedWork, objects: ObjectStore) -> None:
+    def __init__(self, tools: Tools, shared: ReferenceRuns, objects: ObjectStore) -> None:
         self._t = tools
         self._shared = shared
         self._objects = objects
@@ -60,7 +60,7 @@ class CountedRuns:
 
     def found(self, code_hash: str, tier: Tier) -> ScoredRun | None:
         """The run, if it is done."""
-        return self._t.shelf.run(self.key(code_hash, tier))
+        return self._t.result_store.run(self.key(code_hash, tier))
 
     async def run(self, method: Method, tier: Tier, teachers: list[int], weak: ScoredRun, payer: Payer) -> ScoredRun:
         """The method's run on `tier`, started if it is not known. `weak` holds the teachers' own hits, row by row.
@@ -73,7 +73,7 @@ class CountedRuns:
     async def _run(
         self, key: str, method: Method, tier: Tier, teachers: list[int], weak: ScoredRun, payer: Payer
     ) -> ScoredRun:
-        found = self._t.shelf.run(key)
+        found = self._t.result_store.run(key)
         if found is not None:
             return found
         given = await self._shared.given()
@@ -88,8 +88,8 @@ class CountedRuns:
         results = [result for result, _, _ in runs]
         comparable = says if method.entrant else None
         run = ScoredRun(hits, dict(sorted(failures.items())), Usage.of(results), comparable)
-        self._t.shelf.put_run(key, run)
-        self._t.desk.discard(results)
+        self._t.result_store.put_run(key, run)
+        self._t.lease_client.discard(results)
         return run
 
     async def _chunk(
@@ -104,20 +104,20 @@ class CountedRuns:
     ) -> tuple[LeaseResult, dict[int, tuple[Hits, npt.NDArray[np.float64]]], dict[int, str]]:
         """One lease: hits and P(label 1) by seed index, and errors by seed index."""
         label = f"{tier}/{self._t.domain}/{method.name}/{method.code_hash[:12]}/{seeds[0]}-{seeds[-1]}"
-        split = self._t.vault.split(tier)
+        split = self._t.splits.split(tier)
         context = ("method", self._t.domain, tier, method.seeded_by)
         sheets = {i: make_sheet(self._t.secret, split, *context, i) for i in seeds}
         sizes = self._t.sizes.own() if payer.kind == "baseline" else self._t.sizes
-        with self._t.desk.files(f"{key}/{seeds[0]}") as folder:
+        with self._t.lease_client.files(f"{key}/{seeds[0]}") as folder:
             steps = self._steps(method, tier, teachers, sheets, given, folder, sizes)
             order = method_order(label, payer, sizes, len(seeds), steps, self._shared.control(label, given))
-            result = await self._t.desk.run(order)
+            result = await self._t.lease_client.run(order)
         rows: dict[int, tuple[Hits, npt.NDArray[np.float64]]] = {}
         failures: dict[int, str] = {}
-        for i, sheet in sheets.items():
+        for i, batch in sheets.items():
             try:
                 answers = read_array(result.step(f"seed-{i}-predict"), "probs.safetensors", "probs")
-                rows[i] = sheet.hits(answers, split), sheet.in_order(answers)[0]
+                rows[i] = batch.hits(answers, split), batch.in_order(answers)[0]
             except (WorkError, SheetError, KeyError):
                 failures[i] = _reason(result, i)
         return result, rows, failures
@@ -127,17 +127,17 @@ class CountedRuns:
         method: Method,
         tier: Tier,
         teachers: list[int],
-        sheets: dict[int, Sheet],
+        sheets: dict[int, BlindedBatch],
         given: Given,
         folder: Path,
         sizes: Sizes,
     ) -> list[Step]:
         code = folder / "code"
         write_code(self._objects, method, code)
-        spec, steps = self._t.vault.domain.spec.student, list[Step]()
-        for i, sheet in sheets.items():
+        spec, steps = self._t.splits.domain.spec.student, list[Step]()
+        for i, batch in sheets.items():
             sheet_file = folder / f"sheet-{i}.arrow"
-            save_items(self._t.shown(sheet.items), sheet_file)
+            save_items(self._t.shown(batch.items), sheet_file)
             inputs = {
                 "code": code,
                 "items.arrow": given.items,
@@ -152,7 +152,9 @@ class CountedRuns:
         return steps
 
 
-def method_order(label: str, payer: Payer, sizes: Sizes, runs: int, steps: Sequence[Step], control: Order) -> Order:
+def method_order(
+    label: str, payer: Payer, sizes: Sizes, runs: int, steps: Sequence[Step], control: LeaseSpec
+) -> LeaseSpec:
     """A lease in which a method trains `runs` times; one run that fails does not end the others.
 
     A lease that is lost time and again, where `control` is not, has no steps: all of its runs have failed.
@@ -160,7 +162,7 @@ def method_order(label: str, payer: Payer, sizes: Sizes, runs: int, steps: Seque
     job, seconds = Job(tuple(steps), stop_on_error=False), sizes.lease_seconds(runs)
     strict = payer.kind == "baseline"
     tried = None if strict else control
-    return Order(label, payer.account, payer.kind, sizes.gpus, seconds, sizes.memory_bytes, job, strict, tried)
+    return LeaseSpec(label, payer.account, payer.kind, sizes.gpus, seconds, sizes.memory_bytes, job, strict, tried)
 
 
 def write_code(objects: ObjectStore, method: Method, folder: Path) -> None:

@@ -15,16 +15,24 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from actors.evaluator.desk import Desk, Joiner, Order, keep_output, read_array, save_arrays, save_items
+from actors.evaluator.blinded_batch import BlindedBatch, make_sheet
 from actors.evaluator.disguise import Disguise, with_states
 from actors.evaluator.jobs import MEMBERS, Sizes, features_step, predict_step, protocol, truth_step, with_members
+from actors.evaluator.lease_client import (
+    Joiner,
+    LeaseClient,
+    LeaseSpec,
+    keep_output,
+    read_array,
+    save_arrays,
+    save_items,
+)
 from actors.evaluator.models import Models
+from actors.evaluator.result_store import ResultStore, ScoredRun, Usage
 from actors.evaluator.secret import Secret
-from actors.evaluator.sheets import Sheet, make_sheet
-from actors.evaluator.shelf import ScoredRun, Shelf, Usage
+from actors.evaluator.splits import Splits
 from actors.evaluator.statistics.variance import Hits
 from actors.evaluator.tiers import Tier
-from actors.evaluator.truth import Vault
 from cluster.names import BASELINES_ACCOUNT
 from cluster.trees import remove_tree
 from gpu_pool.leases import Job, LeaseResult, Step, StepResult
@@ -35,10 +43,10 @@ from gpu_pool.weak_to_strong.items import ItemSet
 class Tools:
     """What all work of a domain needs at hand."""
 
-    vault: Vault
+    splits: Splits
     secret: Secret
-    desk: Desk
-    shelf: Shelf
+    lease_client: LeaseClient
+    result_store: ResultStore
     sizes: Sizes
     folder: Path
     """Private files that live as long as the campaign: unlabelled items, features, weak labels. No truth."""
@@ -54,7 +62,7 @@ class Tools:
     @property
     def domain(self) -> str:
         """The domain's name, or another title."""
-        return self.title or self.vault.domain.name
+        return self.title or self.splits.domain.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +75,7 @@ class Given:
     prior: Path
 
 
-class SharedWork:
+class ReferenceRuns:
     """Features, teachers and ceilings of one domain."""
 
     def __init__(self, tools: Tools, models: Models) -> None:
@@ -91,7 +99,7 @@ class SharedWork:
 
     @property
     def prior_file(self) -> Path:
-        """The strong model's zero-shot opinion of the unlabelled items."""
+        """The strong model's zero-shot prediction of the unlabelled items."""
         return self._t.folder / "prior.safetensors"
 
     def write_items(self) -> None:
@@ -99,11 +107,11 @@ class SharedWork:
         self._t.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not self.items_file.exists():
             partial = self.items_file.with_suffix(".partial")
-            save_items(self._t.vault.unlabelled().items, partial)
+            save_items(self._t.splits.unlabelled().items, partial)
             partial.rename(self.items_file)
 
-    def control(self, label: str, given: Given) -> Order:
-        """Work without foreign code that shows whether the cluster can carry out anything (see `Desk.run`)."""
+    def control(self, label: str, given: Given) -> LeaseSpec:
+        """Work without foreign code that shows whether the cluster can carry out anything (see `LeaseClient.run`)."""
         step, seconds = features_step(given.strong, given.items, self._t.sizes), self._t.sizes.predict_seconds
         return self.order(f"control/{label}", BASELINES_ACCOUNT, seconds, (step,))
 
@@ -113,17 +121,17 @@ class SharedWork:
 
     async def _features(self) -> None:
         key = f"features/{self._t.domain}"
-        if self._t.shelf.get(key) is not None:
+        if self._t.result_store.get(key) is not None:
             return
         self.write_items()
         sizes = self._t.sizes
         step = features_step(await self.models.model("strong"), self.items_file, sizes)
-        result = await self._t.desk.run(self.order(key, BASELINES_ACCOUNT, sizes.predict_seconds, (step,)))
+        result = await self._t.lease_client.run(self.order(key, BASELINES_ACCOUNT, sizes.predict_seconds, (step,)))
         for target in (self.features_file, self.prior_file):
             await asyncio.to_thread(keep_output, result.step("features"), target)
         usage = Usage.of([result]).to_dict()
-        self._t.shelf.put(key, usage, usage)
-        self._t.desk.discard([result])
+        self._t.result_store.put(key, usage, usage)
+        self._t.lease_client.discard([result])
 
     async def given(self) -> Given:
         """What methods train on: the shared files, or their disguise."""
@@ -141,7 +149,7 @@ class SharedWork:
             remove_tree(partial)
             partial.mkdir(mode=0o700)
             disguise.model(strong, partial / given.strong.name)
-            save_items(disguise.items(self._t.vault.unlabelled().items), partial / given.items.name)
+            save_items(disguise.items(self._t.splits.unlabelled().items), partial / given.items.name)
             with_states(self.features_file, partial / given.features.name, disguise)
             partial.rename(home)
         return given
@@ -152,7 +160,7 @@ class SharedWork:
         return await self._join.once(key, lambda: self._teachers(key, tier, list(numbers)))
 
     async def _teachers(self, key: str, tier: Tier, numbers: list[int]) -> ScoredRun:
-        found = self._t.shelf.run(key)
+        found = self._t.result_store.run(key)
         if found is not None:
             return found
         self.write_items()
@@ -161,16 +169,16 @@ class SharedWork:
         done = await asyncio.gather(*(self._teach(key, model, tier, chunk) for chunk in chunks))
         results = [result for result, _ in done]
         run = ScoredRun(np.concatenate([rows for _, rows in done]), {}, Usage.of(results))
-        self._t.shelf.put_run(key, run)
-        self._t.desk.discard(results)
+        self._t.result_store.put_run(key, run)
+        self._t.lease_client.discard(results)
         return run
 
     async def _teach(self, key: str, model: Path, tier: Tier, numbers: list[int]) -> tuple[LeaseResult, Hits]:
         label = f"{key}/{numbers[0]}-{numbers[-1]}"
-        truth, split = self._t.vault.split("train_label"), self._t.vault.split(tier)
-        spec, sizes = self._t.vault.domain.spec.teacher, self._t.sizes.own()
+        truth, split = self._t.splits.split("train_label"), self._t.splits.split(tier)
+        spec, sizes = self._t.splits.domain.spec.teacher, self._t.sizes.own()
         sheets = {n: make_sheet(self._t.secret, split, "teacher", self._t.domain, tier, n) for n in numbers}
-        with self._t.desk.files(label) as folder:
+        with self._t.lease_client.files(label) as folder:
             save_items(truth.items, folder / "train.arrow")
             save_arrays({"labels": truth.labels}, folder / "labels.safetensors")
             inputs = {
@@ -179,8 +187,8 @@ class SharedWork:
                 "labels.safetensors": folder / "labels.safetensors",
             }
             steps: list[Step] = []
-            for n, sheet in sheets.items():
-                save_items(sheet.items, folder / f"sheet-{n}.arrow")
+            for n, batch in sheets.items():
+                save_items(batch.items, folder / f"sheet-{n}.arrow")
                 params = protocol(spec, self._t.secret.seed("teacher", self._t.domain, n), sizes)
                 train = truth_step(f"teacher-{n}-train", "teacher", inputs, params, sizes)
                 steps += [
@@ -189,13 +197,13 @@ class SharedWork:
                     predict_step(f"teacher-{n}-sheet", train.name, model, folder / f"sheet-{n}.arrow", sizes),
                 ]
             order = self.order(label, BASELINES_ACCOUNT, sizes.lease_seconds(len(numbers)), tuple(steps))
-            result = await self._t.desk.run(order)
+            result = await self._t.lease_client.run(order)
         rows = []
-        for n, sheet in sheets.items():
+        for n, batch in sheets.items():
             pool = result.step(f"teacher-{n}-pool")
             save_arrays(weak_labels(pool), self.weak_file(n))
             answers = read_array(result.step(f"teacher-{n}-sheet"), "probs.safetensors", "probs")
-            rows.append(sheet.hits(answers, split))
+            rows.append(batch.hits(answers, split))
         return result, np.stack(rows)
 
     async def ceilings(self, numbers: Sequence[int], tiers: Sequence[Tier], account: str) -> None:
@@ -213,24 +221,24 @@ class SharedWork:
         results = [result for result, _ in done]
         for tier in tiers:
             hits = np.concatenate([rows[tier] for _, rows in done])
-            self._t.shelf.put_run(f"ceiling/{self._t.domain}/{tier}", ScoredRun(hits, {}, Usage.of(results)))
-        self._t.desk.discard(results)
+            self._t.result_store.put_run(f"ceiling/{self._t.domain}/{tier}", ScoredRun(hits, {}, Usage.of(results)))
+        self._t.lease_client.discard(results)
 
     def ceiling(self, tier: Tier) -> ScoredRun | None:
         """The ceilings' score on a tier, if it is known."""
-        return self._t.shelf.run(f"ceiling/{self._t.domain}/{tier}")
+        return self._t.result_store.run(f"ceiling/{self._t.domain}/{tier}")
 
     async def _ceil(
         self, key: str, model: Path, tiers: list[Tier], numbers: list[int], account: str
     ) -> tuple[LeaseResult, dict[Tier, Hits]]:
         label = f"{key}/{numbers[0]}-{numbers[-1]}"
-        truth, spec, sizes = self._t.vault.unlabelled(), self._t.vault.domain.spec.student, self._t.sizes.own()
-        sheets: dict[tuple[int, Tier], Sheet] = {
-            (n, tier): make_sheet(self._t.secret, self._t.vault.split(tier), "ceiling", self._t.domain, tier, n)
+        truth, spec, sizes = self._t.splits.unlabelled(), self._t.splits.domain.spec.student, self._t.sizes.own()
+        sheets: dict[tuple[int, Tier], BlindedBatch] = {
+            (n, tier): make_sheet(self._t.secret, self._t.splits.split(tier), "ceiling", self._t.domain, tier, n)
             for n in numbers
             for tier in tiers
         }
-        with self._t.desk.files(label) as folder:
+        with self._t.lease_client.files(label) as folder:
             save_arrays({"labels": truth.labels}, folder / "labels.safetensors")
             inputs = {"model": model, "items.arrow": self.items_file}
             inputs["labels.safetensors"] = folder / "labels.safetensors"
@@ -243,17 +251,17 @@ class SharedWork:
                     save_items(sheets[n, tier].items, file)
                     steps.append(predict_step(f"ceiling-{n}-{tier}", f"ceiling-{n}-train", model, file, sizes))
             order = self.order(label, account, sizes.lease_seconds(len(numbers)), tuple(steps))
-            result = await self._t.desk.run(order)
+            result = await self._t.lease_client.run(order)
         rows: dict[Tier, list[Hits]] = {tier: [] for tier in tiers}
-        for (n, tier), sheet in sheets.items():
+        for (n, tier), batch in sheets.items():
             answers = read_array(result.step(f"ceiling-{n}-{tier}"), "probs.safetensors", "probs")
-            rows[tier].append(sheet.hits(answers, self._t.vault.split(tier)))
+            rows[tier].append(batch.hits(answers, self._t.splits.split(tier)))
         return result, {tier: np.stack(found) for tier, found in rows.items()}
 
-    def order(self, label: str, account: str, seconds: float, steps: tuple[Step, ...]) -> Order:
+    def order(self, label: str, account: str, seconds: float, steps: tuple[Step, ...]) -> LeaseSpec:
         """A lease of the evaluator's own work."""
         sizes = self._t.sizes
-        return Order(label, account, "baseline", sizes.gpus, seconds, sizes.memory_bytes, Job(steps))
+        return LeaseSpec(label, account, "baseline", sizes.gpus, seconds, sizes.memory_bytes, Job(steps))
 
 
 def weak_labels(pool: StepResult) -> dict[str, npt.NDArray[np.float32]]:
