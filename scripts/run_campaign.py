@@ -34,7 +34,7 @@ from actors.director.phases import Phase
 from actors.evaluator.estimate import check_budget, sealing
 from actors.gateway.keys import check_brain, hand_over, handed_path, key_of, take_from_environment
 from actors.gateway.replayer import as_recorded
-from actors.researcher.brains.prompt import check_prompt
+from actors.researcher.brains.llm.prompt import check_prompt
 from cluster.authentication import set_authentication
 from cluster.config import CampaignConfig, ConfigError, dump_config, load_config, load_stored
 from cluster.errors import AarError

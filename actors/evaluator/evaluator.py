@@ -163,8 +163,8 @@ class Evaluator:
         if begun != domain_evaluator.data_version:
             raise TruthError(
                 f"{domain_evaluator.domain}: the pools are not those that this campaign began with (data version "
-                f"{begun}, now {domain_evaluator.data_version}); resume it with the library that began it, and its files "
-                "as they were then"
+                f"{begun}, now {domain_evaluator.data_version}); resume it with the library that began it, and its "
+                "files as they were then"
             )
 
     def _journal_pools(self, name: str, report: PoolReport) -> bool:

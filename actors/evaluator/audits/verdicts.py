@@ -3,7 +3,7 @@
 `fail` disqualifies; `tag` is legal but must be known; `open` means that a trial gave no result, so that nothing can be
 claimed; `pass` is the rest. Limits lie four standard errors beyond what an honest method can reach (one false alarm in
 thirty thousand), with clustered items, or as many more as Student's t asks for where the spread between seeds is itself
-an estimate. `scripts/bench_statistics.py --audits` simulates how often an honest method crosses
+an estimate. `scripts/bench/intervals.py --audits` simulates how often an honest method crosses
 them; `scripts/redteam.py` audits every honest method that there is.
 """
 

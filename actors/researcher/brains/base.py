@@ -39,15 +39,15 @@ class BrainContext:
 
 
 def _explorer(made_of: BrainContext) -> Brain:
-    from actors.researcher.brains.explorer import Explorer
+    from actors.researcher.brains.explorer.brain import Explorer
 
     return Explorer.of(made_of.config, made_of.researcher)
 
 
 def _claude(made_of: BrainContext) -> Brain:
-    from actors.researcher.brains.claude import Claude
-    from actors.researcher.brains.prompt import system_prompt
-    from actors.researcher.brains.requests import Requests
+    from actors.researcher.brains.llm.brain import Claude
+    from actors.researcher.brains.llm.prompt import system_prompt
+    from actors.researcher.brains.llm.requests import Requests
 
     config = made_of.config
     system = system_prompt(config, made_of.researcher, made_of.direction, made_of.task)

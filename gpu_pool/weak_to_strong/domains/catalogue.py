@@ -1,6 +1,6 @@
 """The shipped worlds: sizes that were measured on one CPU core, and how to get one by name.
 
-`quick` is the quickstart's. Measured with world seed 0, two or three seeds (`python scripts/bench_methods.py`):
+`quick` is the quickstart's. Measured with world seed 0, two or three seeds (`python scripts/bench/methods.py`):
 
              teacher   ceiling   vanilla PGR   `ue_zeroshot` PGR   vanilla without pretraining
     chat     .62       .95       .23           .08                 (not measured)

@@ -1,6 +1,6 @@
 """One training to do, and which of several are done together.
 
-The rule below comes from `python scripts/bench_seeds.py`, CPU seconds one by one / together of five seeds on one core
+The rule below comes from `python scripts/bench/seeds.py`, CPU seconds one by one / together of five seeds on one core
 of a busy machine: full training at width 16, 24, 32, 48, 64 gains 2.4, 1.7, 1.3, 1.2, 1.2 times (three seeds at 64 once
 lost, .96); adapters at 64 and 128 gain 1.4 and 1.0 to 1.3; one upper layer 2.4 and the label rows 4.4, nearly all of it
 because the frozen part is run once for all seeds that share their texts. What does not always gain is not stacked.

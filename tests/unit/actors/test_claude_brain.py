@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from actors.researcher.brains.answers import Verdict, read
-from actors.researcher.brains.conversation import Conversation
+from actors.researcher.brains.llm.answers import Verdict, read
+from actors.researcher.brains.llm.conversation import Conversation
 from cluster.errors import Reason, RefusedError
 from gpu_pool.leases import LeaseRequest, LeaseResult
 from tests.fake_messages import replies

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from actors.researcher.brains.explorer import Explorer
-from actors.researcher.brains.memory import Memory
-from actors.researcher.brains.space import digest, features, idea, method_file, read_recipe
+from actors.researcher.brains.explorer.brain import Explorer
+from actors.researcher.brains.explorer.memory import Memory
+from actors.researcher.brains.explorer.space import digest, features, idea, method_file, read_recipe
 from actors.researcher.types import Observation, ToolCall, ToolOutcome, ToolResult, Turn, TurnInput
 from cluster.errors import Reason, RefusedError
 from gpu_pool.leases import LeaseRequest, LeaseResult
@@ -158,7 +158,7 @@ def test_an_account_that_is_too_small_ends_the_search(tmp_path: Path) -> None:
 
 
 def test_when_others_hold_the_money_it_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actors.researcher.brains.explorer.WAIT_S", 0.001)
+    monkeypatch.setattr("actors.researcher.brains.explorer.brain.WAIT_S", 0.001)
     world = World(tmp_path)
     real, left = world.offices.run, [4]
 

@@ -7,12 +7,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from actors.researcher.brains.directions import Leaning
-from actors.researcher.brains.memory import Memory
-from actors.researcher.brains.pilots import COLLAPSED, PUSH, promise
-from actors.researcher.brains.proposals import propose
-from actors.researcher.brains.space import digest, features, idea, method_file, read_recipe
-from actors.researcher.brains.values import BASE_MEAN, BlockValues, Score
+from actors.researcher.brains.explorer.directions import Leaning
+from actors.researcher.brains.explorer.memory import Memory
+from actors.researcher.brains.explorer.pilots import COLLAPSED, PUSH, promise
+from actors.researcher.brains.explorer.proposals import propose
+from actors.researcher.brains.explorer.space import digest, features, idea, method_file, read_recipe
+from actors.researcher.brains.explorer.values import BASE_MEAN, BlockValues, Score
 from gpu_pool.weak_to_strong.families import families_of_source
 from gpu_pool.weak_to_strong.recipes import VANILLA, Recipe, canonical, families, sample
 from tests.unit.actors.researcher_world import NINE

@@ -26,8 +26,8 @@ from actors.gateway.pricing import Tokens, billed, tokens_of
 from actors.gateway.replayer import Replayer
 from actors.gateway.request import HIDDEN_TOKENS, Body, canonical, digest, without_marks
 from actors.gateway.retry import Failure
-from actors.researcher.brains.conversation import Conversation
-from actors.researcher.brains.requests import Requests
+from actors.researcher.brains.llm.conversation import Conversation
+from actors.researcher.brains.llm.requests import Requests
 from cluster.errors import Reason, RefusedError
 from cluster.remote import UnreachableError
 from cluster.store import Store

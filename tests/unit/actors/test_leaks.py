@@ -1,7 +1,7 @@
 """What an adaptive attacker takes from the real evaluator: next to nothing of BOARD, nothing of SEAL.
 
 500 submissions against 1,263 coin flips, students that do exactly what the attacker wants: the attacks of
-scripts/bench_leaks.py, which explains them.
+scripts/bench/leaks.py, which explains them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 
 from actors.evaluator.evaluator import Evaluator
 from cluster.errors import RefusedError
-from scripts.bench_leaks import ITEMS, Arena, block_climb, guess, random_functions
+from scripts.bench.leaks import ITEMS, Arena, block_climb, guess, random_functions
 
 SUBMISSIONS = 500
 POINTS = 2.0

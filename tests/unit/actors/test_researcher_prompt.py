@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from actors.researcher.brains.prompt import check_prompt, system_prompt
+from actors.researcher.brains.llm.prompt import check_prompt, system_prompt
 from cluster.config import CampaignConfig, ConfigError, load_config
 from tests.unit.actors.researcher_world import config
 

@@ -225,7 +225,7 @@ def test_splits_are_stable_disjoint_and_bounded() -> None:
 
 def test_a_researcher_needs_no_torch() -> None:
     code = (
-        "import sys, actors.researcher.loop, actors.researcher.tools, actors.researcher.brains.explorer\n"
+        "import sys, actors.researcher.loop, actors.researcher.tools, actors.researcher.brains.explorer.brain\n"
         "import gpu_pool.weak_to_strong.items\n"
         "print([name for name in ('torch', 'transformers', 'ray') if name in sys.modules])"
     )

@@ -24,7 +24,7 @@ from actors.evaluator.tiers import (
     training_seed,
     until_reply,
 )
-from actors.researcher.brains.space import method_file
+from actors.researcher.brains.explorer.space import method_file
 from cluster.config import Scoring
 from cluster.errors import AarError, RefusedError
 from cluster.objects import ObjectStore

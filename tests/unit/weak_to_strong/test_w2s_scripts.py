@@ -18,7 +18,9 @@ from gpu_pool.weak_to_strong import LabelModel
 from gpu_pool.weak_to_strong.domains import Domain, ModelShape
 from gpu_pool.weak_to_strong.experiment import Hits, Scores
 from gpu_pool.weak_to_strong.tasks.schema import Split, Task
-from scripts import bench_methods, run_w2s, scale_check, w2s_table
+from scripts import run_w2s, w2s_table
+from scripts.bench import methods as bench_methods
+from scripts.bench import scale_check
 from scripts.w2s_options import methods
 
 QUICK = ["--epochs", "1", "--lr", "1e-3"]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from actors.researcher.brains.memory import Memory, Trial
-from actors.researcher.brains.values import BlockValues
+from actors.researcher.brains.explorer.memory import Memory, Trial
+from actors.researcher.brains.explorer.values import BlockValues
 from actors.researcher.types import ToolCall
 from forum_actor.posts import MAX_BODY, MAX_TITLE
 from gpu_pool.weak_to_strong.recipes import describe

@@ -1,6 +1,6 @@
 """Several seeds trained together against one by one, on one CPU thread: seconds, ratio, padding, difference.
 
-    python scripts/bench_seeds.py [--count 5] [--items 320]
+    python scripts/bench/seeds.py [--count 5] [--items 320]
 
 Both do the same work with the same results; the last columns say by how much the weights and the last epoch's losses
 differ. Times are CPU seconds of the faster of two rounds. What is trained together by default is in
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from cluster.start import prepare
 
@@ -32,7 +32,7 @@ from gpu_pool.weak_to_strong.student import lm_tensors
 from gpu_pool.weak_to_strong.tokens import TokenTable
 from gpu_pool.weak_to_strong.trainer import Job, TrainConfig, TrainReport, finetune_many
 from gpu_pool.weak_to_strong.training.jobs import pays
-from scripts.bench_texts import Size, engine_model, fresh_lm, made_up
+from scripts.bench.texts import Size, engine_model, fresh_lm, made_up
 
 CASES = (
     (16, 1, "full"), (24, 2, "full"), (32, 2, "full"), (48, 2, "full"), (64, 3, "full"),

@@ -1,7 +1,7 @@
 """What integrity costs: a counted run against the same training in one process, and the training runs of an audit.
 
-    python scripts/bench_integrity.py                  # with pretrained models in the cache
-    python scripts/bench_integrity.py --reuse never --repeats 5
+    python scripts/bench/integrity.py                  # with pretrained models in the cache
+    python scripts/bench/integrity.py --reuse never --repeats 5
 
 Counted: a method goes through the evaluator as it does in a campaign, on DEV: checked, booked, trained and applied in
 two warm sandboxes for each of three seeds, read back, scored, recorded, signed and journaled. Plain: the library's own
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from cluster.start import prepare
 

@@ -19,10 +19,10 @@ from collections.abc import Callable
 from typing import Any
 
 from actors.gateway.client import GatewayClient
-from actors.researcher.brains.answers import Answer, Verdict, clean, read, text_of
-from actors.researcher.brains.conversation import Conversation
-from actors.researcher.brains.requests import Requests, without_compaction
-from actors.researcher.brains.wording import whats_new
+from actors.researcher.brains.llm.answers import Answer, Verdict, clean, read, text_of
+from actors.researcher.brains.llm.conversation import Conversation
+from actors.researcher.brains.llm.requests import Requests, without_compaction
+from actors.researcher.brains.llm.wording import whats_new
 from actors.researcher.types import Decision, Observation, ToolCall
 from cluster.errors import RefusedError
 from forum_actor.posts import fitting

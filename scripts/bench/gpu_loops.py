@@ -20,7 +20,7 @@ from gpu_pool.weak_to_strong.models.batches import Index, padded, split
 from gpu_pool.weak_to_strong.tokens import TokenTable
 from gpu_pool.weak_to_strong.trainer import TrainConfig, finetune
 from gpu_pool.weak_to_strong.training.batches import automatic_budget, bucketed
-from scripts.bench_texts import BATCH, LABELS, Ids, Size, engine_model
+from scripts.bench.texts import BATCH, LABELS, Ids, Size, engine_model
 
 BETAS = (0.9, 0.95)
 

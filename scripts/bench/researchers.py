@@ -1,6 +1,6 @@
 """What researchers that are language models cost apart from the model: time per turn, memory, and dollars.
 
-    python scripts/bench_researchers.py [--team 9 --team 100] [--turns 30] [--bill-turns 200] [--lockstep]
+    python scripts/bench/researchers.py [--team 9 --team 100] [--turns 30] [--bill-turns 200] [--lockstep]
 
 Runs the real scheduler, forum, gateway and researchers on Ray against the fake Messages endpoint of the tests, which
 answers after a time that varies by half in both directions, as a model's does (`--lockstep`: always after the same
@@ -31,7 +31,7 @@ from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from cluster.start import prepare
 

@@ -1,6 +1,6 @@
 """What a campaign costs in time and memory on this machine.
 
-    python scripts/bench_campaign.py [--preset quickstart] [--cold]
+    python scripts/bench/campaign.py [--preset quickstart] [--cold]
 
 Runs the campaign as a user would and prints: wall seconds in all and per phase; peak memory (proportional set size of
 all its processes); the median time from the grant of a lease of foreign code on a warm slot to the first line of that
@@ -23,7 +23,7 @@ import threading
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from cluster.start import prepare
 
@@ -39,7 +39,7 @@ from cluster.terminal import run_script
 from cluster.wire import unpack
 from gpu_pool.leases import LeaseResult
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SAMPLE_S = 2.0
 RAY_MARKS = ("ray::", "raylet", "gcs_server", "/ray/", "bwrap")
 

@@ -1,7 +1,7 @@
 """How much false accuracy can an adaptive attacker take from the evaluator's answers? Measured on the real evaluator.
 
-    python scripts/bench_leaks.py                       # k = 500 BOARD submissions, about a minute an attack
-    python scripts/bench_leaks.py --submissions 40      # as shipped
+    python scripts/bench/leaks.py                       # k = 500 BOARD submissions, about a minute an attack
+    python scripts/bench/leaks.py --submissions 40      # as shipped
 
 The evaluator, its board, tiers, records and store are the campaign's own; only training is replaced: a method here
 names a function of the items, and its students answer with that function (`--fidelity`: how closely, 1 is the most
@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from cluster.start import prepare
 

@@ -1,9 +1,9 @@
 """How fast and how large the training engine is, against loops in published styles kept here, and what it computes.
 
-    python scripts/bench_engine.py                 # both sizes on one CPU thread, about six minutes
-    python scripts/bench_engine.py --size toy
-    python scripts/bench_engine.py --seeds         # several seeds at once (bench_seeds.py)
-    python scripts/bench_engine.py --device cuda   # Qwen3-4B's shape with random weights (bench_gpu.py)
+    python scripts/bench/engine.py                 # both sizes on one CPU thread, about six minutes
+    python scripts/bench/engine.py --size toy
+    python scripts/bench/engine.py --seeds         # several seeds at once (seeds.py)
+    python scripts/bench/engine.py --device cuda   # Qwen3-4B's shape with random weights (gpu.py)
 
 Every loop trains the same model on the same items for the same epochs and batches of 32, each in a process of its own
 (so that peak memory is its own), all on one thread, `--rounds` times in turn; times are CPU seconds of the fastest
@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from cluster.start import prepare
 
@@ -42,7 +42,7 @@ import torch
 from torch.nn import functional
 
 from cluster.terminal import run_script
-from scripts.bench_texts import BATCH, END, LABELS, SIZES, Ids, Size, engine_model, fresh_lm, made_up
+from scripts.bench.texts import BATCH, END, LABELS, SIZES, Ids, Size, engine_model, fresh_lm, made_up
 
 # loops in published styles
 
@@ -253,15 +253,15 @@ def main() -> None:
     parser.add_argument("--seeds", action="store_true", help="only several seeds together against one by one")
     options = parser.parse_args()
     if options.device == "cuda":
-        _run("bench_gpu.py", "--device", "cuda")
+        _run("gpu.py", "--device", "cuda")
         return
     if options.seeds:
-        _run("bench_seeds.py")
+        _run("seeds.py")
         return
     if options.child:
         print(json.dumps(child(SIZES[options.size], options.child, options.seed)))
         return
-    _run("bench_vanilla.py")
+    _run("vanilla.py")
     if options.vanilla:
         return
     for name in SIZES if options.size == "all" else [options.size]:

@@ -1,6 +1,6 @@
 """Seconds of a whole vanilla run, from the request to the answers, on one CPU thread: warm and cold.
 
-python scripts/bench_vanilla.py
+python scripts/bench/vanilla.py
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from cluster.start import prepare
 

@@ -15,8 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from actors.researcher.brains.answers import call_ids
-from actors.researcher.brains.wording import Block, result_block
+from actors.researcher.brains.llm.answers import call_ids
+from actors.researcher.brains.llm.wording import Block, result_block
 from actors.researcher.types import ToolOutcome, ToolResult, Turn
 
 NOT_RUN = ToolResult.refused(

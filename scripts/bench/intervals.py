@@ -1,8 +1,8 @@
 """Do nominal 95 % intervals cover the truth in 92 to 98 of 100 campaigns? Simulated, at 5, 10 and 16 seeds.
 
-    python scripts/bench_statistics.py                # about three minutes of one core
-    python scripts/bench_statistics.py --worlds 400 --task published
-    python scripts/bench_statistics.py --audits       # how often an honest method fails an audit by chance
+    python scripts/bench/intervals.py                # about three minutes of one core
+    python scripts/bench/intervals.py --worlds 400 --task published
+    python scripts/bench/intervals.py --audits       # how often an honest method fails an audit by chance
 
 A world has items of fixed difficulty and seeds of fixed luck, and the truth is known: the accuracy over infinitely many
 items and seeds. `published` is fitted to the published chat runs (16 seeds each, n = 1263: weak .5280 sd .0120, ceiling
@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from cluster.start import prepare
 

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from actors.researcher.brains.pace import own_left
-from actors.researcher.brains.space import digest, features, idea, read_recipe
-from actors.researcher.brains.values import Score
+from actors.researcher.brains.explorer.pace import own_left
+from actors.researcher.brains.explorer.space import digest, features, idea, read_recipe
+from actors.researcher.brains.explorer.values import Score
 from actors.researcher.types import ToolOutcome, Turn
 from cluster.names import CAMPAIGN
 from gpu_pool.weak_to_strong.recipes import VANILLA, Recipe

@@ -1,10 +1,10 @@
 """The published runs' sizes on a GPU: what each step of the fast loop gains, and four quarter leases against a row.
 
-    python scripts/bench_gpu.py --device cuda                        # Qwen3-4B's shape, a sample of steps of every loop
-    python scripts/bench_gpu.py --device cuda --shape 0.5b           # the weak teacher's
-    python scripts/bench_gpu.py --device cuda --loops engine --whole # five epochs of all items
-    python scripts/bench_gpu.py --device cuda --leases               # four processes with a quarter of the memory each
-    python scripts/bench_gpu.py --shape 4b-toy                       # the same code on a CPU; also 0.5b-toy, --leases
+    python scripts/bench/gpu.py --device cuda                        # Qwen3-4B's shape, a sample of steps of every loop
+    python scripts/bench/gpu.py --device cuda --shape 0.5b           # the weak teacher's
+    python scripts/bench/gpu.py --device cuda --loops engine --whole # five epochs of all items
+    python scripts/bench/gpu.py --device cuda --leases               # four processes with a quarter of the memory each
+    python scripts/bench/gpu.py --shape 4b-toy                       # the same code on a CPU; also 0.5b-toy, --leases
 
 Weights are random, texts made up: lognormal lengths, mean 1,050 tokens, sigma .6 (assumed: the published texts are not
 at hand). LoRA r = 32 on all linear layers, batches of 32. All loops take the same sample of `--steps` batches after two
@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from cluster.start import prepare
 
@@ -42,8 +42,8 @@ import torch
 
 from cluster.terminal import run_script
 from gpu_pool.weak_to_strong.tokens import TokenTable
-from scripts.bench_gpu_loops import LOOPS, Work, model_of
-from scripts.bench_texts import BATCH, Size, made_up
+from scripts.bench.gpu_loops import LOOPS, Work, model_of
+from scripts.bench.texts import BATCH, Size, made_up
 
 QWEN3_4B = {
     "intermediate_size": 9728, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128,

@@ -1,7 +1,7 @@
 """Does a method's gain over vanilla survive on other models? Runs both on a ladder of model pairs.
 
-    python scripts/scale_check.py my_method.py --task generated:math --seeds 5
-    python scripts/scale_check.py em_posterior --task items.jsonl --pair WEAK:STRONG --pair WEAK2:STRONG2
+    python scripts/bench/scale_check.py my_method.py --task generated:math --seeds 5
+    python scripts/bench/scale_check.py em_posterior --task items.jsonl --pair WEAK:STRONG --pair WEAK2:STRONG2
 
 On a generated task a rung is WEAK:STRONG:WORLD, the widths of the two models as multiples of the world's own (layers
 grow with the square root) and the seed of the world that they are pretrained in; by default 1:1 in the task's world,
@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from cluster.start import prepare
 

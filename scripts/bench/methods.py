@@ -1,6 +1,6 @@
 """How much of the gap each published method recovers on the generated domains.
 
-    python scripts/bench_methods.py --size quick --seeds 5 [--domains chat math code] [--methods vanilla logconf ...]
+    python scripts/bench/methods.py --size quick --seeds 5 [--domains chat math code] [--methods vanilla logconf ...]
                                     [--cache DIR] [--json OUT] [--set NAME.PARAMETER=VALUE ...]
 
 Prints a markdown table: for each domain the mean PGR with its 95 % interval over seeds and items, the paired difference
@@ -8,8 +8,8 @@ to vanilla in PGR with its two-sided p-value, and the CPU seconds of one run. It
 cluster. p is not adjusted for the number of methods: of 37 that do not differ, .4 are expected below .01.
 
 One process, one thread. Weak teachers, ceilings, hidden states and zero-shot predictions are made once for each seed
-and shared by all methods, as in a campaign; pretrained models and finished runs are kept in `--cache` and used again. All
-methods of a domain are scored on the same test items.
+and shared by all methods, as in a campaign; pretrained models and finished runs are kept in `--cache` and used again.
+All methods of a domain are scored on the same test items.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from cluster.start import prepare
 

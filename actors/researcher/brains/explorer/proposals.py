@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from actors.researcher.brains.directions import Leaning
-from actors.researcher.brains.memory import Memory
-from actors.researcher.brains.space import features, idea
-from actors.researcher.brains.values import BlockValues
+from actors.researcher.brains.explorer.directions import Leaning
+from actors.researcher.brains.explorer.memory import Memory
+from actors.researcher.brains.explorer.space import features, idea
+from actors.researcher.brains.explorer.values import BlockValues
 from gpu_pool.weak_to_strong.recipes import Recipe, cost, crossover, mutate, sample
 
 CANDIDATES = 40
