@@ -25,9 +25,9 @@ class PromptFormat:
 
     `ask` ends a text that is trained on, `ask_prior` one that asks the model's own zero-shot prediction. `labels` are
     the two answers, label 0 first, each exactly one token of the tokenizer; `prior_labels` those of the zero-shot
-    question (None: the same). `chat` puts the text into a user turn of the tokenizer's chat template, with the answer as the
-    start of the assistant's turn. Texts of more than `max_length` tokens are cut (None: than the model's positions
-    allow).
+    question (None: the same). `chat` puts the text into a user turn of the tokenizer's chat template, with the answer
+    as the start of the assistant's turn. Texts of more than `max_length` tokens are cut (None: than the model's
+    positions allow).
     """
 
     body: str

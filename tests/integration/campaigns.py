@@ -35,15 +35,19 @@ DEATH_S = 30.0
 """Within this time everything that hung on a killed cluster has died by itself."""
 
 
-def small_config(directory: Path) -> Path:
-    """A quickstart of two researchers with few seeds: a minute or two on two cores once the models are cached."""
+def small_config(directory: Path, *, secret_world: bool = False) -> Path:
+    """A quickstart of two researchers with few seeds: a minute or two on two cores once the models are cached.
+
+    Only with a `secret_world` are models pretrained in every campaign, as the quickstart does.
+    """
     path = directory / "small.yaml"
     lines = [f"    - {{id: {name}, text: {text!r}}}" for name, text in DIRECTIONS.items()]
     path.write_text(
         "base: quickstart\n"
         "preset: small\n"
         "researchers:\n  directions:\n" + "\n".join(lines) + "\n"
-        "scoring: {dev_seeds: 1, board_seeds: 2, seal_seeds: 2, finalists: 1, seeds_per_lease: 2}\n"
+        "scoring:\n  {dev_seeds: 1, board_seeds: 2, seal_seeds: 2, finalists: 1, seeds_per_lease: 2, "
+        f"disguise: {str(secret_world).lower()}}}\n"
         "research: {minutes: 0.4}\n"
         "pool: {logical_gpus: 2}\n"
     )

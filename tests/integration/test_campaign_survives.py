@@ -14,9 +14,6 @@ from cluster.names import RunPaths
 from tests.integration.campaigns import Campaign, ray_home, run_refused, run_script, small_config
 
 ENDS_S = 600
-ONE_WORLD = ("--set", "scoring.disguise=false")
-"""Where deaths are tested and not scores: the models of the public world are in the cache, those of a secret one are
-pretrained in every campaign."""
 SUMMARY = ("campaign", "preset", "phase", "wall_seconds", "task", "baselines", "leaderboard", "researchers", "totals")
 SERIES = ("diversity", "best_over_time")
 ROW = {"method", "researcher", "tier", "pgr", "interval", "seeds", "n", "sandbox_grade", "record_id", "status"}
@@ -71,7 +68,9 @@ def test_a_taken_or_absent_name_is_refused_and_the_answer_says_what_to_do(tmp_pa
 @pytest.mark.ray
 @pytest.mark.timeout(2 * ENDS_S + 60)
 def test_an_undisturbed_campaign_ends_verified_and_its_records_come_again(tmp_path: Path, home: Path) -> None:
-    with Campaign(tmp_path / "runs", "calm", home, "--config", str(small_config(tmp_path))) as campaign:
+    with Campaign(
+        tmp_path / "runs", "calm", home, "--config", str(small_config(tmp_path, secret_world=True))
+    ) as campaign:
         campaign.until_phase("research", ENDS_S)
         assert campaign.processes()
         assert campaign.wait(ENDS_S) == 0, campaign.output()
@@ -126,7 +125,6 @@ def test_a_campaign_whose_every_actor_is_killed_once_ends_by_itself(tmp_path: Pa
         "research.minutes=1.0",
         "--set",
         "budget.researcher.answers=6",
-        *ONE_WORLD,
     )
     with Campaign(tmp_path / "runs", "hit", home, *arguments) as campaign:
         campaign.until_events("scheduler", "lease_granted", 2, ENDS_S)
@@ -148,7 +146,7 @@ def test_a_campaign_whose_every_actor_is_killed_once_ends_by_itself(tmp_path: Pa
 @pytest.mark.timeout(2 * ENDS_S)
 def test_a_campaign_whose_driver_and_head_are_killed_is_finished_by_resume(tmp_path: Path, home: Path) -> None:
     runs = tmp_path / "runs"
-    arguments = ("--config", str(small_config(tmp_path)), "--set", "research.minutes=0.8", *ONE_WORLD)
+    arguments = ("--config", str(small_config(tmp_path)), "--set", "research.minutes=0.8")
     with Campaign(runs, "cut", home, *arguments) as campaign:
         campaign.until_phase("research", ENDS_S)
         campaign.until_events("evaluator", "submission", 1, ENDS_S)
