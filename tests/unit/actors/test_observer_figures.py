@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.evaluator.scoring import finite
+from actors.evaluator.records import finite
 from actors.evaluator.statistics import estimate_pgr
 from actors.observer.audit_figures import _gap
 
