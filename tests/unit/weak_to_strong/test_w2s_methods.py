@@ -137,7 +137,9 @@ def test_a_files_constants_are_the_registrys_defaults(name: str) -> None:
 def test_every_method_names_its_source_or_is_called_this_projects_own() -> None:
     own = {name for name in registry.names() if "this project's own" in path_of(name).read_text().lower()}
     assert own == {"confidence_weighting", "cross_fit", "early_stop", "ema", "evolution", "principal"}
-    readme = " ".join((Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8").split())
+    readme = " ".join(
+        (Path(__file__).parents[3] / "gpu_pool/weak_to_strong/README.md").read_text(encoding="utf-8").split()
+    )
     count = len(registry.names())
     assert f"{count} methods as plain files ({count - len(own)} published or after a published one" in readme
     assert f"{len(own)} of this project's own)" in readme
