@@ -128,7 +128,7 @@ class SandboxWorker:
 
         `reusable` asks for steps that live apart from each other; whether they do is known after `start`.
 
-        With the shelter `landlock` all lies where it lies on the host, and what one step leaves running lives until the
+        With the isolation `landlock` all lies where it lies on the host, and what one step leaves running lives until the
         lane is closed. With `none` there is no sandbox at all: only where the user allowed it, never graded above C.
         """
         self._library, self._cache_models = library, cache_models

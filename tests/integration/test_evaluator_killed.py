@@ -149,6 +149,6 @@ def test_an_evaluator_killed_before_every_change_of_audits_and_sealing_ends_as_i
     assert status == 0, f"death {deaths + 1} was none of ours; the last at {died.read_text()}"
     places = died.read_text()
     assert deaths > 40
-    for part in ("audits/trial_runs.py", "audits/casefile.py", "audits/material.py", "desk.py", "judge.py"):
+    for part in ("audits/trial_runs.py", "audits/casefile.py", "audits/material.py", "lease_client.py", "evaluator.py"):
         assert part in places
     assert figures(hit) == figures(calm)

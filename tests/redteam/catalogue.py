@@ -13,7 +13,7 @@ from typing import Literal
 
 Answer = Literal["prevented", "detected"]
 
-_LANE = "tests/unit/gpu_pool/test_lane.py"
+_LANE = "tests/unit/gpu_pool/test_sandbox_worker.py"
 _FOREIGN = "tests/redteam/test_foreign_code.py"
 _CAMPAIGN = "tests/redteam/test_campaign.py"
 _STUDENTS = "tests/redteam/test_students.py"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.redteam.theatre import Theatre
-from tests.unit.gpu_pool.lane_bench import Bench
+from tests.unit.gpu_pool.worker_bench import Bench
 from tests.unit.weak_to_strong.conftest import chat, folder, model  # noqa: F401  # a tiny real model
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cluster.sandbox.decoys import processes_with
 from tests.unit.cluster.sandbox_kit import marker
-from tests.unit.gpu_pool.lane_bench import Bench
+from tests.unit.gpu_pool.worker_bench import Bench
 
 STUDENT = {"student.safetensors": 64 << 20}
 FAKE = """

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.integration.campaigns import ray_home
-from tests.unit.gpu_pool.lane_bench import Bench
+from tests.unit.gpu_pool.worker_bench import Bench
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).resolve().parents[2]

@@ -48,7 +48,7 @@ _TRAIN_CODE = (
 )
 _METHOD_CODE = (
     *_TRAIN_CODE,
-    *(f"{LIBRARY}.{name}" for name in ("blocks", "generation", "streams")),
+    *(f"{LIBRARY}.{name}" for name in ("blocks", "generation", "rng")),
 )
 
 

@@ -13,7 +13,7 @@ import pytest
 from cluster.sandbox import handover
 from gpu_pool.handover import check_handover, judge
 from tests.unit.cluster.sandbox_kit import needs_sandbox
-from tests.unit.gpu_pool.lane_bench import Bench
+from tests.unit.gpu_pool.worker_bench import Bench
 
 pytestmark = needs_sandbox
 

@@ -47,7 +47,7 @@ async def main():
     (home / "secret").write_text("secret")
     library = materialise(home / "cache")
     def make():
-        return SandboxWorker(library, home / "models", Limits(memory_bytes=1 << 30), os.getuid(), shelter="landlock")
+        return SandboxWorker(library, home / "models", Limits(memory_bytes=1 << 30), os.getuid(), isolation="landlock")
     lane = make()
     await lane.start()
     said = []

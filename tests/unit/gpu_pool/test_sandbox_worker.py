@@ -15,7 +15,7 @@ from cluster.sandbox import Sandboxed
 from cluster.sandbox.watch import tree
 from gpu_pool.sandbox_worker import LOG_BYTES
 from gpu_pool.scratch import Scratch, sweep
-from tests.unit.gpu_pool.lane_bench import Bench
+from tests.unit.gpu_pool.worker_bench import Bench
 
 ROOT = Path(__file__).resolve().parents[3]
 
