@@ -128,8 +128,9 @@ class SandboxWorker:
 
         `reusable` asks for steps that live apart from each other; whether they do is known after `start`.
 
-        With the isolation `landlock` all lies where it lies on the host, and what one step leaves running lives until the
-        lane is closed. With `none` there is no sandbox at all: only where the user allowed it, never graded above C.
+        With the isolation `landlock` all lies where it lies on the host, and what one step leaves running lives until
+        the worker is closed. With `none` there is no sandbox at all: only where the user allowed it, never graded above
+        C.
         """
         self._library, self._cache_models = library, cache_models
         self._limits, self._uid, self._gpus = limits, uid, gpus
