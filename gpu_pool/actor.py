@@ -25,7 +25,7 @@ from gpu_pool.slot import Slot, SlotSpec, uid_of
 
 @ray.remote(max_restarts=-1, max_task_retries=-1)
 class SlotActor:
-    """One slot. `info` is answered once the sandbox has been graded and the library lane is warm."""
+    """One slot. `info` is answered once the sandbox has been graded and the library worker is warm."""
 
     def __init__(self, name: str, index: int, config: dict[str, Any]) -> None:
         os.umask(UMASK)  # sandboxes read what is made here as another user

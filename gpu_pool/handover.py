@@ -1,7 +1,7 @@
-"""Whether a warm lane hands nothing from one step to the next, tried before it is used twice.
+"""Whether a warm worker hands nothing from one step to the next, tried before it is used twice.
 
 Three steps as three tenants would run them: the first says how it finds itself, the second leaves and changes all that
-it can, the third must find itself as the first did. Rows are True where the lane held, as in `cluster.sandbox.grade`.
+it can, the third must find itself as the first did. Rows are True where the worker held, as in `cluster.sandbox.grade`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SECONDS = 60.0
 
 
 async def check_handover(worker: SandboxWorker) -> dict[str, bool]:
-    """Rows of a started lane, by what was tried; all of them False is a lane in which the trial did not run."""
+    """Rows of a started worker, by what was tried; all of them False is a worker in which the trial did not run."""
     folder = Path(tempfile.mkdtemp(prefix="aar-handover-"))
     marker = f"aar-{secrets.token_hex(7)}"
     try:

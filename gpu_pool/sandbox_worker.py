@@ -1,9 +1,9 @@
-"""A lane: one warm sandbox of a slot, running one step at a time.
+"""A worker: one warm sandbox of a slot, running one step at a time.
 
 Promises:
 - A step ends at its deadline: first the zygote is asked, then, after a grace of seconds, the whole sandbox is killed.
-- A lane that missed heartbeats, broke the protocol or was not clean after a step is dead and never used again.
-- A `reusable` lane runs each step in namespaces of its own, with an output directory of its own: what one step made,
+- A worker that missed heartbeats, broke the protocol or was not clean after a step is dead and never used again.
+- A `reusable` worker runs each step in namespaces of its own, with an output directory of its own: what one step made,
   set or left running is nowhere for the next one.
 - What comes out of a step: the named files within their size limits (read back without following links), at most
   `LOG_BYTES` of its output (head and tail), and plain-data metrics.
@@ -76,7 +76,7 @@ def _exceeds(out: Path, most_bytes: int) -> bool:
 
 
 class LaneError(AarError):
-    """A lane that could not start or died between steps."""
+    """A worker that could not start or died between steps."""
 
 
 class _Log:
@@ -149,7 +149,7 @@ class SandboxWorker:
         """Whether foreign code has run here."""
 
     def spec(self, argv: tuple[str, ...] | None = None) -> SandboxSpec:
-        """The sandbox of this lane, running its zygote or, to be probed, `argv`."""
+        """The sandbox of this worker, running its zygote or, to be probed, `argv`."""
         places = {"/aar": self._library, CACHE_INSIDE: self._cache_models, "/in": self._in}
         moved = self._isolation == "namespaces"
         kind = ("apart" if self.reusable else "contained") if moved else "bare"
@@ -240,7 +240,8 @@ class SandboxWorker:
         self._log.take()
         moved = self._isolation == "namespaces"
         try:
-            # In a thread, here and below: gigabytes may be copied, and other lanes' heartbeats must be heard meanwhile.
+            # In a thread, here and below: gigabytes may be copied, and other workers' heartbeats must be
+            # heard meanwhile.
             await asyncio.to_thread(self._stage, inputs, CACHE_INSIDE if moved else str(self._cache_models))
         except StagingError as problem:
             return StepResult(step.name, "error", str(problem), 0.0, None, {}, "")
@@ -270,7 +271,7 @@ class SandboxWorker:
     def _new_out(self) -> Path:
         """A directory for what the step makes.
 
-        In a reusable lane one that no step has seen: not only its files, its mode and attributes could say something.
+        In a reusable worker one that no step has seen: not only its files, its mode and attributes could say something.
         """
         if not self.reusable:
             return self._out
@@ -282,7 +283,7 @@ class SandboxWorker:
         return out
 
     def _clear(self, out: Path) -> None:
-        """What cannot be removed ends the lane, but in a reusable one it stays where no later step sees it."""
+        """What cannot be removed ends the worker, but in a reusable one it stays where no later step sees it."""
         gone = remove_tree(out) if self.reusable else empty_tree(out)
         if not (empty_tree(self._in) and (gone or self.reusable)):
             self._mark_dead()

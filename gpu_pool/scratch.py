@@ -1,4 +1,4 @@
-"""Where lanes keep what crosses into a sandbox, and who clears it when a slot was killed.
+"""Where workers keep what crosses into a sandbox, and who clears it when a slot was killed.
 
 Promise: a scratch directory exists as long as its owner process holds its lock; `sweep` removes those whose owner is
 gone (they may hold copies of labels), and never one that is in use.

@@ -3,10 +3,12 @@
 Promises:
 - `run` is idempotent by lease id: a finished lease is answered from its directory, a running one is joined. The result
   is on disk before it is answered.
-- Three kinds of lanes, each with a uid of its own. Foreign code runs only in a method lane; what it made is read only
-  in the inference lane, which gets students and items; truth goes to the library lane alone, where neither ever was.
-- A lane that ran foreign code is killed at the end of its lease, and a spare is kept warm; with `sandbox_reuse = wiped`
-  it serves on, where each step lives in namespaces of its own and `check_reuse` found that nothing passes between two.
+- Three kinds of workers, each with a uid of its own. Foreign code runs only in a method worker; what it made is read
+  only in the inference worker, which gets students and items; truth goes to the library worker alone, where neither
+  ever was.
+- A worker that ran foreign code is killed at the end of its lease, and a spare is kept warm; with `sandbox_reuse =
+  wiped` it serves on, where each step lives in namespaces of its own and `check_reuse` found that nothing passes
+  between two.
 - A fault of the slot's own storage, or its end, is no result: `run` raises `StorageError` or `ClosedError`, nothing is
   charged, and the lease may be carried out elsewhere.
 - A lease uses at most what was reserved: its steps end at its end, and the reported GPU time is capped by it. The time
@@ -83,9 +85,9 @@ class SlotSpec:
     file_bytes: int = 512 << 20
     """The largest file that a step may write."""
     least_free_bytes: int = 0
-    """With less free space where lanes work and results lie, no lease is carried out."""
+    """With less free space where workers work and results lie, no lease is carried out."""
     most_leases: int = 1
-    """How many leases may run here at once: with `wiped`, more method lanes than this are of no use."""
+    """How many leases may run here at once: with `wiped`, more method workers than this are of no use."""
 
 
 @dataclass(slots=True)
@@ -127,7 +129,7 @@ class _Use:
 
 @dataclass(slots=True)
 class _Trusted:
-    """The one lane of a role that runs library code, and whose turn it is."""
+    """The one worker of a role that runs library code, and whose turn it is."""
 
     worker: SandboxWorker | None = None
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -142,7 +144,7 @@ class Slot:
         make_worker: Callable[[Role], SandboxWorker] | None = None,
         make_server: Callable[[Lease], ModelServer] | None = None,
     ) -> None:
-        """`make_worker(role)` builds a lane that is not started; tests give their own.
+        """`make_worker(role)` builds a worker that is not started; tests give their own.
 
         `make_server(lease)` builds the model server of a lease; without it `serve` steps fail.
         """
@@ -167,14 +169,14 @@ class Slot:
         )
 
     async def warm(self) -> None:
-        """Start the library lane, then one spare method lane in the background; inference starts at its first step."""
-        await self._trusted_lane("library")
+        """Start the library worker, then a spare method worker in the background; inference starts at its first step."""
+        await self._trusted_worker("library")
         self._warm_spare()
 
     async def check_reuse(self) -> dict[str, bool]:
-        """Try whether a method lane may serve a second lease; rows (True: it held), empty where none is used twice.
+        """Try whether a method worker may serve a second lease; rows (True: it held), empty where none is used twice.
 
-        One row that did not hold, and from now on every lane that ran foreign code is replaced.
+        One row that did not hold, and from now on every worker that ran foreign code is replaced.
         """
         if self._spec.reuse == "never":
             return {}
@@ -312,7 +314,7 @@ class Slot:
                     method_lane = None
                     method_lane = await self._take_method_lane()
                 if role != "method":
-                    await self._trusted_lane(role)
+                    await self._trusted_worker(role)
                 use = use or _Use.now()
                 running.note = step.name
                 worker = method_lane if role == "method" else None
@@ -363,15 +365,15 @@ class Slot:
     ) -> StepResult | None:
         """The step's result, `None` when the lease is over.
 
-        The wait for another lease's step in the trusted lane is no use of the GPU: the lease is neither charged for it
-        nor shortened by it.
+        The wait for another lease's step in the trusted worker is no use of the GPU: the lease is neither charged for
+        it nor shortened by it.
         """
         asked = time.monotonic()
         async with contextlib.AsyncExitStack() as stack:
             role = role_of(step)
             if worker is None and role != "method":
                 await stack.enter_async_context(self._trusted[role].turn)
-                worker = await self._trusted_lane(role, locked=True)
+                worker = await self._trusted_worker(role, locked=True)
             assert worker is not None, "a method step comes with its lane"
             worker.dirty = worker.dirty or role == "method"
             use.leave_out(time.monotonic() - asked)
@@ -389,7 +391,7 @@ class Slot:
         seconds: float,
         running: _Running,
     ) -> StepResult:
-        """Run a step in a lane that is ours alone; a lane in which anything unforeseen happened is not used again."""
+        """Run a step in a worker that is ours alone; one in which anything unforeseen happened is not used again."""
         inputs: dict[str, Path] = {}
         for name, value in step.inputs.items():
             if value.startswith("@"):
@@ -411,7 +413,7 @@ class Slot:
         finally:
             running.abort = None
 
-    async def _trusted_lane(self, role: TrustedRole, locked: bool = False) -> SandboxWorker:
+    async def _trusted_worker(self, role: TrustedRole, locked: bool = False) -> SandboxWorker:
         held = self._trusted[role]
         async with contextlib.AsyncExitStack() as stack:
             if not locked:
@@ -462,7 +464,7 @@ class Slot:
             self._warm_spare()
 
     def _warm_spare(self) -> None:
-        """Keep one spare ahead of need, but with reuse never more lanes than leases that may run at once."""
+        """Keep one spare ahead of need, but with reuse never more workers than leases that may run at once."""
         busy = self._warming is not None and not self._warming.done()
         enough = self._spec.reuse == "wiped" and self._lent >= self._spec.most_leases
         if not self._spares and not busy and not enough:

@@ -1,6 +1,6 @@
-"""Files on their way into a lane: what a step may read appears under its `/in`, nothing else does.
+"""Files on their way into a worker: what a step may read appears under its `/in`, nothing else does.
 
-A lane's `/in` is a host directory bound read-only. Inputs are copied (or hard-linked when they are world-readable and
+A worker's `/in` is a host directory bound read-only. Inputs are copied (or hard-linked when they are world-readable and
 on the same file system), so that a step never holds a path of the run directory. Inputs under the node cache are
 reached through the read-only bind `/cache` by a symbolic link, because a model may be larger than a copy is worth.
 """

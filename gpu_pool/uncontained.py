@@ -1,6 +1,6 @@
 """A child process without a sandbox: for a user who has none and said `--allow-unsandboxed`.
 
-It offers what a lane needs of a sandbox and promises none of its protection. Its grade is C, and records of its runs
+It offers what a worker needs of a sandbox and promises none of its protection. Its grade is C, and records of its runs
 are marked unverified.
 """
 

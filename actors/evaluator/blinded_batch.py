@@ -1,6 +1,6 @@
-"""An answer sheet: the scored items as one student sees them, and the way back.
+"""A blinded batch: the scored items as one student sees them, and the way back.
 
-Each sheet has an order of its own, ids of its own, and, for pairs, a random half of them with the two answers swapped.
+Each batch has an order of its own, ids of its own, and, for pairs, a random half of them with the two answers swapped.
 Some items are in it twice: what an item is answered may not depend on its company. All of it is drawn from the secret
 for one (tier, seed), the same for all methods so that copies of one show themselves; it can be rebuilt after a restart
 and is written down nowhere. A student that answers by id or always the same is at chance; one that answers by position
@@ -22,13 +22,13 @@ from gpu_pool.weak_to_strong.items import ItemSet
 
 _ID_BYTES = 8
 TWICE = 20
-"""Items of a sheet that are asked twice."""
+"""Items of a batch that are asked twice."""
 SAME_ITEM = 0.05
 """Most that two probabilities of one item may differ: half precision in other batches moves the last digits only."""
 
 
-class SheetError(AarError):
-    """Answers that are no probabilities of this sheet's items."""
+class BatchError(AarError):
+    """Answers that are no probabilities of this batch's items."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +43,16 @@ class BlindedBatch:
     tie_break: npt.NDArray[np.bool_] = field(repr=False)
 
     def hits(self, probs: npt.NDArray[np.generic], split: Split) -> Hits:
-        """Which items of `split` (n,), in the split's order, `probs` (m, 2) in the sheet's order judge rightly.
+        """Which items of `split` (n,), in the split's order, `probs` (m, 2) in the batch's order judge rightly.
 
-        A tie is broken by a secret coin. Raises `SheetError` for a wrong shape, for what is no probability, and when an
+        A tie is broken by a secret coin. Raises `BatchError` for a wrong shape, for what is no probability, and when an
         item that was asked twice got two answers.
         """
         values = self._checked(probs)
         _, first = np.unique(self.order, return_index=True)
         apart = np.abs(values - values[first[self.order]]).max()
         if apart > SAME_ITEM:
-            raise SheetError(f"an item that was asked twice got probabilities that are {apart:.2f} apart")
+            raise BatchError(f"an item that was asked twice got probabilities that are {apart:.2f} apart")
         says = np.where(values[:, 0] == values[:, 1], self.tie_break, values[:, 1] > values[:, 0]) ^ self.swapped
         right: Hits = says[first] == (split.labels == 1)
         return right
@@ -60,7 +60,7 @@ class BlindedBatch:
     def in_order(self, probs: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
         """P(label 1) of the split's items (n,) in its order, and which of them were asked with answers exchanged (n,).
 
-        Raises `SheetError` like `hits`.
+        Raises `BatchError` like `hits`.
         """
         values = self._checked(probs)[:, 1]
         _, first = np.unique(self.order, return_index=True)
@@ -69,15 +69,15 @@ class BlindedBatch:
     def _checked(self, probs: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
         """Probabilities (m, 2)."""
         if probs.shape != (len(self.order), 2) or probs.dtype.kind != "f":
-            raise SheetError(f"expected ({len(self.order)}, 2) floats, found {probs.shape} {probs.dtype}")
+            raise BatchError(f"expected ({len(self.order)}, 2) floats, found {probs.shape} {probs.dtype}")
         values = probs.astype(np.float64)
         if not np.isfinite(values).all() or values.min() < -1e-6 or values.max() > 1 + 1e-6:
-            raise SheetError("some values are no probabilities (not finite, below 0 or above 1)")
+            raise BatchError("some values are no probabilities (not finite, below 0 or above 1)")
         return values
 
 
-def make_sheet(secret: Secret, split: Split, *context: str | int) -> BlindedBatch:
-    """The sheet of `split` for one `context` (who, tier, domain, seed)."""
+def make_blinded_batch(secret: Secret, split: Split, *context: str | int) -> BlindedBatch:
+    """The batch of `split` for one `context` (who, tier, domain, seed)."""
     rng = secret.generator("sheet", split.name, *context)
     count, pairs = len(split), split.items.kind == "pair"
     twice = rng.permutation(count)[:TWICE]

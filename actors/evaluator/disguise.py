@@ -61,7 +61,7 @@ class Disguise:
     def items(self, items: ItemSet) -> ItemSet:
         """The items in other words. Raises `DisguiseError` for a text that would then be read as other tokens.
 
-        What was disguised once is remembered: every sheet asks about the same items.
+        What was disguised once is remembered: every batch asks about the same items.
         """
         rows = list(zip(items.prompts, items.firsts, items.seconds, strict=True))
         new = [row for row in dict.fromkeys(rows) if row not in self._known]

@@ -1,6 +1,6 @@
 """Which methods are one entrant: those that say the same of the same items, whatever their text says.
 
-Teacher, seed and sheet of a tier's i-th student are the same for all methods, so two methods can be compared answer by
+Teacher, seed and batch of a tier's i-th student are the same for all methods, so two methods can be compared answer by
 answer. A number times one, a branch that is never taken, a rate that is changed in the tenth digit: no form of the text
 shows these to be copies, their students do. The median over seeds counts, so that a method which does something else
 on a few of them is told all the same; a seed that either failed says nothing.
@@ -51,14 +51,14 @@ def same(one: ScoredRun, other: ScoredRun) -> bool:
 
 
 class Entrants:
-    """Tells copies among the methods of one domain. Reads runs that are on the shelf and never asks for one."""
+    """Tells copies among the methods of one domain. Reads runs that are on the result store and never asks for one."""
 
     def __init__(self, found: Found, baselines: Iterable[Method]) -> None:
         self._found, self._baselines = found, list(baselines)
         self._runs: dict[tuple[str, Tier], ScoredRun] = {}
 
     def _run(self, method: Method, tier: Tier) -> ScoredRun | None:
-        """A run as it is on the shelf, where it never changes."""
+        """A run as it is on the result store, where it never changes."""
         key = (method.code_hash, tier)
         if key not in self._runs and (run := self._found(*key)) is not None:
             self._runs[key] = run

@@ -56,7 +56,7 @@ from cluster.store import Store
 from gpu_pool.weak_to_strong.methods import BASELINES, path_of
 
 DomainSource = Callable[[str], AnyDomain]
-WorkshopMaker = Callable[
+DomainEvaluatorMaker = Callable[
     [Tools, Models, ObjectStore, Scoring, dict[str, Method], int, Practice | None], DomainEvaluator
 ]
 
@@ -72,11 +72,12 @@ class Evaluator:
         store: Store,
         journal: Journal,
         domains: DomainSource,
-        make_workshop: WorkshopMaker = DomainEvaluator,
+        make_domain_evaluator: DomainEvaluatorMaker = DomainEvaluator,
     ) -> None:
         """Re-reads everything from disk; draws the pools (a second at most).
 
-        `make_workshop` gives what has methods trained and scored; another one than the cluster's is for simulations.
+        `make_domain_evaluator` gives what has methods trained and scored; another one than the cluster's is for
+        simulations.
         """
         self._paths, self._config, self._scheduler = paths, config, scheduler
         self._store, self._journal = store, journal
@@ -94,7 +95,7 @@ class Evaluator:
         self._price = usd_from_decimal(config.pool.usd_per_gpu_hour)
         pinned: dict[str, str] = store.once("baselines", lambda _: self._pin_baselines())
         self._baselines = {name: self._read(snapshot, name) for name, snapshot in pinned.items()}
-        self._domains, self._make_workshop = domains, make_workshop
+        self._domains, self._make_domain_evaluator = domains, make_domain_evaluator
         self._domain_evaluators: dict[str, DomainEvaluator] = {
             name: self._domain_evaluator(name) for name in config.task.domains
         }
@@ -102,7 +103,7 @@ class Evaluator:
             self._check_data(domain_evaluator)
         self._primary = self._domain_evaluators[config.task.domains[0]]
         self._entrants = Entrants(self._primary.counted.found, self._baselines.values())
-        self._clerk = SubmissionHandler(
+        self._handler = SubmissionHandler(
             store,
             scheduler,
             self._secret,
@@ -177,7 +178,7 @@ class Evaluator:
         report = scene.tools.splits.report
         if report is not None:
             self._store.once(f"pools/{name}", lambda _: self._journal_pools(name, report))
-        return self._make_workshop(
+        return self._make_domain_evaluator(
             scene.tools,
             scene.models,
             self._objects,
@@ -224,7 +225,7 @@ class Evaluator:
             return
         self._resumed = True
         for submission in self._submissions.open_ones():
-            carry_out = partial(self._clerk.carry_out, submission)
+            carry_out = partial(self._handler.carry_out, submission)
             work = self._join.once(_join_key(submission.tier, submission.method), carry_out)
             task = asyncio.ensure_future(work)
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -252,7 +253,7 @@ class Evaluator:
             method = self._read(snapshot, name)
         except RefusedError as refusal:
             if refusal.reason is not Reason.UNKNOWN_SNAPSHOT:
-                await self._clerk.fine(key, researcher, refusal)
+                await self._handler.fine(key, researcher, refusal)
             raise
         chosen = cast(Tier, tier)
         known = self._submissions.of_method(chosen, self._primary.domain, method)
@@ -264,7 +265,7 @@ class Evaluator:
             )
         await self.prepare()
         answer = await self._join.once(
-            _join_key(chosen, method), lambda: self._clerk.evaluate(key, researcher, method, chosen)
+            _join_key(chosen, method), lambda: self._handler.evaluate(key, researcher, method, chosen)
         )
         await asyncio.sleep(until_reply(time.monotonic(), self._config.scoring.reply_seconds))
         return sized(answer)

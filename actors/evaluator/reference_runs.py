@@ -1,8 +1,8 @@
 """Shared work of one domain: what every method is measured with, done once and paid by the campaign.
 
 Features and prior of the unlabelled items, weak teachers with their labels, ceilings. Teachers are numbered by tier and
-serve all methods of that tier. Each piece is on the shelf when it is complete; what runs at the same time is only
-limited by what it needs: teachers need the weak model, features and ceilings the strong one.
+serve all methods of that tier. Each piece is on the result store when it is complete; what runs at the same time is
+only limited by what it needs: teachers need the weak model, features and ceilings the strong one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from actors.evaluator.blinded_batch import BlindedBatch, make_sheet
+from actors.evaluator.blinded_batch import BlindedBatch, make_blinded_batch
 from actors.evaluator.disguise import Disguise, with_states
 from actors.evaluator.jobs import MEMBERS, Sizes, features_step, predict_step, protocol, truth_step, with_members
 from actors.evaluator.lease_client import (
@@ -53,7 +53,7 @@ class Tools:
     disguise: Disguise | None = None
     """What methods and their students see instead of a generated domain's words and numbers; none: all as it is."""
     title: str = ""
-    """What this work is called on the shelf and in draws from the secret; empty: the domain's name."""
+    """What this work is called on the result store and in draws from the secret; empty: the domain's name."""
 
     def shown(self, items: ItemSet) -> ItemSet:
         """Items as methods and their students see them."""
@@ -177,7 +177,7 @@ class ReferenceRuns:
         label = f"{key}/{numbers[0]}-{numbers[-1]}"
         truth, split = self._t.splits.split("train_label"), self._t.splits.split(tier)
         spec, sizes = self._t.splits.domain.spec.teacher, self._t.sizes.own()
-        sheets = {n: make_sheet(self._t.secret, split, "teacher", self._t.domain, tier, n) for n in numbers}
+        batches = {n: make_blinded_batch(self._t.secret, split, "teacher", self._t.domain, tier, n) for n in numbers}
         with self._t.lease_client.files(label) as folder:
             save_items(truth.items, folder / "train.arrow")
             save_arrays({"labels": truth.labels}, folder / "labels.safetensors")
@@ -187,7 +187,7 @@ class ReferenceRuns:
                 "labels.safetensors": folder / "labels.safetensors",
             }
             steps: list[Step] = []
-            for n, batch in sheets.items():
+            for n, batch in batches.items():
                 save_items(batch.items, folder / f"sheet-{n}.arrow")
                 params = protocol(spec, self._t.secret.seed("teacher", self._t.domain, n), sizes)
                 train = truth_step(f"teacher-{n}-train", "teacher", inputs, params, sizes)
@@ -199,7 +199,7 @@ class ReferenceRuns:
             order = self.order(label, BASELINES_ACCOUNT, sizes.lease_seconds(len(numbers)), tuple(steps))
             result = await self._t.lease_client.run(order)
         rows = []
-        for n, batch in sheets.items():
+        for n, batch in batches.items():
             pool = result.step(f"teacher-{n}-pool")
             save_arrays(weak_labels(pool), self.weak_file(n))
             answers = read_array(result.step(f"teacher-{n}-sheet"), "probs.safetensors", "probs")
@@ -233,8 +233,10 @@ class ReferenceRuns:
     ) -> tuple[LeaseResult, dict[Tier, Hits]]:
         label = f"{key}/{numbers[0]}-{numbers[-1]}"
         truth, spec, sizes = self._t.splits.unlabelled(), self._t.splits.domain.spec.student, self._t.sizes.own()
-        sheets: dict[tuple[int, Tier], BlindedBatch] = {
-            (n, tier): make_sheet(self._t.secret, self._t.splits.split(tier), "ceiling", self._t.domain, tier, n)
+        batches: dict[tuple[int, Tier], BlindedBatch] = {
+            (n, tier): make_blinded_batch(
+                self._t.secret, self._t.splits.split(tier), "ceiling", self._t.domain, tier, n
+            )
             for n in numbers
             for tier in tiers
         }
@@ -248,12 +250,12 @@ class ReferenceRuns:
                 steps.append(truth_step(f"ceiling-{n}-train", "ceiling", inputs, params, sizes))
                 for tier in tiers:
                     file = folder / f"sheet-{n}-{tier}.arrow"
-                    save_items(sheets[n, tier].items, file)
+                    save_items(batches[n, tier].items, file)
                     steps.append(predict_step(f"ceiling-{n}-{tier}", f"ceiling-{n}-train", model, file, sizes))
             order = self.order(label, account, sizes.lease_seconds(len(numbers)), tuple(steps))
             result = await self._t.lease_client.run(order)
         rows: dict[Tier, list[Hits]] = {tier: [] for tier in tiers}
-        for (n, tier), batch in sheets.items():
+        for (n, tier), batch in batches.items():
             answers = read_array(result.step(f"ceiling-{n}-{tier}"), "probs.safetensors", "probs")
             rows[tier].append(batch.hits(answers, self._t.splits.split(tier)))
         return result, {tier: np.stack(found) for tier, found in rows.items()}

@@ -1,7 +1,7 @@
 """What the evaluator has computed, durable: each piece once, so that a restart goes on where the last one stopped.
 
 A scored run holds hits, which are as good as truth next to a student's answers; they lie in the store encrypted with
-the campaign's secret. Nothing is on the shelf before it is complete.
+the campaign's secret. Nothing is on the result store before it is complete.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class ScoredRun:
     """Hits (S, n) of S students on one split; `failures` maps a seed's index to what went wrong there.
 
     The row of a failed seed is its teacher's: a failure is scored as no gain, never dropped. `says` is P(label 1) of
-    each item (S, n), as it was asked, of methods whose seeds and sheets others share; the row of a failed seed means
+    each item (S, n), as it was asked, of methods whose seeds and batches others share; the row of a failed seed means
     nothing.
     """
 

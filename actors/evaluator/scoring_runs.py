@@ -1,8 +1,8 @@
 """Counted runs: a method is trained on weak labels with the evaluator's seeds, and its students answer hidden items.
 
 For each seed i: train in a sandbox on pools A and B with the labels of the tier's i-th teacher and a seed drawn from
-the secret; then apply the student, in a second sandbox without weak labels, to the tier's i-th sheet. Teacher, seed and
-sheet are the same for all methods: whoever does the same gets the same answers. Only probabilities come back, and they
+the secret; then apply the student, in a second sandbox without weak labels, to the tier's i-th batch. Teacher, seed and
+batch are the same for all methods: whoever does the same gets the same answers. Only probabilities come back, and they
 are scored here. A seed that fails in any way counts as its teacher's answers (no gain), never as
 missing. A baseline that fails is no result but a fault of the setup, and is run again.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from actors.evaluator.blinded_batch import BlindedBatch, SheetError, make_sheet
+from actors.evaluator.blinded_batch import BatchError, BlindedBatch, make_blinded_batch
 from actors.evaluator.jobs import Sizes, method_step, predict_step, protocol
 from actors.evaluator.lease_client import Joiner, LeaseSpec, WorkError, read_array, save_items
 from actors.evaluator.reference_runs import Given, ReferenceRuns, Tools
@@ -55,7 +55,7 @@ class ScoringRuns:
         self._join = Joiner()
 
     def key(self, code_hash: str, tier: Tier) -> str:
-        """Where the run stands on the shelf."""
+        """Where the run stands on the result store."""
         return f"run/{self._t.domain}/{tier}/{code_hash}"
 
     def found(self, code_hash: str, tier: Tier) -> ScoredRun | None:
@@ -106,19 +106,19 @@ class ScoringRuns:
         label = f"{tier}/{self._t.domain}/{method.name}/{method.code_hash[:12]}/{seeds[0]}-{seeds[-1]}"
         split = self._t.splits.split(tier)
         context = ("method", self._t.domain, tier, method.seeded_by)
-        sheets = {i: make_sheet(self._t.secret, split, *context, i) for i in seeds}
+        batches = {i: make_blinded_batch(self._t.secret, split, *context, i) for i in seeds}
         sizes = self._t.sizes.own() if payer.kind == "baseline" else self._t.sizes
         with self._t.lease_client.files(f"{key}/{seeds[0]}") as folder:
-            steps = self._steps(method, tier, teachers, sheets, given, folder, sizes)
+            steps = self._steps(method, tier, teachers, batches, given, folder, sizes)
             order = method_order(label, payer, sizes, len(seeds), steps, self._shared.control(label, given))
             result = await self._t.lease_client.run(order)
         rows: dict[int, tuple[Hits, npt.NDArray[np.float64]]] = {}
         failures: dict[int, str] = {}
-        for i, batch in sheets.items():
+        for i, batch in batches.items():
             try:
                 answers = read_array(result.step(f"seed-{i}-predict"), "probs.safetensors", "probs")
                 rows[i] = batch.hits(answers, split), batch.in_order(answers)[0]
-            except (WorkError, SheetError, KeyError):
+            except (WorkError, BatchError, KeyError):
                 failures[i] = _reason(result, i)
         return result, rows, failures
 
@@ -127,7 +127,7 @@ class ScoringRuns:
         method: Method,
         tier: Tier,
         teachers: list[int],
-        sheets: dict[int, BlindedBatch],
+        batches: dict[int, BlindedBatch],
         given: Given,
         folder: Path,
         sizes: Sizes,
@@ -135,9 +135,9 @@ class ScoringRuns:
         code = folder / "code"
         write_code(self._objects, method, code)
         spec, steps = self._t.splits.domain.spec.student, list[Step]()
-        for i, batch in sheets.items():
-            sheet_file = folder / f"sheet-{i}.arrow"
-            save_items(self._t.shown(batch.items), sheet_file)
+        for i, batch in batches.items():
+            batch_file = folder / f"sheet-{i}.arrow"
+            save_items(self._t.shown(batch.items), batch_file)
             inputs = {
                 "code": code,
                 "items.arrow": given.items,
@@ -148,7 +148,7 @@ class ScoringRuns:
             }
             seed = training_seed(self._t.secret, method.seeded_by, tier, self._t.domain, i)
             steps.append(method_step(f"seed-{i}-train", inputs, protocol(spec, seed, sizes), sizes))
-            steps.append(predict_step(f"seed-{i}-predict", f"seed-{i}-train", given.strong, sheet_file, sizes))
+            steps.append(predict_step(f"seed-{i}-predict", f"seed-{i}-train", given.strong, batch_file, sizes))
         return steps
 
 

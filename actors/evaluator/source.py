@@ -48,7 +48,7 @@ class Method:
     def seeded_by(self) -> str:
         """What training seeds depend on beside tier, domain and number: nothing, or the code where it counts alone.
 
-        Methods that share seeds, teachers and sheets can be compared answer by answer, and noise cannot be drawn
+        Methods that share seeds, teachers and batches can be compared answer by answer, and noise cannot be drawn
         again by writing the same thing in another way.
         """
         return "" if self.entrant else self.code_hash

@@ -1,4 +1,4 @@
-"""The clerk: takes a submission from its first word to its answer.
+"""Takes a submission from its first word to its answer.
 
 Order, each step durable before the next: written and counted, charged, run, scored and answered. Whatever step a killed
 evaluator stopped at, `carry_out` goes on from there and does nothing twice.

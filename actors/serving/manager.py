@@ -1,10 +1,10 @@
-"""The desk of the campaign's model server. The one who calls models asks it, before each call, where to call.
+"""The manager of the campaign's model server. The one who calls models asks it, before each call, where to call.
 
 Promises:
 - The first ask starts a server as a lease of kind `serve`; all researchers share it. It stops by itself when nobody
   used it for `serve.idle_minutes` or when its lease is over; the next ask starts another.
 - At most one server at a time: leases have the keys `serve/1`, `serve/2`, ..., and the next one is asked for only
-  after the last is known to have ended. A desk that is made anew finds the running server by the same keys.
+  after the last is known to have ended. A manager that is made anew finds the running server by the same keys.
 - However many ask, the scheduler and the slot are asked once in `poll_s` seconds.
 - GPU time is paid by `campaign/serving`, so by the campaign and by no researcher: what a call costs cannot be known
   before the server stops, and a researcher's cap must hold before each call.

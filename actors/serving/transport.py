@@ -1,4 +1,4 @@
-"""The gateway's way to the campaign's own model server: the vendor's client at whatever address the desk gives."""
+"""The gateway's way to the campaign's own model server: the vendor's client at whatever address its manager gives."""
 
 from __future__ import annotations
 

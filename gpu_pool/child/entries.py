@@ -1,4 +1,4 @@
-"""The entries of steps: what a forked child of a lane runs.
+"""The entries of steps: what a forked child of a worker runs.
 
 An entry is a function of `gpu_pool.weak_to_strong.entrypoints`: files in, files out. The child of a foreign entry may
 start no program: `execve` is denied before the first line of foreign code. Whatever an entry raises becomes a result

@@ -1,4 +1,4 @@
-"""The warm process of a lane: imports torch once, then forks one child per step.
+"""The warm process of a worker: imports torch once, then forks one child per step.
 
 Runs inside a bubblewrap sandbox. Frames come on the descriptor that was stdin and leave on the one that was stdout;
 this process is not dumpable, so that a child of the same uid can neither read its memory nor its descriptors. The child
@@ -204,7 +204,7 @@ class Zygote:
         return _outcome(status, result, cancelled)
 
     def _relay_rest(self, output: int) -> None:
-        """What the step printed last. In a bare lane a process that escaped may hold the pipe open: nobody waits."""
+        """What the step printed last. In a bare worker a process that escaped may hold the pipe open: nobody waits."""
         while select.select([output], [], [], 0)[0] and (data := os.read(output, 1 << 16)):
             _print(data)
 

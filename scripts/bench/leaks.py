@@ -112,7 +112,7 @@ class Students:
 
 
 class MadeUpDomainEvaluator(DomainEvaluator):
-    """A workshop without a cluster: students are made up, everything that is said of them is real."""
+    """A domain evaluator without a cluster: students are made up, everything that is said of them is real."""
 
     def __init__(self, students: Students, *made_of: Any) -> None:
         super().__init__(*made_of)

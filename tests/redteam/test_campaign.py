@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from actors.evaluator.actor import EvaluatorActor
-from actors.evaluator.blinded_batch import make_sheet
+from actors.evaluator.blinded_batch import make_blinded_batch
 from actors.evaluator.jobs import method_step, predict_step, protocol
 from actors.evaluator.scoring_runs import Payer, method_order
 from actors.evaluator.splits import SPLITS
@@ -184,13 +184,13 @@ def test_no_pool_shares_a_prompt_with_a_scored_one(theatre: Theatre) -> None:
 
 
 def lease(theatre: Theatre, source: str, name: str) -> LeaseResult:
-    """A counted lease of its own: one training with a fixed seed, one sheet, outside the judge's books."""
+    """A counted lease of its own: one training with a fixed seed, one batch, outside the judge's books."""
     judge = theatre.stage.evaluator
     tools, shared = judge._primary._t, judge._primary.shared
     home = theatre.stage.paths.root / "own" / name
     (home / "code").mkdir(parents=True)
     (home / "code" / "method.py").write_text(source)
-    batch = make_sheet(tools.secret, tools.splits.split("dev"), "fixed")
+    batch = make_blinded_batch(tools.secret, tools.splits.split("dev"), "fixed")
     batch.items.save(home / "sheet.arrow")
     strong = judge._primary.models.folder("strong")
     inputs = {

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from actors.evaluator.blinded_batch import make_sheet
+from actors.evaluator.blinded_batch import make_blinded_batch
 from actors.evaluator.secret import Secret
 from actors.evaluator.splits import Splits
 from gpu_pool.weak_to_strong import student as students
@@ -69,10 +69,10 @@ def test_a_student_cannot_vote_across_a_batch(model: LabelModel, chat: Domain) -
 
 
 def test_a_student_cannot_tell_a_counted_run_from_any_other(chat: Domain) -> None:
-    """What it reads is the text alone: no id, no tier, no position; sheets of one split hold the same texts."""
+    """What it reads is the text alone: no id, no tier, no position; batches of one split hold the same texts."""
     secret = Secret(b"k" * 32)
     split = Splits(secret, tiny("chat")).split("seal")
-    one, other = (make_sheet(secret, split, "method", tier, 0) for tier in ("dev", "seal"))
+    one, other = (make_blinded_batch(secret, split, "method", tier, 0) for tier in ("dev", "seal"))
     pairs = [{frozenset(pair) for pair in zip(s.items.firsts, s.items.seconds, strict=True)} for s in (one, other)]
     assert pairs[0] == pairs[1]
     assert not any(item_id in text for item_id, text in zip(one.items.ids, one.items.render(), strict=True))

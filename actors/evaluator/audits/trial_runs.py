@@ -18,7 +18,7 @@ from actors.evaluator.audits import trials
 from actors.evaluator.audits.material import Material, inverted, save_rows, shuffled
 from actors.evaluator.audits.trials import Trial
 from actors.evaluator.audits.verdicts import Score
-from actors.evaluator.blinded_batch import BlindedBatch, SheetError, make_sheet
+from actors.evaluator.blinded_batch import BatchError, BlindedBatch, make_blinded_batch
 from actors.evaluator.jobs import method_step, predict_step, protocol
 from actors.evaluator.lease_client import WorkError, read_array, save_arrays, save_items
 from actors.evaluator.reference_runs import Given, ReferenceRuns, Tools
@@ -60,7 +60,7 @@ class Findings:
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """A sheet that a trial's student answers, and the labels that it is scored against."""
+    """A batch that a trial's student answers, and the labels that it is scored against."""
 
     step: str
     batch: BlindedBatch
@@ -151,7 +151,7 @@ class TrialRuns:
             split = self._material.coins(split)
             # As good as a trap: these are the labels that are scored, in a file like the ones that truth travels in.
             save_arrays({"labels": split.labels}, home / "labels.safetensors")
-        batch = make_sheet(self._t.secret, split, *self._context, trial.name)
+        batch = make_blinded_batch(self._t.secret, split, *self._context, trial.name)
         path = home / f"{step}.arrow"
         save_items(self._t.shown(batch.items), path)
         base = self._material.random_strong if trial.strong == "random" else strong
@@ -159,7 +159,7 @@ class TrialRuns:
         return _Question(step, batch, split)
 
     def _again(self, asked: _Question, path: Path) -> npt.NDArray[np.int64]:
-        """Ask some of a sheet's items once more, by themselves and in reverse; their positions in the sheet."""
+        """Ask some of a batch's items once more, by themselves and in reverse; their positions in the batch."""
         again = np.arange(min(COPIES, len(asked.split)))[::-1].copy()
         save_items(self._t.shown(asked.batch.items.take(again)), path)
         return again
@@ -178,7 +178,7 @@ def _hits(result: LeaseResult, asked: _Question) -> Hits | None:
         return None
     try:
         return asked.batch.hits(probs, asked.split)
-    except SheetError:
+    except BatchError:
         return None
 
 
@@ -204,7 +204,7 @@ def _said(result: LeaseResult, asked: _Question) -> Said | None:
     probs = _answers(result, asked.step)
     try:
         return None if probs is None else asked.batch.in_order(probs)
-    except SheetError:
+    except BatchError:
         return None
 
 

@@ -5,7 +5,7 @@
     test           what weak, strong and student models are scored on
 
 Promises: the splits hold items of one kind with ids of their own; no question occurs in two splits; labels are 0 or 1,
-both occur, and only the splits that may go without have none. A task is never changed, and is the judge's: labels
+both occur, and only the splits that may go without have none. A task is never changed, and is the evaluator's: labels
 stand here, so this package never enters a sandbox. A method gets `train_unlabel.items`, which cannot hold a label.
 """
 

@@ -1,4 +1,4 @@
-"""The vault, the secret and the answer sheets: reproducible, disjoint, silent, and unbiased."""
+"""The splits, the secret and the answer batches: reproducible, disjoint, silent, and unbiased."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors.evaluator.blinded_batch import TWICE, SheetError, make_sheet
+from actors.evaluator.blinded_batch import TWICE, BatchError, make_blinded_batch
 from actors.evaluator.secret import Secret, SecretError
 from actors.evaluator.splits import SPLITS, Splits, TruthError, split_sizes
 from gpu_pool.weak_to_strong.items import ItemSet
@@ -88,7 +88,7 @@ def test_the_same_secret_draws_the_same_pools_and_another_secret_others() -> Non
 def test_texts_of_secret_vault_split_and_sheet_show_nothing() -> None:
     found = splits()
     split = found.split("seal")
-    shown = repr(SECRET) + repr(found) + repr(split) + str(make_sheet(SECRET, split, "x").order.shape)
+    shown = repr(SECRET) + repr(found) + repr(split) + str(make_blinded_batch(SECRET, split, "x").order.shape)
     assert "array" not in shown
     assert bytes(range(32)).hex() not in shown
 
@@ -119,7 +119,7 @@ def test_a_perfect_student_hits_every_item_whatever_the_order_and_the_swaps(name
         if item.kind == "pair":
             truth[item.prompt, item.second, item.first] = 1 - label
     for seed in range(3):
-        batch = make_sheet(SECRET, split, "someone", seed)
+        batch = make_blinded_batch(SECRET, split, "someone", seed)
         labels = np.array([truth[i.prompt, i.first, i.second] for i in batch.items])
         probs = np.stack([1 - labels, labels], axis=1).astype(np.float32)
         assert batch.hits(probs, split).all()
@@ -128,7 +128,7 @@ def test_a_perfect_student_hits_every_item_whatever_the_order_and_the_swaps(name
 
 def test_hits_are_in_the_order_of_the_split() -> None:
     split = splits().split("dev")
-    batch = make_sheet(SECRET, split, "x")
+    batch = make_blinded_batch(SECRET, split, "x")
     probs = np.full((len(batch.items), 2), 0.5, np.float32)
     right_at = 17
     positions = np.flatnonzero(batch.order == right_at)
@@ -142,7 +142,7 @@ def test_answering_always_the_same_is_chance() -> None:
     split = splits().split("seal")
     rates = []
     for seed in range(20):
-        batch = make_sheet(SECRET, split, "constant", seed)
+        batch = make_blinded_batch(SECRET, split, "constant", seed)
         count = len(batch.items)
         first = np.tile(np.array([[0.9, 0.1]], np.float32), (count, 1))
         ties = np.full((count, 2), 0.5, np.float32)
@@ -152,7 +152,7 @@ def test_answering_always_the_same_is_chance() -> None:
 
 def test_each_sheet_has_its_own_order_ids_and_swaps_and_can_be_rebuilt() -> None:
     split = splits().split("dev")
-    one, same, other = (make_sheet(SECRET, split, "m", s) for s in (1, 1, 2))
+    one, same, other = (make_blinded_batch(SECRET, split, "m", s) for s in (1, 1, 2))
     assert one.items == same.items
     assert not np.array_equal(one.order, other.order)
     assert set(one.items.ids).isdisjoint(other.items.ids)
@@ -162,12 +162,12 @@ def test_each_sheet_has_its_own_order_ids_and_swaps_and_can_be_rebuilt() -> None
 
 def test_some_items_are_asked_twice_and_answering_by_position_is_caught_by_them() -> None:
     split = splits().split("seal")
-    batch = make_sheet(SECRET, split, "position")
+    batch = make_blinded_batch(SECRET, split, "position")
     count = len(batch.items)
     assert count == len(split) + TWICE
     assert len(set(batch.order.tolist())) == len(split)
     ramp = np.stack([np.linspace(0, 1, count), np.linspace(1, 0, count)], axis=1).astype(np.float32)
-    with pytest.raises(SheetError, match="asked twice"):
+    with pytest.raises(BatchError, match="asked twice"):
         batch.hits(ramp, split)
 
 
@@ -185,8 +185,8 @@ def test_some_items_are_asked_twice_and_answering_by_position_is_caught_by_them(
 def test_what_is_no_probability_is_refused(probs: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> None:
     split = splits().split("dev")
     assert len(split) == 150
-    with pytest.raises(SheetError):
-        make_sheet(SECRET, split, "x").hits(probs, split)
+    with pytest.raises(BatchError):
+        make_blinded_batch(SECRET, split, "x").hits(probs, split)
 
 
 def test_secret_file_is_private_kept_and_checked(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a step leaves for the next one: nothing in a lane that is used twice, and the trial that says so can fail."""
+"""What a step leaves for the next one: nothing in a worker that is used twice, and the trial that says so can fail."""
 
 from __future__ import annotations
 

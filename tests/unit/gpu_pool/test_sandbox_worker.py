@@ -1,4 +1,4 @@
-"""Bad methods in a real sandbox: each ends with a clear status, and the next step finds a clean lane."""
+"""Bad methods in a real sandbox: each ends with a clear status, and the next step finds a clean worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A lane on a machine without namespaces, forced here: nobody's own process, confined by Landlock."""
+"""A sandbox worker on a machine without namespaces, forced here: nobody's own process, confined by Landlock."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ async def main():
     library = materialise(home / "cache")
     def make():
         return SandboxWorker(library, home / "models", Limits(memory_bytes=1 << 30), os.getuid(), isolation="landlock")
-    lane = make()
-    await lane.start()
+    worker = make()
+    await worker.start()
     said = []
     for source, seconds in ((TRIES, 30), ("while True: pass", 1.5), ("x = 1", 30)):
         code = home / f"code-{len(said)}"
@@ -57,13 +57,13 @@ async def main():
         source = source.replace("HOME", repr(str(home))).replace("LIBRARY", repr(str(library)))
         (code / "method.py").write_text(source)
         step = Step("s", "method", {"code": str(code)}, {"seed": 1}, {}, seconds)
-        if not lane.alive:
-            await lane.close()
-            lane = make()
-            await lane.start()
-        result = await lane.run(step, {"code": code}, seconds, 1, home / f"out-{len(said)}", lambda _: None)
+        if not worker.alive:
+            await worker.close()
+            worker = make()
+            await worker.start()
+        result = await worker.run(step, {"code": code}, seconds, 1, home / f"out-{len(said)}", lambda _: None)
         said.append([result.status, result.error.splitlines()[0]])
-    await lane.close()
+    await worker.close()
     print(json.dumps(said))
 
 asyncio.run(main())

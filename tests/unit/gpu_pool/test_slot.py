@@ -1,4 +1,4 @@
-"""The slot's promises with lanes that run no sandbox."""
+"""The slot's promises with workers that run no sandbox."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ def test_a_lane_in_which_something_unforeseen_happened_is_not_used_again(tmp_pat
     asyncio.run(go())
 
 
-def test_waiting_for_another_lease_in_the_trusted_lane_costs_nothing(tmp_path: Path) -> None:
+def test_waiting_for_another_lease_in_the_trusted_worker_costs_nothing(tmp_path: Path) -> None:
     slot, _ = make_slot(tmp_path, delay=0.4)
     one = replace(PREDICT, inputs={})
 

@@ -1,4 +1,4 @@
-"""One lane for a module's tests: foreign code in a real sandbox, one step after the other."""
+"""One worker for a module's tests: foreign code in a real sandbox, one step after the other."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Bench:
-    """One event loop and one lane that is replaced when a test killed it."""
+    """One event loop and one worker that is replaced when a test killed it."""
 
     def __init__(self, root: Path, reusable: bool = False) -> None:
         self.reusable = reusable
