@@ -150,7 +150,7 @@ class Slot:
         """
         self._spec = spec
         self._make_server = make_server
-        self._make = make_worker or self._new_lane
+        self._make = make_worker or self._new_worker
         self._running: dict[str, _Running] = {}
         self._trusted: dict[TrustedRole, _Trusted] = {"inference": _Trusted(), "library": _Trusted()}
         self._spares: list[SandboxWorker] = []
@@ -159,7 +159,7 @@ class Slot:
         self._tasks: set[asyncio.Task[LeaseResult]] = set()
         self._closed = False
 
-    def _new_lane(self, role: Role) -> SandboxWorker:
+    def _new_worker(self, role: Role) -> SandboxWorker:
         spec = self._spec
         limits = Limits(memory_bytes=spec.memory_bytes, processes=256, file_bytes=spec.file_bytes)
         uid = uid_of(role, spec.index)
@@ -169,7 +169,7 @@ class Slot:
         )
 
     async def warm(self) -> None:
-        """Start the library worker, then a spare method worker in the background; inference starts at its first step."""
+        """Start the library worker, then a spare method worker in the background; inference starts when needed."""
         await self._trusted_worker("library")
         self._warm_spare()
 
@@ -180,7 +180,7 @@ class Slot:
         """
         if self._spec.reuse == "never":
             return {}
-        worker = await self._take_method_lane()
+        worker = await self._take_method_worker()
         rows = await check_handover(worker) if worker.reusable and isinstance(worker, SandboxWorker) else {}
         if not worker.reusable or not all(rows.values()):
             log.warning(
@@ -292,7 +292,7 @@ class Slot:
         directory = Path(lease.directory)
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         done: dict[str, StepResult] = {}
-        method_lane: SandboxWorker | None = None
+        method_worker: SandboxWorker | None = None
         status: LeaseStatus = "done"
         use: _Use | None = None
         try:
@@ -309,22 +309,22 @@ class Slot:
                     done[step.name] = await self._serve(step, running, use)
                     continue
                 role = role_of(step)
-                if role == "method" and (method_lane is None or not method_lane.alive):
-                    await self._give_back(method_lane)
-                    method_lane = None
-                    method_lane = await self._take_method_lane()
+                if role == "method" and (method_worker is None or not method_worker.alive):
+                    await self._give_back(method_worker)
+                    method_worker = None
+                    method_worker = await self._take_method_worker()
                 if role != "method":
                     await self._trusted_worker(role)
                 use = use or _Use.now()
                 running.note = step.name
-                worker = method_lane if role == "method" else None
+                worker = method_worker if role == "method" else None
                 result = await self._run_step(step, lease, done, worker, use, running)
                 if result is None:
                     status = "expired"
                     result = StepResult(step.name, "timeout", "the lease ended", 0.0, None, {}, "")
                 done[step.name] = result
         finally:
-            await self._give_back(method_lane)
+            await self._give_back(method_worker)
         if running.cancelled:
             status = "cancelled"
         use = use or _Use.now()
@@ -437,7 +437,7 @@ class Slot:
                     raise
         raise AssertionError("unreachable")
 
-    async def _take_method_lane(self) -> SandboxWorker:
+    async def _take_method_worker(self) -> SandboxWorker:
         while self._spares or (self._warming is not None and not self._warming.done()):
             if not self._spares and self._warming is not None:
                 with contextlib.suppress(LaneError):
