@@ -153,6 +153,6 @@ def test_a_reader_who_leaves_is_no_error_and_the_status_stays(status: int, both:
 
 
 def test_every_script_begins_where_a_reader_may_leave() -> None:
-    begun = [path for path in (ROOT / "scripts").glob("*.py") if "__main__" in path.read_text(encoding="utf-8")]
+    begun = [path for path in (ROOT / "scripts").rglob("*.py") if "__main__" in path.read_text(encoding="utf-8")]
     assert len(begun) > 15
     assert [path.name for path in begun if "sys.exit(run_script(" not in path.read_text(encoding="utf-8")] == []
