@@ -36,11 +36,6 @@ def tokens_account(caller: str) -> str:
     return IDEAS_ACCOUNT if caller == CAMPAIGN else researcher_account(caller, "tokens")
 
 
-def caller_account(caller: str) -> str:
-    """The account of who makes a call of a model: the researcher's, or the campaign's."""
-    return CAMPAIGN if caller == CAMPAIGN else researcher_account(caller)
-
-
 def campaign_name_fault(name: str) -> str | None:
     """What was expected of a campaign's name, which becomes a folder's and part of actors' names; `None`: it is one.
 

@@ -7,8 +7,6 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-TRAINABLE = re.compile(r"full|head|(top|lora):[1-9]\d{0,3}|lora:[1-9]\d{0,3}:[1-9]\d{0,3}")
-"""What may be trained: everything, the label rows, k upper layers, adapters of rank r (on the k upper layers)."""
 EPOCHS, BATCH, LR = 5, 32, 1e-4
 BETAS = (0.9, 0.95)
 PUBLISHED_TRAINABLE = "lora:32"
@@ -25,15 +23,13 @@ class Training(BaseModel):
     epochs: Annotated[int, Field(ge=1, le=10**12)] = EPOCHS
     lr: Annotated[float, Field(gt=0, le=1e9)] = Field(LR, description="highest learning rate of AdamW")
     batch: Annotated[int, Field(ge=1, le=10**12)] = Field(BATCH, description="items of a step")
-    trainable: str = Field(
-        PUBLISHED_TRAINABLE, description="`full`, `head`, `top:k` (upper layers), `lora:r` (rank) or `lora:r:k`"
-    )
+    trainable: str = Field(PUBLISHED_TRAINABLE, description="`full`, `head`, `top:k` (upper layers) or `lora:r` (rank)")
     betas: Annotated[tuple[Beta, Beta], Field(strict=False)] = Field(BETAS, description="of AdamW")
     members: Annotated[int, Field(ge=1, le=16)] = Field(1, description="teachers that are averaged")
 
     @field_validator("trainable")
     @classmethod
     def _trainable(cls, value: str) -> str:
-        if not TRAINABLE.fullmatch(value):
-            raise ValueError("full, head, top:k, lora:r or lora:r:k")
+        if not re.fullmatch(r"full|head|(top|lora):[1-9]\d{0,3}", value):
+            raise ValueError("full, head, top:k or lora:r")
         return value

@@ -2,7 +2,7 @@
 
 A sketch holds the `SIZE` smallest hashes of a snapshot's lines, each line numbered by how often it has come before, and
 how many lines there are in all (Broder 1997, bottom-k). Of snapshots with at most `SIZE` lines the likeness is exact;
-above, its standard error is at most .02. LeaseSpec does not count: code that was only moved about is the same code.
+above, its standard error is at most .02. Order does not count: code that was only moved about is the same code.
 """
 
 from __future__ import annotations

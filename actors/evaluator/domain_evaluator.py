@@ -123,7 +123,7 @@ class DomainEvaluator:
         return found
 
     def bench_of(self, tier: Tier) -> ReferenceScores | None:
-        """The bench of `tier` if all of it is on the result store."""
+        """The reference scores of `tier` if all of them are in the result store."""
         weak = self._t.result_store.run(f"weak/{self.domain}/{tier}")
         ceiling = self.shared.ceiling(tier)
         runs = {k: (m, self.counted.found(m.code_hash, tier)) for k, m in self.baselines_of(tier).items()}

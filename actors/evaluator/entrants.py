@@ -51,14 +51,14 @@ def same(one: ScoredRun, other: ScoredRun) -> bool:
 
 
 class Entrants:
-    """Tells copies among the methods of one domain. Reads runs that are on the result store and never asks for one."""
+    """Tells copies among the methods of one domain. Reads runs that are in the result store and never asks for one."""
 
     def __init__(self, found: Found, baselines: Iterable[Method]) -> None:
         self._found, self._baselines = found, list(baselines)
         self._runs: dict[tuple[str, Tier], ScoredRun] = {}
 
     def _run(self, method: Method, tier: Tier) -> ScoredRun | None:
-        """A run as it is on the result store, where it never changes."""
+        """A run as it is in the result store, where it never changes."""
         key = (method.code_hash, tier)
         if key not in self._runs and (run := self._found(*key)) is not None:
             self._runs[key] = run

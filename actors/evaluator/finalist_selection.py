@@ -6,7 +6,7 @@ nobody's place; places go to methods that say different things (see `entrants`):
 in the order has the place, another only when that one failed and places are left, and what says the same as a baseline
 has none; a method that gives no student in a trial is out, whatever ended it, and stops nobody else; finalists,
 comparisons, cases, and who was dropped and why are written in one transaction. An evaluator that is killed anywhere
-goes through the same order again and finds finished audits on the result store.
+goes through the same order again and finds finished audits in the result store.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Models that the configuration gives, by folder or hub id, in the node cache that sandboxes see read-only.
 
 An entry of the cache is named by the content of all its files, the prompt format among them, which says how the model
-is asked and where texts are cut. What a campaign began with is pinned on its result store: another content under the
+is asked and where texts are cut. What a campaign began with is pinned in its result store: another content under the
 same name is refused. Files from the hub's own cache are linked where that can be done, because they never change; those
 of a folder are copied.
 """

@@ -20,7 +20,7 @@ _TIER: Tier = (
 
 
 class Practice:
-    """The public side of one domain, made from `shared`."""
+    """The public side of one domain, made from `reference_runs`."""
 
     def __init__(self, tools: Tools, shared: ReferenceRuns) -> None:
         self._t, self._shared = tools, shared

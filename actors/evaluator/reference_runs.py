@@ -1,7 +1,7 @@
 """Shared work of one domain: what every method is measured with, done once and paid by the campaign.
 
 Features and prior of the unlabelled items, weak teachers with their labels, ceilings. Teachers are numbered by tier and
-serve all methods of that tier. Each piece is on the result store when it is complete; what runs at the same time is
+serve all methods of that tier. Each piece is in the result store when it is complete; what runs at the same time is
 only limited by what it needs: teachers need the weak model, features and ceilings the strong one.
 """
 
@@ -53,7 +53,7 @@ class Tools:
     disguise: Disguise | None = None
     """What methods and their students see instead of a generated domain's words and numbers; none: all as it is."""
     title: str = ""
-    """What this work is called on the result store and in draws from the secret; empty: the domain's name."""
+    """What this work is called in the result store and in draws from the secret; empty: the domain's name."""
 
     def shown(self, items: ItemSet) -> ItemSet:
         """Items as methods and their students see them."""

@@ -1,7 +1,7 @@
 """What the evaluator has computed, durable: each piece once, so that a restart goes on where the last one stopped.
 
 A scored run holds hits, which are as good as truth next to a student's answers; they lie in the store encrypted with
-the campaign's secret. Nothing is on the result store before it is complete.
+the campaign's secret. Nothing is in the result store before it is complete.
 """
 
 from __future__ import annotations

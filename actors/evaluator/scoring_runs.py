@@ -55,7 +55,7 @@ class ScoringRuns:
         self._join = Joiner()
 
     def key(self, code_hash: str, tier: Tier) -> str:
-        """Where the run stands on the result store."""
+        """Where the run stands in the result store."""
         return f"run/{self._t.domain}/{tier}/{code_hash}"
 
     def found(self, code_hash: str, tier: Tier) -> ScoredRun | None:

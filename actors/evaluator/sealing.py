@@ -1,4 +1,4 @@
-"""SEAL: the claim. Finalists are frozen (see `finals`), and everything runs once on fresh teachers, seeds and items.
+"""SEAL: the claim. Finalists are frozen (`finalist_selection`); all runs once on fresh teachers, seeds and items.
 
 Promises: the finalists and every comparison that will be tested stand in the journal before a finalist's first sealed
 run (the baselines, which nobody chooses, run while candidates are audited); Holm's correction is over all of them, in

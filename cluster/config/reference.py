@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import types
 import typing
 from collections.abc import Iterator
@@ -29,8 +30,8 @@ def _fields(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str
         if section is None:
             yield path, _kind(field.annotation), _default(field), (field.description or "").replace("|", "\\|")
             continue
-        many = typing.get_origin(field.annotation)
-        inner = {dict: f"{path}.NAME.", tuple: f"{path}[]."}.get(many, f"{path}.") if many else f"{path}."
+        kinds: dict[Any, str] = {dict: f"{path}.NAME.", tuple: f"{path}[]."}
+        inner = kinds.get(typing.get_origin(field.annotation), f"{path}.")
         if field.description:
             yield path, "section", "", field.description.replace("|", "\\|")
         yield from _fields(section, inner)
@@ -65,10 +66,9 @@ def _default(field: FieldInfo) -> str:
         return "see `prices.py`"
     if value is None:
         return "`none`"
-    shown = list(value) if isinstance(value, tuple) else value
-    text = {True: "true", False: "false"}.get(shown, str(shown)) if isinstance(shown, bool) else str(shown)
+    text = str(value).lower() if isinstance(value, bool) else str(list(value) if isinstance(value, tuple) else value)
     return f"`{text}`" if text else '`""`'
 
 
 if __name__ == "__main__":
-    print(reference(), end="")  # noqa: T201
+    sys.stdout.write(reference())

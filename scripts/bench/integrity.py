@@ -35,7 +35,6 @@ from actors.evaluator.evaluator import Evaluator
 from actors.scheduler.client import SchedulerClient
 from cluster.config import CampaignConfig, load_config
 from cluster.journal import Journal
-from cluster.money import Amounts, Balance, Caps
 from cluster.names import RunPaths
 from cluster.objects import ObjectStore
 from cluster.remote import Local
@@ -49,13 +48,14 @@ from gpu_pool.slot import Slot, SlotSpec
 from gpu_pool.weak_to_strong import entrypoints
 from gpu_pool.weak_to_strong.domains import get_domain
 from gpu_pool.weak_to_strong.methods import path_of
+from scripts.bench.free_ledger import FreeLedger
 
 AIM = 1.15
 MOST_TRAININGS = 8
 TIMED = "timed"
 
 
-class OneSlot:
+class OneSlot(FreeLedger):
     """A scheduler of one slot that grants everything at once; of timed methods it also runs the plain way."""
 
     def __init__(self, slot: Slot, leases: Path) -> None:
@@ -75,18 +75,6 @@ class OneSlot:
         if timed and not self.plain_first:
             self.plain_s += plain(request.job.steps)
         return result
-
-    def open_account(self, key: str, account: str, parent: str | None, caps: Caps) -> Balance:
-        """Any account."""
-        return self.balance(account)
-
-    def spend(self, key: str, account: str, amounts: Amounts, note: str = "") -> Amounts:
-        """Any amount."""
-        return amounts
-
-    def balance(self, account: str) -> Balance:
-        """No caps."""
-        return Balance(account, None, Caps(), Amounts(), Amounts(), Caps())
 
 
 def plain(steps: tuple[Step, ...]) -> float:

@@ -48,7 +48,6 @@ from actors.scheduler.client import SchedulerClient
 from cluster.config import CampaignConfig, load_config
 from cluster.errors import Reason, RefusedError
 from cluster.journal import Journal
-from cluster.money import Amounts, Balance, Caps
 from cluster.names import CAMPAIGN, RunPaths
 from cluster.objects import ObjectStore
 from cluster.remote import Local
@@ -57,6 +56,7 @@ from cluster.terminal import run_script
 from gpu_pool.leases import LeaseRequest, LeaseResult
 from gpu_pool.weak_to_strong.domains import Domain, get_domain
 from gpu_pool.weak_to_strong.items import ItemSet
+from scripts.bench.free_ledger import FreeLedger
 
 ITEMS = 1263
 SPLITS: tuple[Tier, ...] = ("dev", "board", "seal")
@@ -160,24 +160,12 @@ class MadeUpDomainEvaluator(DomainEvaluator):
         return found
 
 
-class FreeScheduler:
+class FreeScheduler(FreeLedger):
     """Grants everything: the attacker has all answers of the campaign to himself."""
 
     def run(self, request: LeaseRequest) -> LeaseResult:
         """Nothing is run here."""
         raise RefusedError(Reason.NO_CLUSTER, "students are made up")
-
-    def open_account(self, key: str, account: str, parent: str | None, caps: Caps) -> Balance:
-        """Any account."""
-        return self.balance(account)
-
-    def spend(self, key: str, account: str, amounts: Amounts, note: str = "") -> Amounts:
-        """Any amount."""
-        return amounts
-
-    def balance(self, account: str) -> Balance:
-        """No caps."""
-        return Balance(account, None, Caps(), Amounts(), Amounts(), Caps())
 
 
 class Arena:

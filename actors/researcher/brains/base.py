@@ -21,7 +21,7 @@ class Brain(Protocol):
     """Decides the calls of a turn."""
 
     async def decide(self, observation: Observation) -> Decision:
-        """What to do in this turn. Raises `AarError` when it cannot decide now; see `patience` for what follows."""
+        """What to do in this turn. Raises `AarError` when it cannot decide now; see `retry_policy` for what follows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from actors.evaluator.client import EvaluatorClient
 from actors.researcher.tools.base import Args, Context, LongTool, Tool, ToolBox
 from actors.researcher.tools.code import CodeDiff, CodeFetch, CodePush
 from actors.researcher.tools.control import Budget, Finish, Wait, wait_for_news
@@ -15,8 +14,6 @@ from actors.researcher.tools.notifier import Notifier
 from actors.researcher.tools.pilot import RunPilot
 from actors.researcher.tools.scoring import Leaderboard, Submit
 from actors.researcher.tools.shell import Bash
-from actors.scheduler.client import SchedulerClient
-from forum_actor.client import ForumClient
 
 TOOLS: tuple[type[Tool[Any]], ...] = (
     Bash,
@@ -50,11 +47,8 @@ __all__ = [
     "TOOLS",
     "Args",
     "Context",
-    "EvaluatorClient",
-    "ForumClient",
     "LongTool",
     "Notifier",
-    "SchedulerClient",
     "Tool",
     "ToolBox",
     "make_toolbox",

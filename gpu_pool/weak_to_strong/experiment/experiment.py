@@ -178,7 +178,7 @@ class Experiment:
         """What is kept of the method's run with `seed`; its error names the method and the seed."""
         shared = self._shared  # loads the model, which is not the run's time
         teacher, _ = self._teach(seed, asked)
-        params = self._run(self._student, seed)
+        params = self._run_params(self._student, seed)
         run = SharedRun(shared, teacher["unlabelled"], params, members=teacher["members"])
         name, start, others = f"method {method.name!r}, seed {seed}", time.monotonic(), shared.seconds
         try:
@@ -186,7 +186,7 @@ class Experiment:
                 student = train(run)
         except W2SError as error:
             raise type(error)(f"{name}: {error}") from error
-        except Exception as error:
+        except Exception as error:  # whatever the method's own code raises
             raise MethodError(f"{name} raised {type(error).__name__}: {error}{method.place_of(error)}") from error
         seconds = time.monotonic() - start - (shared.seconds - others)
         return {
@@ -250,14 +250,14 @@ class Experiment:
         self, model: LabelModel, tokens: TokenTable, labels: npt.ArrayLike, protocol: Training, wanted: Sequence[int]
     ) -> dict[int, tuple[Student, float]]:
         """Students on truth with the seconds of each, by seed."""
-        seeds = wanted[: seeds_at_once(model, tokens, labels, self._run(protocol, 0))]
+        seeds = wanted[: seeds_at_once(model, tokens, labels, self._run_params(protocol, 0))]
         start = time.monotonic()
-        runs = [self._run(protocol, seed) for seed in seeds]
+        runs = [self._run_params(protocol, seed) for seed in seeds]
         students = train_seeds_on_truth(model, tokens, labels, runs)
         seconds = (time.monotonic() - start) / len(seeds)
         return {seed: (student, seconds) for seed, student in zip(seeds, students, strict=True)}
 
-    def _run(self, protocol: Training, seed: int) -> RunParams:
+    def _run_params(self, protocol: Training, seed: int) -> RunParams:
         return RunParams.of(protocol, seed=seed, device=self._device)
 
     @cached_property

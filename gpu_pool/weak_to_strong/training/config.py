@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cluster.training import BATCH, BETAS, EPOCHS, LR, PUBLISHED_TRAINABLE, TRAINABLE
+from cluster.training import BATCH, BETAS, EPOCHS, LR, PUBLISHED_TRAINABLE
 from gpu_pool.weak_to_strong.errors import TrainingError
 from gpu_pool.weak_to_strong.losses import Loss, cross_entropy
 
@@ -56,7 +57,7 @@ class TrainConfig:
             raise TrainingError(f"schedule {self.schedule!r}: expected linear, cosine or constant")
         if not (0 <= self.ema < 1 and 0 <= self.drop_share < 1 and 0 <= self.warmup < 1):
             raise TrainingError(f"ema, drop_share and warmup must lie in [0, 1): {self}")
-        if not TRAINABLE.fullmatch(self.trainable):
+        if not re.fullmatch(r"full|head|(top|lora):[1-9]\d{0,3}|lora:[1-9]\d{0,3}:[1-9]\d{0,3}", self.trainable):
             raise TrainingError(f"trainable {self.trainable!r}: expected full, head, top:k, lora:r or lora:r:k")
         if self.token_budget is not None and self.token_budget < 1:
             raise TrainingError(f"token_budget must be above 0: {self}")

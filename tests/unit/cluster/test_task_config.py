@@ -29,6 +29,7 @@ def test_a_task_from_files_loads_and_survives_being_written() -> None:
         (("task.files={leases: {path: a, weak: b, strong: c}}",), "task.files", "not leases"),
         (("task.files={chat: {path: a, weak: b}}",), "task.files.chat.strong", "a value"),
         ((FILES, "task.files.chat.protocol.trainable=lora"), "task.files.chat.protocol.trainable", "lora:r"),
+        ((FILES, "task.files.chat.protocol.trainable='lora:8:1'"), "task.files.chat.protocol.trainable", "lora:r"),
         ((FILES, "task.files.chat.protocol.lr=0"), "task.files.chat.protocol.lr", "greater than 0"),
         ((FILES, "task.files.chat.protocol.dropout=0.1"), "task.files.chat.protocol.dropout", "documented fields"),
         ((FILES, "task.files.chat.max_length=0"), "task.files.chat.max_length", "greater than or equal to 1"),
