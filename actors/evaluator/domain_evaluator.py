@@ -70,6 +70,12 @@ class DomainEvaluator:
         """The domain's name."""
         return self._t.domain
 
+    @property
+    def pool_open(self) -> bool:
+        """Whether the pools' own statistics may give the truth away; see `PoolReport.open`."""
+        report = self._t.splits.report
+        return report is not None and report.open
+
     def baselines_of(self, tier: Tier) -> dict[str, Method]:
         """What `tier` compares with: DEV only shows vanilla, the others need all."""
         return {k: m for k, m in self.baselines.items() if tier != "dev" or k == "vanilla"}

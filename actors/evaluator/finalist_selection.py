@@ -4,7 +4,9 @@ Promises: the order stands in the journal before the first audit, and nothing is
 sealed item; a method that fails in one domain is out everywhere, and so is what was built on it, so that a cheat takes
 nobody's place; places go to methods that say different things (see `entrants`): of those that say the same, the first
 in the order has the place, another only when that one failed and places are left, and what says the same as a baseline
-has none; a method that gives no student in a trial is out, whatever ended it, and stops nobody else; finalists,
+has none; where a pool's own statistics give its truth away and could not be balanced, a method whose answers do not
+depend on its teacher's gives way to those whose do; a method that gives no student in a trial is out, whatever ended
+it, and stops nobody else; finalists,
 comparisons, cases, and who was dropped and why are written in one transaction. An evaluator that is killed anywhere
 goes through the same order again and finds finished audits in the result store.
 """
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.evaluator.audits.auditor import AUDITED, AuditReport
-from actors.evaluator.audits.verdicts import GAVE_NOTHING
+from actors.evaluator.audits.verdicts import GAVE_NOTHING, INFLUENCE
 from actors.evaluator.disqualification import Cases, failures
 from actors.evaluator.domain_evaluator import DomainEvaluator
 from actors.evaluator.entrants import Entrants
@@ -32,6 +34,7 @@ from forum_actor.provenance import Provenance
 
 FINALIST_PAYER = Payer(SEAL_ACCOUNT, "full")
 _ORDER, _FROZEN = "candidates", "finalists"
+GIVES_WAY = "its answers do not depend on its teacher's, and the pool's own statistics give the truth away"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,11 @@ def _unfinished(found: Mapping[str, AuditReport]) -> str:
         for verdict in report.verdicts
         if verdict.says == GAVE_NOTHING
     )
+
+
+def _untaught(report: AuditReport) -> bool:
+    """Whether nothing shows that a method's answers depend on its teacher's."""
+    return any(verdict.audit == INFLUENCE and verdict.outcome == "tag" for verdict in report.verdicts)
 
 
 class Finals:
@@ -141,7 +149,8 @@ class Finals:
         Those that an earlier one speaks for come after all others, and only when that one is out.
         """
         out = self._out(order, reports, screened)
-        wanted = self._places - sum(code_hash not in out for code_hash in reports)
+        held = {code_hash for code_hash in reports if code_hash not in out} - self._giving_way(reports)
+        wanted = self._places - len(held)
         room = min(wanted, AUDITED * self._places - len(reports))
         leaders = self._entrants.leaders([candidate.method for candidate in order])
         taken = {leaders[code_hash].code_hash for code_hash in reports if code_hash not in out}
@@ -188,6 +197,18 @@ class Finals:
             out |= dict.fromkeys(built, f"built on {cheat.name}, which is disqualified")
         return objections | unfinished | out | failed
 
+    def _giving_way(self, reports: Reports) -> set[str]:
+        """Methods, by code hash, of which nothing shows that their gain is not what a pool's statistics give away.
+
+        A vote is right whoever taught it. So is strong elicitation, which only loses its place to others.
+        """
+        open_pools = {name for name, found in self._domain_evaluators.items() if found.pool_open}
+        return {
+            code_hash
+            for code_hash, found in reports.items()
+            if any(_untaught(report) for name, report in found.items() if name in open_pools)
+        }
+
     def _copies(self, order: Sequence[Finalist], frozen: Sequence[Finalist]) -> dict[str, str]:
         """Candidates that say what a finalist says, by code hash, with the reason why they have no place."""
         leaders = self._entrants.leaders([candidate.method for candidate in order])
@@ -202,7 +223,11 @@ class Finals:
     def _freeze(self, order: Sequence[Finalist], reports: Reports, screened: Mapping[str, str]) -> list[Finalist]:
         with self._store.transaction():
             out, provenance = self._out(order, reports, screened), Provenance.read(self._forum_db)
-            frozen = [c for c in order if c.method.code_hash in reports and c.method.code_hash not in out]
+            audited = [c for c in order if c.method.code_hash in reports and c.method.code_hash not in out]
+            last = self._giving_way(reports)
+            frozen = sorted(audited, key=lambda c: c.method.code_hash in last)[: self._places]
+            frozen.sort(key=order.index)
+            out = dict.fromkeys((c.method.code_hash for c in audited if c not in frozen), GIVES_WAY) | out
             out = self._copies(order, frozen) | out
             dropped = [c for c in order if c.method.code_hash in out]
             body = {

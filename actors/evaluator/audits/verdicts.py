@@ -41,6 +41,7 @@ UNTAUGHT_SD = 0.01
 in earnest. Measured: without a source the 38 shipped methods scored .501 with an sd of .008 to .013 on 2,000 items in
 each of three domains, where the items alone make .011."""
 GAVE_NOTHING = "the method gave no student on these inputs"
+INFLUENCE = "influence of the teacher"
 HALVES = 1.5
 """How much more students of half the items are taken to spread than those of all."""
 
@@ -254,7 +255,7 @@ def _ceiling(e: Evidence) -> Verdict:
 def _influence(found: Influence) -> Verdict:
     """Computed answers are the same whoever taught; so are those of a strong model that needs no teacher."""
     value = found.slope if math.isfinite(found.slope) else None
-    return Verdict("influence of the teacher", "pass" if found.shown else "tag", value, found.limit, found.says)
+    return Verdict(INFLUENCE, "pass" if found.shown else "tag", value, found.limit, found.says)
 
 
 def _shuffled(e: Evidence) -> Verdict:

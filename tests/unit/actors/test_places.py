@@ -8,8 +8,14 @@ from typing import Any
 
 import pytest
 
+from actors.evaluator.audits import Auditor, AuditReport, InEarnest
+from actors.evaluator.audits.verdicts import INFLUENCE, Outcome, Verdict
+from actors.evaluator.domain_evaluator import DomainEvaluator
+from actors.evaluator.finalist_selection import GIVES_WAY
 from actors.evaluator.lease_client import WorkError
-from actors.evaluator.source import code_hash
+from actors.evaluator.result_store import ScoredRun, Usage
+from actors.evaluator.scoring_runs import Payer
+from actors.evaluator.source import Method, code_hash
 from actors.evaluator.splits import TASK_VERSION
 from actors.observer.audit_claims import audit_code, audit_seal
 from actors.observer.audit_seeds import audit_seeds
@@ -101,6 +107,44 @@ def test_another_copy_has_the_place_only_when_the_first_is_out(world: World) -> 
     places, dropped = frozen(world)
     assert sorted(places) == ["01-a", "02-a"]
     assert "gave no student" in dropped[hashed(source_of(0.9, "TWIN = 1"))]
+
+
+@pytest.mark.parametrize(
+    ("open_pool", "votes", "taught", "expected", "gave_way"),
+    [
+        (True, 2, 2, ["02-taught", "03-taught"], 2),
+        (True, 2, 1, ["00-vote", "02-taught"], 1),
+        (True, 3, 0, ["00-vote", "01-vote"], 1),
+        (False, 2, 2, ["00-vote", "01-vote"], 0),
+    ],
+)
+def test_where_the_pool_gives_truth_away_who_needs_no_teacher_gives_way(
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    open_pool: bool,
+    votes: int,
+    taught: int,
+    expected: list[str],
+    gave_way: int,
+) -> None:
+    who = [f"{n:02d}-{'vote' if n < votes else 'taught'}" for n in range(votes + taught)]
+    for number, name in enumerate(who):
+        submit(world, source_of(0.9 - 0.06 * number), name)
+
+    reports: dict[str, AuditReport] = {}
+
+    async def audit(_: Auditor, method: Method, own: InEarnest, weak: ScoredRun, payer: Payer) -> AuditReport:
+        outcome: Outcome = "tag" if "vote" in method.name else "pass"
+        verdict = Verdict(INFLUENCE, outcome, 0.0, 0.02, "")
+        return reports.setdefault(method.code_hash, AuditReport(outcome, (verdict,), Usage((), 0, "A", "")))
+
+    monkeypatch.setattr(Auditor, "audit", audit)
+    monkeypatch.setattr(Auditor, "known", lambda _, code_hash: reports.get(code_hash))
+    monkeypatch.setattr(DomainEvaluator, "pool_open", open_pool)
+    places, dropped = frozen(world)
+    assert places == expected
+    assert list(dropped.values()) == [GIVES_WAY] * gave_way
+    assert audit_seal(load_run(world.paths.root))[1] == []
 
 
 def test_a_method_that_ends_every_lease_of_its_audit_is_out_and_the_seal_opens(world: World) -> None:

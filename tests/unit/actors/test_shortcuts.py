@@ -15,6 +15,7 @@ from actors.evaluator.pools import FilePools, PoolReport, file_pools
 from actors.evaluator.secret import Secret
 from actors.evaluator.shortcuts import Shortcut, balance
 from actors.evaluator.shortcuts.balance import MOST
+from actors.evaluator.shortcuts.probe import FOLDS, ask
 from gpu_pool.weak_to_strong.items import ItemSet
 from gpu_pool.weak_to_strong.tasks import load_task
 from tests.unit.actors.shortcut_tasks import (
@@ -68,6 +69,18 @@ def test_who_counts_steps_lines_or_words_is_at_chance_on_the_pool_that_is_traine
     assert found.report.after.gain <= MOST
     assert len(items) > 500, "four in ten contradict the steps and as many that do not stay"
     assert not found.report.open
+
+
+def test_one_telling_figure_is_found_among_many_that_tell_nothing_in_few_items() -> None:
+    gains, right = [], 0.62
+    for seed in range(12):
+        rng, n = np.random.default_rng(seed), 450
+        labels = rng.integers(0, 2, n).astype(np.int8)
+        steps = rng.choice([-1.0, 1.0], (n, 400)).astype(np.float32)
+        steps[:, 7] = np.where(rng.random(n) < right, 2 * labels - 1, 1 - 2 * labels)
+        found = ask(steps, labels, rng.integers(0, FOLDS, n), np.ones(n, dtype=np.bool_), odd=False)
+        gains.append(found.gain)
+    assert np.mean(gains) > 0.55 * (right - 0.5)
 
 
 def test_of_a_question_there_is_one_item_so_that_nothing_is_voted_on(doubtful: Works, tmp_path: Path) -> None:
