@@ -11,8 +11,8 @@ Promises, for any interleaving, failure and crash:
   region without a price says so in its event (`inexact`).
 - A call that was refused leaves no reservation behind.
 - Of one key at most `MOST_LOSSES` answers are paid for and lost; and when they are lost one after another, over all
-  callers, nobody calls for a while (see `Breaker`). A loss that costs nothing, as of a model without a price per token,
-  counts for neither.
+  callers, nobody calls for a while (see `CircuitBreaker`). A loss that costs nothing, as of a model without a price per
+  token, counts for neither.
 
 What a crash cannot tell: how an attempt ended that was sent and whose answer was not yet kept. It is charged at its
 worst, and the same key, when it is asked again, is a new attempt with a reservation of its own. So the vendor may
@@ -28,19 +28,15 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from actors.gateway.api import ModelAnswer
-from actors.gateway.billing import Billing
-from actors.gateway.book import Attempt, Book
-from actors.gateway.breaker import Breaker
-from actors.gateway.limits import Estimate, Limits
+from actors.gateway.billing import Attempt, Billing, Book
+from actors.gateway.client import ModelAnswer
+from actors.gateway.endpoint import Transport
 from actors.gateway.meters import Meters
 from actors.gateway.pricing import Tariff, Tokens, billed, tariff_table, tokens_of, unpriced
-from actors.gateway.rate_limiter import RateLimiter
-from actors.gateway.recorder import Parts, RecordError
-from actors.gateway.request import HIDDEN_TOKENS, Body, asks_long_cache
-from actors.gateway.request_parser import RequestParser
-from actors.gateway.retry import AttemptFailedError, Failure, after, pause
-from actors.gateway.transport import Transport
+from actors.gateway.rate_limiter import Estimate, RateLimiter
+from actors.gateway.recorder import RecordError
+from actors.gateway.requests import HIDDEN_TOKENS, Body, Parts, RequestParser, asks_long_cache
+from actors.gateway.retries import AttemptFailedError, Failure, after, pause
 from actors.scheduler.client import SchedulerClient
 from cluster.config import CampaignConfig
 from cluster.errors import AarError, Reason, RefusedError
@@ -77,8 +73,7 @@ class Gateway:
         self._parser = RequestParser()
         self._transport = transport
         self._clock, self._sleep = clock, sleep
-        self._rate_limiter = RateLimiter(Limits(config.gateway, clock()), clock, sleep)
-        self._breaker = Breaker()
+        self._rate_limiter = RateLimiter(config.gateway, clock, sleep)
         self._meters = Meters(sink)
         self._calls: dict[str, tuple[str, asyncio.Task[ModelAnswer]]] = {}  # with who asked
         self._mine: set[str] = set()
@@ -126,8 +121,7 @@ class Gateway:
 
     def status(self) -> dict[str, Any]:
         """Calls that run and wait, `losses` in a row, tallies since the start, what the transport says of itself."""
-        losses = {"losses": self._breaker.to_dict(self._clock())}
-        return {**self._rate_limiter.counts, **losses, **self._meters.to_dict(), **self._transport.status()}
+        return {**self._rate_limiter.status(), **self._meters.to_dict(), **self._transport.status()}
 
     async def _finish(self, attempt: Attempt) -> None:
         """From wherever an attempt stands to its end."""
@@ -243,17 +237,17 @@ class Gateway:
                 log.warning("%s: its smaller bound is not written down: %s", attempt.key, error)
 
         guess = self._meters.guess(attempt.researcher)
-        async with self._rate_limiter.passage(attempt.reservation, attempt.researcher, guess) as passage:
+        async with self._rate_limiter.admit(attempt.reservation, attempt.researcher, guess) as admitted:
             self.book.sent(attempt)
             started = self._clock()
             try:
                 message = await self._transport.send(attempt.key, body, parts, begun)
             except AttemptFailedError as error:
                 if not error.failure.billed:
-                    passage.used = Estimate(0.0, 0.0)
+                    admitted.used = Estimate(0.0, 0.0)
                 self._slow_down(attempt, tries, error.failure)
                 raise
-            self._recover()
+            self._rate_limiter.record_answer()
             seconds = self._clock() - started
             told = billed(message, long_cache)
             tokens = self.book.attempt(attempt.reservation).worst if told is None else told
@@ -264,7 +258,7 @@ class Gateway:
             facts = (tokens, charge, parts, message, round(seconds, 3), inexact)
             await self._kept(lambda: self.book.answered(attempt, *facts))
             self._parser.learn(parts)
-            passage.used = self._meters.answered(attempt.researcher, tokens, charge, seconds)
+            admitted.used = self._meters.answered(attempt.researcher, tokens, charge, seconds)
         return message
 
     async def _kept(self, write: Callable[[], None]) -> None:
@@ -280,22 +274,16 @@ class Gateway:
     def _slow_down(self, attempt: Attempt, tries: int, failure: Failure) -> None:
         """Everybody waits when the endpoint wants fewer calls, and when its answers are paid for and lost."""
         if failure.throttled:
-            self._rate_limiter.pause(pause(failure, tries, self._settings, self._chance(attempt.key, tries)))
-        seconds = self._breaker.lost(self._clock()) if failure.billed and attempt.reserved else None
+            self._rate_limiter.pause_all(pause(failure, tries, self._settings, self._chance(attempt.key, tries)))
+        seconds = self._rate_limiter.record_loss() if failure.billed and attempt.reserved else None
         if seconds is None:
             return
-        self._rate_limiter.pause(seconds)
-        self._rate_limiter.careful(True)
-        losses = self._breaker.in_a_row
+        losses = self._rate_limiter.losses_in_a_row
         log.warning(
             "%d answers in a row were lost and paid for; %g s without calls: %s", losses, seconds, failure.message
         )
-        if self._breaker.pauses == 1:
+        if self._rate_limiter.pauses == 1:
             self.book.paused(losses, seconds, failure.message)
-
-    def _recover(self) -> None:
-        self._breaker.answered()
-        self._rate_limiter.careful(False)
 
     async def _settle_failed(self, attempt: Attempt, failure: Failure) -> Attempt | None:
         """The attempt itself when its reservation serves again, or `None` when it was charged."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from actors.gateway.limits import Estimate
 from actors.gateway.pricing import KINDS, Tokens
+from actors.gateway.rate_limiter import Estimate
 from cluster.money import MICRO
 from cluster.observing import Guard, Guarded, Sink
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from actors.gateway.api import ModelAnswer
+from actors.gateway.client import ModelAnswer
 from cluster.errors import RefusedError
 from tests.fake_messages import replies
 from tests.fake_messages.cache import PromptCache, count, segments

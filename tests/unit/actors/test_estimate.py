@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from actors.director.estimate import estimate
-from actors.gateway.request import asks_long_cache
-from actors.gateway.request_parser import RequestParser
+from actors.gateway.requests import RequestParser, asks_long_cache
 from actors.researcher.brains.llm.requests import Requests
 from cluster.config import ConfigError, load_config
 from cluster.money import MICRO

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from actors.gateway import recorder
-from actors.gateway.api import ModelAnswer
-from actors.gateway.limits import Limits
+from actors.gateway.client import ModelAnswer
 from actors.gateway.pricing import Tokens, tariff_of
+from actors.gateway.rate_limiter import RateLimits
 from actors.gateway.recorder import load_request
 from actors.gateway.replayer import Replayer, as_recorded
-from actors.gateway.request_parser import RequestParser
-from actors.gateway.retry import Failure
+from actors.gateway.requests import RequestParser
+from actors.gateway.retries import Failure
 from actors.researcher.retry_policy import next_step
 from cluster.config import ConfigError, dump_config, validate
 from cluster.errors import Reason, RefusedError
@@ -143,14 +143,14 @@ def test_an_endpoint_that_wants_fewer_calls_makes_everybody_wait(tmp_path: Path,
 
     async def skip(seconds: float) -> None:
         assert gateway._rate_limiter._limits.next_start(now[0]) is None
-        gateway._rate_limiter._limits.ask("other", "other", gateway._meters.guess("other"))
-        assert gateway._rate_limiter._limits.start(now[0]) == []
+        gateway._rate_limiter._limits.enqueue("other", "other", gateway._meters.guess("other"))
+        assert gateway._rate_limiter._limits.start_due(now[0]) == []
         now[0] += seconds
-        assert gateway._rate_limiter._limits.start(now[0]) == ["other"]
+        assert gateway._rate_limiter._limits.start_due(now[0]) == ["other"]
 
     gateway = make(tmp_path, ledger_actor, Simulated(throttled, answer()))
     gateway._sleep, gateway._clock, gateway._rate_limiter._clock = skip, lambda: now[0], lambda: now[0]
-    gateway._rate_limiter._limits = Limits(campaign().gateway, 0.0)
+    gateway._rate_limiter._limits = RateLimits(campaign().gateway, 0.0)
     assert asyncio.run(gateway.call(KEY, WHO, request())).charged == ledger_actor.spent()
     assert now[0] == 50.0
 

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 from actors.gateway.actor import make_transport
-from actors.gateway.api import ModelAnswer
+from actors.gateway.client import ModelAnswer
 from actors.gateway.endpoint import Endpoint
 from actors.gateway.gateway import Gateway
-from actors.gateway.keys import KeyFileError, check_brain, hand_over, handed_path, key_of, read_key
-from actors.gateway.request_parser import RequestParser
-from actors.gateway.retry import AttemptFailedError, Failure
+from actors.gateway.keys import KeyFileError, hand_over, handed_path, key_of, read_key
+from actors.gateway.requests import RequestParser
+from actors.gateway.retries import AttemptFailedError, Failure
+from actors.gateway.startup_checks import check_brain
 from cluster.config import ConfigError
 from cluster.errors import RefusedError
 from cluster.store import Store

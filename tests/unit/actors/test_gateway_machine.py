@@ -24,8 +24,8 @@ from actors.gateway import recorder
 from actors.gateway.gateway import MOST_LOSSES, Gateway
 from actors.gateway.pricing import Tokens, billed, tokens_of
 from actors.gateway.replayer import Replayer
-from actors.gateway.request import HIDDEN_TOKENS, Body, canonical, digest, without_marks
-from actors.gateway.retry import Failure
+from actors.gateway.requests import HIDDEN_TOKENS, Body, canonical, digest, without_marks
+from actors.gateway.retries import Failure
 from actors.researcher.brains.llm.conversation import Conversation
 from actors.researcher.brains.llm.requests import Requests
 from cluster.errors import Reason, RefusedError

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from actors.gateway.gateway import worst_case
 from actors.gateway.pricing import Tariff, Tokens, billed, tokens_of, unpriced
-from actors.gateway.request_parser import RequestParser
+from actors.gateway.requests import RequestParser
 from cluster.config import Price
 from cluster.errors import RefusedError
 from tests.unit.actors.gateway_world import MODEL, campaign, request, tariff

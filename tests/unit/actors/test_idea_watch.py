@@ -12,8 +12,8 @@ from actors.director.ideas import IdeaWatch
 from actors.director.namer import TOOL, Namer, chosen, request
 from actors.gateway.client import GatewayClient
 from actors.gateway.gateway import Gateway
-from actors.gateway.request_parser import RequestParser
-from actors.gateway.retry import Failure
+from actors.gateway.requests import RequestParser
+from actors.gateway.retries import Failure
 from actors.observer.audit_calls import audit_calls
 from actors.observer.run_data import load_run
 from actors.researcher.client import ResearcherClient

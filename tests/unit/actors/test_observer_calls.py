@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from actors.gateway.retry import Failure
+from actors.gateway.retries import Failure
 from actors.observer.audit_calls import audit_calls
 from actors.observer.books import replay
 from actors.observer.calls import Calls, quantile

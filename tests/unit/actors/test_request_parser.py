@@ -13,11 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.gateway import recorder, request_parser
-from actors.gateway.recorder import Parts
-from actors.gateway.request import Body, canonical, digest, without_marks
-from actors.gateway.request_parser import PREFIX, RequestParser
-from actors.gateway.retry import Failure
+from actors.gateway import recorder, requests
+from actors.gateway.requests import PREFIX, Body, Parts, RequestParser, canonical, digest, without_marks
+from actors.gateway.retries import Failure
 from cluster.errors import Reason, RefusedError
 from tests.unit.actors.gateway_world import MEMORY, TEAM, FakeLedger, Simulated, answer, make, request
 
@@ -169,7 +167,7 @@ def test_a_turn_takes_as_many_steps_after_a_long_history_as_after_a_short_one() 
 
 
 def test_what_was_not_asked_for_the_longest_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request_parser, "MOST_PIECES", 3)
+    monkeypatch.setattr(requests, "MOST_PIECES", 3)
     reader = RequestParser()
     for texts in (("a", "b"), ("a", "c")):  # with the rest, two and three pieces
         reader.learn(reader.take(said(*texts))[1])

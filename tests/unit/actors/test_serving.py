@@ -16,14 +16,13 @@ from typing import Any
 import pytest
 
 from actors.gateway.gateway import Gateway
-from actors.gateway.keys import check_brain
-from actors.gateway.request_parser import RequestParser
-from actors.gateway.retry import AttemptFailedError
+from actors.gateway.model_server import ModelServerManager, Served, serve_request
+from actors.gateway.requests import RequestParser
+from actors.gateway.retries import AttemptFailedError
+from actors.gateway.startup_checks import check_brain
 from actors.scheduler.audit import audit
 from actors.scheduler.client import SchedulerClient
 from actors.scheduler.scheduler import Scheduler
-from actors.serving.manager import ModelServerManager, serve_request
-from actors.serving.transport import Served
 from cluster.config import CampaignConfig, ConfigError, load_config
 from cluster.errors import RefusedError
 from cluster.money import Amounts, Caps, gpu_cost

@@ -1,16 +1,25 @@
-"""The body of a call: what may stand in it, and an upper bound of the tokens it becomes. Pure.
+"""Requests of researchers: what may stand in them, the most tokens that they become, and their parts. Pure but for its
+memory.
 
 What has no price in the table is refused: other service tiers, speeds and regions, tools that the vendor runs, beta
 features with prices of their own, images and documents (whose tokens no count of bytes bounds).
+
+A turn sends its whole history again, so a request is checked, measured and taken apart in one pass, at the cost of what
+is new in it. A message that was read and stored before is known by its fingerprint, and what reading it found out is
+remembered; so is what stands beside the messages. What is remembered passed every check of its content, and is
+certainly stored: it is learnt after the exchange that brought it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+
+import msgpack
 
 from cluster.errors import Reason, RefusedError
 
@@ -174,3 +183,157 @@ def block_at(value: Any, path: Steps) -> Any:
 def asks_long_cache(marks: list[Mark]) -> bool:
     """Whether a breakpoint asks for a cache of an hour."""
     return any(isinstance(mark, dict) and mark.get("ttl") == "1h" for _, mark in marks)
+
+
+ROOT = ""
+"""The predecessor of the first message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A message, or all that stands beside the messages, as it is recorded: `sha` and `size` are the name and the bytes
+    of its JSON without breakpoints, `whole` the bytes with them, `paths` lead to the blocks in it that have one.
+    `prefix` is the name of those of its fields that decide how many tokens a prompt has.
+    """
+
+    sha: str
+    size: int
+    whole: int
+    paths: list[Steps]
+    prefix: str
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A request taken apart: `nodes` as `(sha, parent, message sha, bytes)` from first to last, `rest` and `prefix` as
+    the names of what stands beside the messages: of all of it, and of what counts as input. `bodies` are by sha, and
+    of what may not be stored yet; `fresh` are the pieces that are stored with these, by fingerprint.
+    """
+
+    bodies: dict[str, bytes]
+    fresh: dict[bytes, Piece]
+    nodes: tuple[tuple[str, str, str, int], ...]
+    rest: str
+    prefix: str
+    marks: list[Mark]
+
+    @property
+    def head(self) -> str:
+        """The last node."""
+        return self.nodes[-1][0]
+
+    @property
+    def request(self) -> str:
+        """The name of the whole request."""
+        return request_name(self.head, self.rest, self.marks)
+
+
+def node_name(parent: str, message: str) -> str:
+    """The name of the node of a message after its predecessor's node."""
+    return digest(f"{parent}/{message}".encode())
+
+
+def request_name(head: str, rest: str, marks: list[Any]) -> str:
+    """The name of a whole request: its messages, what stands beside them, and its breakpoints."""
+    return digest(canonical([head, rest, marks]))
+
+
+PREFIX = ("model", "system", "tools", "tool_choice", "thinking")
+"""Fields beside the messages that decide how many tokens a prompt has."""
+MARK = b'"cache_control"'
+MOST_PIECES = 50_000
+"""Pieces that are remembered, at about 600 bytes each; what was not asked for the longest is forgotten first."""
+MOST_PATHS = 1024
+"""Bytes of the paths to breakpoints of a piece that is remembered: a few, at ordinary places."""
+_AROUND = len(',"messages":[]')
+_NO_KEY = b""
+
+
+class RequestParser:
+    """Reads requests and remembers the pieces that were stored."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[bytes, Piece] = OrderedDict()
+        self._packer = msgpack.Packer(strict_types=True)
+
+    def take(self, request: Any) -> tuple[Body, Parts]:
+        """A request checked and taken apart. Raises `RefusedError`: "bad_request", "too_large"."""
+        check_fields(request)
+        messages: list[dict[str, Any]] = request["messages"]
+        values = [{name: value for name, value in request.items() if name != "messages"}, *messages]
+        keys = [self._fingerprint(value) for value in values]
+        found = [self._recall(key) for key in keys]
+        check_content([value for value, piece in zip(values, found, strict=True) if piece is None])
+        bodies: dict[str, bytes] = {}
+        fresh: dict[bytes, Piece] = {}
+        pieces: list[Piece] = []
+        for value, key, known in zip(values, keys, found, strict=True):
+            piece = known
+            if piece is None:
+                piece, body = _read(value)
+                bodies[piece.sha] = body
+                if key != _NO_KEY:
+                    fresh[key] = piece
+            pieces.append(piece)
+        size = sum(piece.whole for piece in pieces) + _AROUND + len(messages) - 1
+        check_size(size)
+        return Body(request, size), _joined(values, pieces, bodies, fresh)
+
+    def learn(self, parts: Parts) -> None:
+        """Remember what was fresh in a request, now that it is stored."""
+        for key, piece in parts.fresh.items():
+            if not piece.paths or len(canonical(piece.paths)) <= MOST_PATHS:
+                self._known[key] = piece
+        while len(self._known) > MOST_PIECES:
+            self._known.popitem(last=False)
+
+    def _recall(self, key: bytes) -> Piece | None:
+        piece = self._known.get(key)
+        if piece is not None:
+            self._known.move_to_end(key)
+        return piece
+
+    def _fingerprint(self, value: dict[str, Any]) -> bytes:
+        """Tells any two values apart that differ in a type or in an order; `_NO_KEY` for what is not plain data."""
+        try:
+            return hashlib.sha256(self._packer.pack(value)).digest()
+        except (TypeError, ValueError, OverflowError):
+            return _NO_KEY
+
+
+def _read(value: dict[str, Any]) -> tuple[Piece, bytes]:
+    """What there is to know of a piece, and its JSON without breakpoints. Raises `RefusedError` "bad_request"."""
+    try:
+        body = canonical(value)
+        body.decode()  # half a surrogate pair is refused here
+        whole = len(body)
+        paths: list[Steps] = []
+        if MARK in body:  # a text may hold these words, too: it then comes out as it went in
+            value, marks = without_marks(value)
+            paths = [path for path, _ in marks]
+            body = canonical(value)
+        prefix = digest(canonical({name: value[name] for name in PREFIX if name in value}))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise bad("request", f"not JSON: {error}") from None
+    return Piece(digest(body), len(body), whole, paths, prefix), body
+
+
+def _joined(
+    values: list[dict[str, Any]], pieces: list[Piece], bodies: dict[str, bytes], fresh: dict[bytes, Piece]
+) -> Parts:
+    """The parts of a request from its values and their pieces: what stands beside the messages, then each message."""
+    rest = pieces[0]
+    marks = _marks([], values[0], rest)
+    nodes, parent = [], ROOT
+    for number, (value, piece) in enumerate(zip(values[1:], pieces[1:], strict=True)):
+        node = node_name(parent, piece.sha)
+        nodes.append((node, parent, piece.sha, piece.size))
+        parent = node
+        if piece.paths:
+            marks += _marks(["messages", number], value, piece)
+    return Parts(bodies, fresh, tuple(nodes), rest.sha, rest.prefix, marks)
+
+
+def _marks(where: Steps, value: dict[str, Any], piece: Piece) -> list[Mark]:
+    """The breakpoints of a value that stands `where` in its request."""
+    return [([*where, *path], block_at(value, path)["cache_control"]) for path in piece.paths]
