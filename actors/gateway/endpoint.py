@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from actors.gateway.keys import KeyFileError
 from actors.gateway.requests import Body, Parts
-from actors.gateway.retries import AttemptFailedError, Failure, of_connection, of_status
+from actors.gateway.retries import AttemptFailedError, Failure, failure_of_connection, failure_of_status
 from cluster.config import Brain, Gateway
 from cluster.errors import Reason
 
@@ -155,11 +155,13 @@ class Endpoint:
                 await self._stream(body, answer, begun)
             failure = None if answer.complete else Failure(Reason.UNAVAILABLE, "the stream broke off", True, True)
         except self._sdk.APIStatusError as error:
-            failure = of_status(error.status_code, error.body, error.response.headers, answer.message is not None)
+            failure = failure_of_status(
+                error.status_code, error.body, error.response.headers, answer.message is not None
+            )
         except (self._sdk.APIConnectionError, self._http.HTTPError) as error:
             cause = error.__cause__ or error
             unsent = (self._http.ConnectError, self._http.ConnectTimeout, self._http.PoolTimeout)
-            failure = of_connection(type(cause).__name__, billed=not isinstance(cause, unsent))
+            failure = failure_of_connection(type(cause).__name__, billed=not isinstance(cause, unsent))
         except TimeoutError:
             failure = Failure(Reason.UNAVAILABLE, f"no answer within {self._seconds:g} s", again=True, billed=True)
         except (ValueError, KeyError, TypeError, self._sdk.AnthropicError) as error:

@@ -256,7 +256,7 @@ class RequestParser:
         self._known: OrderedDict[bytes, Piece] = OrderedDict()
         self._packer = msgpack.Packer(strict_types=True)
 
-    def take(self, request: Any) -> tuple[Body, Parts]:
+    def parse(self, request: Any) -> tuple[Body, Parts]:
         """A request checked and taken apart. Raises `RefusedError`: "bad_request", "too_large"."""
         check_fields(request)
         messages: list[dict[str, Any]] = request["messages"]
@@ -279,7 +279,7 @@ class RequestParser:
         check_size(size)
         return Body(request, size), _joined(values, pieces, bodies, fresh)
 
-    def learn(self, parts: Parts) -> None:
+    def remember(self, parts: Parts) -> None:
         """Remember what was fresh in a request, now that it is stored."""
         for key, piece in parts.fresh.items():
             if not piece.paths or len(canonical(piece.paths)) <= MOST_PATHS:

@@ -45,14 +45,7 @@ class AttemptFailedError(AarError):
         self.failure = failure
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """Try again after so many seconds."""
-
-    seconds: float
-
-
-def pause(failure: Failure, attempts: int, settings: Gateway, chance: random.Random) -> float:
+def backoff_seconds(failure: Failure, attempts: int, settings: Gateway, chance: random.Random) -> float:
     """Seconds for which a failure lets wait, the `attempts`-th of one call.
 
     They double with each attempt, with jitter between half of it and all of it, up to `longest_wait_seconds`; they are
@@ -63,13 +56,13 @@ def pause(failure: Failure, attempts: int, settings: Gateway, chance: random.Ran
     return max(seconds * (0.5 + chance.random() / 2), asked)
 
 
-def after(failure: Failure, attempts: int, settings: Gateway, chance: random.Random) -> Wait | None:
-    """What follows `attempts` failed attempts of one call: its `pause`, or `None` when that was the last."""
+def next_wait(failure: Failure, attempts: int, settings: Gateway, chance: random.Random) -> float | None:
+    """Seconds to wait after `attempts` failed attempts of one call; `None` when that was the last."""
     if not failure.again or attempts >= settings.attempts:
         return None
     if (failure.retry_after_s or 0.0) > LONGEST_RETRY_AFTER_S:
         return None
-    return Wait(pause(failure, attempts, settings, chance))
+    return backoff_seconds(failure, attempts, settings, chance)
 
 
 MOST_TEXT = 500
@@ -94,7 +87,7 @@ _NO_CREDIT = ("credit balance", "spend limit", "spending limit")
 _TOO_LONG = ("prompt is too long", "context window", "context length", "context limit", "maximum context")
 
 
-def of_status(status: int, body: object, headers: Mapping[str, str], begun: bool) -> Failure:
+def failure_of_status(status: int, body: object, headers: Mapping[str, str], begun: bool) -> Failure:
     """The failure behind an error status, or behind an error event of a stream that had `begun`."""
     if 300 <= status < 400:
         to = headers.get("location", "nowhere").partition("?")[0][:MOST_TEXT]
@@ -114,7 +107,7 @@ def of_status(status: int, body: object, headers: Mapping[str, str], begun: bool
     return Failure(_reason(status, kind, text), message)
 
 
-def of_connection(cause: str, billed: bool) -> Failure:
+def failure_of_connection(cause: str, billed: bool) -> Failure:
     """The failure of a connection; `billed` when the request may have arrived."""
     return Failure(Reason.UNAVAILABLE, f"the connection to the endpoint failed: {cause}", again=True, billed=billed)
 

@@ -75,7 +75,7 @@ def test_an_answer_that_finds_no_room_on_disk_is_kept_until_there_is_some_and_pa
 ) -> None:
     endpoint = Simulated()
     gateway = make(tmp_path, ledger_actor, endpoint)
-    answered, full = gateway.book.answered, 3
+    answered, full = gateway.attempts.record_answer, 3
 
     def written(*facts: Any) -> None:
         nonlocal full
@@ -87,8 +87,8 @@ def test_an_answer_that_finds_no_room_on_disk_is_kept_until_there_is_some_and_pa
     def begun(*_: Any) -> None:
         raise StorageError("full")
 
-    monkeypatch.setattr(gateway.book, "answered", written)
-    monkeypatch.setattr(gateway.book, "begun", begun)
+    monkeypatch.setattr(gateway.attempts, "record_answer", written)
+    monkeypatch.setattr(gateway.attempts, "lower_worst_case", begun)
     got = asyncio.run(gateway.call(KEY, WHO, request()))
     assert len(endpoint.sent) == 1
     assert got.charged == cost(campaign(), got.message) == ledger_actor.spent()
@@ -216,7 +216,7 @@ def test_answers_that_are_lost_one_after_another_pause_all_calls_ever_longer(tmp
 
     asyncio.run(first_hours())
     assert ledger_actor.spent() < 15_000_000
-    (told,) = gateway.book.journal.events(kind="calls_paused")
+    (told,) = gateway.attempts.journal.events(kind="calls_paused")
     assert told.payload["losses"] == 5
     assert gateway.status()["losses"] == {"in_a_row": 0, "paused_seconds": 0.0}
 
@@ -226,7 +226,7 @@ def test_losses_that_cost_nothing_bar_no_key_and_pause_nothing(tmp_path: Path, l
     config = campaign("brain.kind=local", f"gateway.prices.claude-opus-4-6={free}")
     gateway = make(tmp_path, ledger_actor, Simulated(*[DROPPED] * 7, answer()), config)
     assert asyncio.run(gateway.call(KEY, WHO, request())).charged == 0
-    assert gateway.book.journal.events(kind="calls_paused") == []
+    assert gateway.attempts.journal.events(kind="calls_paused") == []
 
 
 @pytest.mark.parametrize("failures", [[30.0] * 8, [86_400.0]])
@@ -283,7 +283,7 @@ def test_what_no_account_can_pay_is_told_and_breaks_no_cap(tmp_path: Path) -> No
     message = answer(input_tokens=50_000)
     gateway = make(tmp_path, ledger_actor, Simulated(message))
     got = asyncio.run(gateway.call(KEY, WHO, request()))
-    unpaid = [event.payload["usd"] for event in gateway.book.journal.events(kind="unpaid")]
+    unpaid = [event.payload["usd"] for event in gateway.attempts.journal.events(kind="unpaid")]
     assert ledger_actor.spent() + sum(unpaid) == got.charged == cost(campaign(), message)
     assert ledger_actor.spent() <= 50_000
 
@@ -296,7 +296,7 @@ def test_an_answer_without_usage_is_charged_at_its_worst_and_says_so(
     got = asyncio.run(gateway.call(KEY, WHO, request()))
     (row,) = ledger_actor.store.query("SELECT usd, charged_usd FROM reservations")
     assert got.charged == row["charged_usd"] == row["usd"] > 25 * 1000
-    (event,) = gateway.book.journal.events(kind="call_answered")
+    (event,) = gateway.attempts.journal.events(kind="call_answered")
     assert len(event.payload["inexact"]) == 1
 
 
@@ -313,8 +313,8 @@ def test_a_stream_that_opens_without_a_prompt_count_lowers_no_worst_case(
     gateway = make(tmp_path, ledger_actor, endpoint)
     with pytest.raises(Died):
         asyncio.run(gateway.call(KEY, WHO, request()))
-    gateway.book.store.close()
-    asyncio.run(make(tmp_path, ledger_actor, Simulated()).tidy())
+    gateway.attempts.store.close()
+    asyncio.run(make(tmp_path, ledger_actor, Simulated()).billing.finish_stale())
     (row,) = ledger_actor.store.query("SELECT usd, charged_usd FROM reservations")
     assert row["charged_usd"] == row["usd"]
 
@@ -326,7 +326,7 @@ def test_an_answer_of_another_tier_is_charged_the_table_and_says_that_the_bill_m
     message["usage"] |= {"service_tier": "priority", "inference_geo": "global"}
     gateway = make(tmp_path, ledger_actor, Simulated(message))
     assert asyncio.run(gateway.call(KEY, WHO, request())).charged == cost(campaign(), message)
-    (event,) = gateway.book.journal.events(kind="call_answered")
+    (event,) = gateway.attempts.journal.events(kind="call_answered")
     assert event.payload["inexact"] == ["service_tier: priority"]
 
 
@@ -371,7 +371,7 @@ def test_what_the_endpoint_counted_bounds_every_request_with_the_same_input(
     message["usage"]["iterations"] = once
     gateway, body = make(tmp_path, ledger_actor, Simulated(message)), request("word " * 20_000)
     asyncio.run(gateway.call("k0", WHO, body))
-    found = gateway.book.counted_bound(RequestParser().take({**body, **change})[1])
+    found = gateway.attempts.counted_bound(RequestParser().parse({**body, **change})[1])
     assert (found == 20_000) is counted
     assert found is None or counted
 
@@ -399,7 +399,7 @@ def test_an_exchange_reads_back_as_it_was_and_a_long_history_is_stored_once(
             turns.append({"role": "assistant", "content": said["content"]})
 
     asyncio.run(ask())
-    db = gateway.book.store
+    db = gateway.attempts.store
     assert db.query("SELECT COUNT(*) AS n FROM nodes")[0]["n"] == 119
     stored = db.query("SELECT SUM(LENGTH(body)) AS n FROM blocks")[0]["n"]
     assert stored < 60 * 600
@@ -520,7 +520,7 @@ def test_after_a_death_anywhere_the_key_is_answered_and_every_cent_is_accounted(
     with contextlib.suppress(Died):
         asyncio.run(gateway.call(KEY, WHO, request()))
     assert died
-    gateway.book.store.close()
+    gateway.attempts.store.close()
     ledger_actor.die = lambda _: None
     reborn = make(tmp_path, ledger_actor, second)
     got = asyncio.run(reborn.call(KEY, WHO, request()))
@@ -569,7 +569,7 @@ def test_a_new_gateway_settles_what_the_old_one_owed_before_anybody_reserves(tmp
     async def round_of_calls(number: int) -> None:
         gateway = make(tmp_path, ledger_actor, Simulated())
         await asyncio.gather(*(gateway.call(f"{who}/{number}/model/0", who, request()) for who in TEAM))
-        gateway.book.store.close()
+        gateway.attempts.store.close()
 
     ledger_actor.deaf = len(TEAM)
     asyncio.run(round_of_calls(0))

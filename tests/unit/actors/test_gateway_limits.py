@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.gateway.rate_limiter import CircuitBreaker, Estimate, RateLimiter, RateLimits
-from actors.gateway.retries import Failure, after, pause
+from actors.gateway.retries import Failure, backoff_seconds, next_wait
 from cluster.config import Gateway
 from cluster.errors import Reason
 
@@ -156,29 +156,29 @@ def test_pauses_double_with_jitter_up_to_the_limit_and_never_undercut_the_endpoi
     failure = Failure(Reason.UNAVAILABLE, "overloaded", again=True)
     for attempts in range(1, 12):
         for seed in range(20):
-            wait = after(failure, attempts, settings_, random.Random(seed))
+            wait = next_wait(failure, attempts, settings_, random.Random(seed))
             assert wait is not None
             full = min(30.0, 2.0 ** (attempts - 1))
-            assert full / 2 <= wait.seconds <= full
+            assert full / 2 <= wait <= full
     asked = Failure(Reason.UNAVAILABLE, "slow", again=True, retry_after_s=77.0)
-    wait = after(asked, 1, settings_, random.Random(0))
+    wait = next_wait(asked, 1, settings_, random.Random(0))
     assert wait is not None
-    assert wait.seconds == 77.0
+    assert wait == 77.0
 
 
 def test_the_same_stream_gives_the_same_pause() -> None:
     failure = Failure(Reason.UNAVAILABLE, "x", again=True)
-    pauses = {after(failure, 3, SMALL, random.Random("7/key/3")) for _ in range(5)}
+    pauses = {next_wait(failure, 3, SMALL, random.Random("7/key/3")) for _ in range(5)}
     assert len(pauses) == 1
 
 
 def test_it_gives_up_after_the_last_attempt_and_on_what_will_not_change() -> None:
     failure = Failure(Reason.UNAVAILABLE, "x", again=True)
-    assert after(failure, SMALL.attempts, SMALL, random.Random(0)) is None
-    assert after(Failure(Reason.BAD_KEY, "x"), 1, SMALL, random.Random(0)) is None
+    assert next_wait(failure, SMALL.attempts, SMALL, random.Random(0)) is None
+    assert next_wait(Failure(Reason.BAD_KEY, "x"), 1, SMALL, random.Random(0)) is None
     patient = Failure(Reason.UNAVAILABLE, "come back tomorrow", again=True, retry_after_s=86_400.0)
-    assert after(patient, 1, SMALL, random.Random(0)) is None
-    assert pause(patient, 1, SMALL, random.Random(0)) == 900.0
+    assert next_wait(patient, 1, SMALL, random.Random(0)) is None
+    assert backoff_seconds(patient, 1, SMALL, random.Random(0)) == 900.0
 
 
 def test_who_recovers_lets_one_call_through_at_a_time() -> None:

@@ -270,7 +270,7 @@ def test_an_office_that_does_not_answer_is_a_failure_that_costs_nothing_and_is_t
         async with world(tmp_path) as w:
             w.shell.lost.append("submit")
             request = {"model": "tiny", "max_tokens": 20, "messages": [{"role": "user", "content": "hello"}]}
-            body, parts = RequestParser().take(request)
+            body, parts = RequestParser().parse(request)
             served = Served(w.config, w.manager)
             with pytest.raises(AttemptFailedError) as failed:
                 await served.send("k", body, parts, lambda _: None)
