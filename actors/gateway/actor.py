@@ -8,8 +8,7 @@ from typing import Any
 import ray
 
 from actors.gateway.client import ModelAnswer
-from actors.gateway.endpoint import Transport
-from actors.gateway.endpoint import Endpoint
+from actors.gateway.endpoint import Endpoint, Transport
 from actors.gateway.gateway import Gateway
 from actors.gateway.keys import key_of, shut_memory
 from actors.gateway.model_server import ModelServerManager, Served

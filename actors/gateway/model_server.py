@@ -1,10 +1,10 @@
-"""The desk of the campaign's model server. The one who calls models asks it, before each call, where to call.
+"""The campaign's own model server: its manager, and the transport that calls it.
 
 Promises:
 - The first ask starts a server as a lease of kind `serve`; all researchers share it. It stops by itself when nobody
   used it for `serve.idle_minutes` or when its lease is over; the next ask starts another.
 - At most one server at a time: leases have the keys `serve/1`, `serve/2`, ..., and the next one is asked for only
-  after the last is known to have ended. A desk that is made anew finds the running server by the same keys.
+  after the last is known to have ended. A manager that is made anew finds the running server by the same keys.
 - However many ask, the scheduler and the slot are asked once in `poll_s` seconds.
 - GPU time is paid by `campaign/serving`, so by the campaign and by no researcher: what a call costs cannot be known
   before the server stops, and a researcher's cap must hold before each call.
@@ -79,7 +79,7 @@ class ModelServerManager:
         deadline = time.monotonic() + patience
         while True:
             async with self._turn:
-                state = await self._look()
+                state = await self._current_state()
             if state is not None and state.phase is Phase.READY:
                 return state
             if time.monotonic() > deadline:
@@ -87,12 +87,12 @@ class ModelServerManager:
                 raise RefusedError(Reason.UNAVAILABLE, f"the model server {stands} after {patience:g} s")
             await asyncio.sleep(self._poll_s)
 
-    async def _look(self) -> ServerState | None:
+    async def _current_state(self) -> ServerState | None:
         """The server's state, after starting a lease when there is none; `None` while it waits for a slot."""
         if self._lease is None:
             if time.monotonic() < self._rest_until:
                 raise RefusedError(Reason.UNAVAILABLE, f"the model server failed and rests: {self._fault}")
-            self._lease = await self._begin()
+            self._lease = await self._open_lease()
         lease = self._lease
         if time.monotonic() - lease.seen < self._poll_s:
             return lease.state
@@ -105,7 +105,7 @@ class ModelServerManager:
             lease.state = None
         return lease.state
 
-    async def _begin(self) -> _Lease:
+    async def _open_lease(self) -> _Lease:
         """The lease that runs, or a new one: the first key whose request has not ended."""
         await self._scheduler.open_account(f"open/{SERVING_ACCOUNT}", SERVING_ACCOUNT, CAMPAIGN, Caps())
         while True:
@@ -196,7 +196,7 @@ class Served:
             if refused.reason is Reason.OVER_BUDGET:
                 raise AttemptFailedError(Failure(Reason.OVER_BUDGET, refused.message, detail=refused.detail)) from None
             raise AttemptFailedError(Failure(Reason.UNAVAILABLE, refused.message, again=True)) from None
-        except AarError as error:  # an office does not answer
+        except AarError as error:  # the scheduler or the slot does not answer
             raise AttemptFailedError(Failure(Reason.UNAVAILABLE, str(error), again=True)) from error
         return await self._client_of(server).send(key, body, parts, begun)
 

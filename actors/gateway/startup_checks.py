@@ -1,4 +1,4 @@
-"""Refuse a local brain that its server could not serve, before anything starts."""
+"""Refuse a brain that could not make its first call, or that its own server could not serve, before anything starts."""
 
 from __future__ import annotations
 

@@ -71,8 +71,8 @@ class Requests:
         tools = [tool for tool in self.tools if tool["name"] == "forum_post"]
         return {**request, "tools": tools} if tools else {k: v for k, v in request.items() if k != "tools"}
 
-    def do_without(self, error: RefusedError) -> bool:
-        """Whether a refusal says that the endpoint does not know compaction; from then on it is not asked for."""
+    def gives_up_compaction(self, error: RefusedError) -> bool:
+        """Ask for no more compaction if a refusal says that the endpoint knows none; return whether it did."""
         words = error.message.lower()
         if not self.compacts or self.settings.plain or error.reason != "bad_request":
             return False
