@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from actors.gateway.endpoint import Begun
+from actors.gateway.endpoint import Begun, Transport
 from actors.gateway.gateway import Gateway
 from actors.gateway.pricing import Tariff, Tokens, tokens_of
 from actors.gateway.requests import Body, Parts
@@ -176,7 +176,7 @@ class Clock:
 def make(
     root: Path,
     ledger_actor: FakeLedger,
-    endpoint: Simulated,
+    endpoint: Transport,
     config: CampaignConfig | None = None,
     clock: Clock | None = None,
 ) -> Gateway:

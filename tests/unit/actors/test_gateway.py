@@ -424,7 +424,7 @@ def test_a_recording_answers_the_same_keys_without_an_endpoint(tmp_path: Path, l
     again = tmp_path / "again"
     other = FakeLedger(again / "scheduler.db")
     replayer = Replayer(tmp_path)
-    gateway = make(again, other, replayer)  # type: ignore[arg-type]
+    gateway = make(again, other, replayer)
 
     async def ask() -> ModelAnswer:
         with pytest.raises(RefusedError, match="no answer to other") as caught:
