@@ -264,7 +264,7 @@ class Moody(Scripted):
     async def decide(self, observation: Observation) -> Decision:
         if self.failures:
             self.failures -= 1
-            raise RefusedError(Reason.BAD_REQUEST, "try again") if self.failures % 2 else AarError("no answer")
+            raise RefusedError(Reason.NO_MATCH, "try again") if self.failures % 2 else AarError("no answer")
         return await super().decide(observation)
 
 
