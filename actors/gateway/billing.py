@@ -190,7 +190,7 @@ class AttemptStore:
         return int(rows[0]["usd"])
 
     def losses(self, key: str) -> int:
-        """How many attempts under a key that was not answered were paid for."""
+        """The number of attempts under a key that was not answered which were paid for."""
         rows = self.store.query("SELECT COUNT(*) AS n FROM attempts WHERE key = ? AND charge > 0", (key,))
         return int(rows[0]["n"])
 
@@ -225,7 +225,7 @@ class Billing:
         self._carried: set[str] = set()
         """Reservations of attempts that a call brings to their end."""
         self._stale = True
-        """Whether no call may carry some attempt: one of a gateway that died, or of a call that broke off."""
+        """True if there may be attempts that no call carries, since a gateway died or a call broke off."""
         self._finishing = asyncio.Lock()
 
     def check_model(self, model: str) -> None:

@@ -58,7 +58,7 @@ class Body:
 
     @property
     def compacts(self) -> bool:
-        """Whether the endpoint may compact the history, which costs another pass over it."""
+        """True if the endpoint may compact the history, which costs another pass over it."""
         edits = (self.fields.get("context_management") or {}).get("edits") or []
         return any(str(edit.get("type", "")).startswith("compact") for edit in edits)
 
@@ -181,7 +181,7 @@ def block_at(value: Any, path: Steps) -> Any:
 
 
 def asks_long_cache(marks: list[Mark]) -> bool:
-    """Whether a breakpoint asks for a cache of an hour."""
+    """Return True if a breakpoint asks for a cache of an hour."""
     return any(isinstance(mark, dict) and mark.get("ttl") == "1h" for _, mark in marks)
 
 

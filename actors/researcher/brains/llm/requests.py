@@ -37,7 +37,7 @@ class Requests:
     system: str
     tools: list[dict[str, Any]]
     compacts: bool = True
-    """Whether the endpoint compacts; false once it said that it cannot."""
+    """True if the endpoint compacts; false once it said that it cannot."""
 
     @property
     def compact_at(self) -> int:
@@ -118,7 +118,7 @@ class Requests:
 
 
 def holds_compaction(messages: list[dict[str, Any]]) -> bool:
-    """Whether the endpoint's own summary stands in the messages."""
+    """Return True if the endpoint's own summary stands in the messages."""
     return any(block.get("type") == "compaction" for message in messages for block in message["content"])
 
 
