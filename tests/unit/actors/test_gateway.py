@@ -300,10 +300,18 @@ def test_an_answer_without_usage_is_charged_at_its_worst_and_says_so(
     assert len(event.payload["inexact"]) == 1
 
 
-def test_a_stream_that_opens_without_a_prompt_count_lowers_no_worst_case(
-    tmp_path: Path, ledger_actor: FakeLedger
+@pytest.mark.parametrize(
+    ("opening", "fields"),
+    [
+        ({"input_tokens": 0}, {}),
+        ({}, {"betas": ["compact-2026-01-12"], "context_management": {"edits": [{"type": "compact_20260112"}]}}),
+    ],
+    ids=["no prompt count", "a compaction may follow"],
+)
+def test_a_stream_whose_opening_does_not_bound_the_bill_lowers_no_worst_case(
+    tmp_path: Path, ledger_actor: FakeLedger, opening: dict[str, int], fields: dict[str, Any]
 ) -> None:
-    endpoint = Simulated(answer(input_tokens=0))
+    endpoint = Simulated(answer("ok", **opening))
 
     def die(step: str) -> None:
         if step == "after answer":
@@ -312,7 +320,7 @@ def test_a_stream_that_opens_without_a_prompt_count_lowers_no_worst_case(
     endpoint.die = die
     gateway = make(tmp_path, ledger_actor, endpoint)
     with pytest.raises(Died):
-        asyncio.run(gateway.call(KEY, WHO, request()))
+        asyncio.run(gateway.call(KEY, WHO, request(**fields)))
     gateway.attempts.store.close()
     asyncio.run(make(tmp_path, ledger_actor, Simulated()).billing.finish_stale())
     (row,) = ledger_actor.store.query("SELECT usd, charged_usd FROM reservations")
@@ -481,6 +489,7 @@ def test_closing_charges_what_is_under_way_and_leaves_nothing_reserved(
         while not endpoint.sent:
             await asyncio.sleep(0)
         await gateway.close()
+        assert ledger_actor.reserved() == 0
         with pytest.raises(asyncio.CancelledError):
             await call
         with pytest.raises(RefusedError):
@@ -576,6 +585,61 @@ def test_a_new_gateway_settles_what_the_old_one_owed_before_anybody_reserves(tmp
     assert ledger_actor.spent() == 0
     asyncio.run(round_of_calls(1))
     assert (ledger_actor.spent(), ledger_actor.reserved()) == (6 * cost(campaign(), answer()), 0)
+
+
+def test_what_is_owed_is_settled_by_a_later_call_when_the_next_could_not(tmp_path: Path) -> None:
+    """There is room for one call's worst case, not for two."""
+    ledger_actor = FakeLedger(tmp_path / "scheduler.db", each=0.05)
+
+    async def scene() -> None:
+        gateway = make(tmp_path, ledger_actor, Simulated())
+        ledger_actor.deaf = 2
+        await gateway.call(KEY, WHO, request())
+        with pytest.raises(UnreachableError):
+            await gateway.call(f"{WHO}/1/model/0", WHO, request())
+        await gateway.call(f"{WHO}/1/model/0", WHO, request())
+        assert (ledger_actor.spent(), ledger_actor.reserved()) == (2 * cost(campaign(), answer()), 0)
+
+    asyncio.run(scene())
+
+
+def test_what_is_owed_is_settled_before_another_try_reserves(tmp_path: Path) -> None:
+    """There is room for the worst case of two calls, not of three: of the lost answer, the one owed and the next."""
+    ledger_actor = FakeLedger(tmp_path / "scheduler.db", each=0.09)
+    gateway = make(tmp_path, ledger_actor, Simulated(DROPPED))
+
+    async def meanwhile(_: float) -> None:
+        ledger_actor.deaf = 1
+        await gateway.call(f"{WHO}/1/model/0", WHO, request())
+        assert ledger_actor.reserved() > 0
+
+    gateway._sleep = meanwhile
+    got = asyncio.run(gateway.call(KEY, WHO, request()))
+    assert (ledger_actor.spent(), ledger_actor.reserved()) == (got.charged + cost(campaign(), answer()), 0)
+
+
+def test_settling_what_one_call_owes_leaves_the_calls_under_way_alone(tmp_path: Path, ledger_actor: FakeLedger) -> None:
+    endpoint = Simulated()
+    endpoint.pause = lambda: 0
+    gateway = make(tmp_path, ledger_actor, endpoint)
+
+    async def scene() -> None:
+        gate = endpoint.hold
+        gate.clear()
+        under_way = asyncio.ensure_future(gateway.call(KEY, WHO, request()))
+        while not endpoint.sent:
+            await asyncio.sleep(0)
+        endpoint.hold = asyncio.Event()  # the call under way waits at the old one
+        endpoint.hold.set()
+        ledger_actor.deaf = 1
+        for n in (1, 2):
+            await gateway.call(f"{WHO}/{n}/model/0", WHO, request())
+        assert ledger_actor.spent() == 2 * cost(campaign(), answer())
+        gate.set()
+        assert (await under_way).charged == cost(campaign(), answer())
+
+    asyncio.run(scene())
+    assert (ledger_actor.spent(), ledger_actor.reserved()) == (3 * cost(campaign(), answer()), 0)
 
 
 def test_a_lost_attempt_that_the_ledger_did_not_hear_of_is_settled_once(
