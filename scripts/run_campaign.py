@@ -32,8 +32,9 @@ from actors.director.closing import close_run
 from actors.director.estimate import estimate
 from actors.director.phases import Phase
 from actors.evaluator.estimate import check_budget, sealing
-from actors.gateway.keys import check_brain, hand_over, handed_path, key_of, take_from_environment
+from actors.gateway.keys import hand_over, handed_path, key_of, take_from_environment
 from actors.gateway.replayer import as_recorded
+from actors.gateway.startup_checks import check_brain
 from actors.researcher.brains.llm.prompt import check_prompt
 from cluster.authentication import set_authentication
 from cluster.config import CampaignConfig, ConfigError, dump_config, load_config, load_stored

@@ -7,11 +7,12 @@ from typing import Any
 
 import ray
 
-from actors.gateway.api import ModelAnswer
+from actors.gateway.client import ModelAnswer
+from actors.gateway.endpoint import Endpoint, Transport
 from actors.gateway.gateway import Gateway
 from actors.gateway.keys import key_of, shut_memory
+from actors.gateway.model_server import ModelServerManager, Served
 from actors.gateway.replayer import Replayer
-from actors.gateway.transport import Transport
 from actors.scheduler.client import SchedulerClient
 from cluster.config import CampaignConfig, validate
 from cluster.metrics import Metrics
@@ -53,12 +54,7 @@ def make_transport(config: CampaignConfig, run_dir: Path, scheduler: SchedulerCl
     """The campaign's source of answers."""
     if config.brain.kind == "replay":
         return Replayer(Path(config.brain.replay_of or ""))
-    from actors.gateway.endpoint import Endpoint
-
     if config.brain.served:
-        from actors.serving.manager import ModelServerManager
-        from actors.serving.transport import Served
-
         manager = ModelServerManager(
             config, scheduler, lambda slot: SlotClient.of(actor_name(run_dir.name, slot), patience_s=10)
         )

@@ -14,17 +14,101 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
-from actors.gateway.accumulate import Accumulator
-from actors.gateway.faults import of_connection, of_status
 from actors.gateway.keys import KeyFileError
-from actors.gateway.recorder import Parts
-from actors.gateway.request import Body
-from actors.gateway.retry import AttemptFailedError, Failure
-from actors.gateway.transport import Begun
+from actors.gateway.requests import Body, Parts
+from actors.gateway.retries import AttemptFailedError, Failure, failure_of_connection, failure_of_status
 from cluster.config import Brain, Gateway
 from cluster.errors import Reason
+
+Begun = Callable[[dict[str, Any]], None]
+"""Told once, with the usage that opens an answer: from then on the input side of the bill is known."""
+
+
+class Transport(Protocol):
+    """One attempt at one call."""
+
+    async def send(self, key: str, body: Body, parts: Parts, begun: Begun) -> dict[str, Any]:
+        """The whole message as plain data. Raises `AttemptFailedError`; cancelled, it leaves the end unknown."""
+
+    def status(self) -> dict[str, Any]:
+        """What a person may want to know of it; no secrets."""
+
+    async def close(self) -> None:
+        """Let connections go; to close it again changes nothing."""
+
+
+MALFORMED = "malformed_json"
+_JOINED = {"text_delta": "text", "thinking_delta": "thinking"}
+
+
+class Accumulator:
+    """Takes the events of one stream in order. What it does not know it passes over."""
+
+    def __init__(self) -> None:
+        self.message: dict[str, Any] | None = None
+        self.complete = False
+        self._inputs: dict[int, list[str]] = {}
+
+    def add(self, event: dict[str, Any]) -> None:
+        """One event. Raises `ValueError` when it does not fit what came before."""
+        kind = event.get("type")
+        if kind == "message_start":
+            self.message = {**event["message"], "content": []}
+        elif kind == "message_stop":
+            self.complete = self.message is not None
+        elif kind in ("content_block_start", "content_block_delta", "content_block_stop", "message_delta"):
+            if self.message is None:
+                raise ValueError(f"{kind} before message_start")
+            getattr(self, f"_{kind}")(self.message, event)
+
+    def _content_block_start(self, message: dict[str, Any], event: dict[str, Any]) -> None:
+        message["content"].append(dict(event["content_block"]))
+
+    def _content_block_delta(self, message: dict[str, Any], event: dict[str, Any]) -> None:
+        block, delta = self._block(message, event), event["delta"]
+        kind = delta.get("type")
+        if kind in _JOINED:
+            name = _JOINED[kind]
+            block[name] = (block.get(name) or "") + delta[name]
+        elif kind == "input_json_delta":
+            self._inputs.setdefault(event["index"], []).append(delta["partial_json"])
+        elif kind == "citations_delta":
+            block["citations"] = [*(block.get("citations") or []), delta["citation"]]
+        else:
+            block.update({name: value for name, value in delta.items() if name != "type"})
+
+    def _content_block_stop(self, message: dict[str, Any], event: dict[str, Any]) -> None:
+        text = "".join(self._inputs.pop(event["index"], []))
+        if text:
+            self._block(message, event)["input"] = parse_input(text)
+
+    @staticmethod
+    def _block(message: dict[str, Any], event: dict[str, Any]) -> dict[str, Any]:
+        index = event["index"]
+        if not isinstance(index, int) or not 0 <= index < len(message["content"]):
+            raise ValueError(f"no content block {index}")
+        block: dict[str, Any] = message["content"][index]
+        return block
+
+    @staticmethod
+    def _message_delta(message: dict[str, Any], event: dict[str, Any]) -> None:
+        message.update({name: value for name, value in event["delta"].items() if value is not None})
+        told = {name: value for name, value in (event.get("usage") or {}).items() if value is not None}
+        message["usage"] = {**(message.get("usage") or {}), **told}
+        if event.get("context_management") is not None:
+            message["context_management"] = event["context_management"]
+
+
+def parse_input(text: str) -> dict[str, Any]:
+    """The arguments of a tool call, or `{"malformed_json": text}`."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {MALFORMED: text}
+    return value if isinstance(value, dict) else {MALFORMED: text}
+
 
 VENDOR_URL = "https://api.anthropic.com"
 MESSAGES = "/v1/messages?beta=true"
@@ -71,11 +155,13 @@ class Endpoint:
                 await self._stream(body, answer, begun)
             failure = None if answer.complete else Failure(Reason.UNAVAILABLE, "the stream broke off", True, True)
         except self._sdk.APIStatusError as error:
-            failure = of_status(error.status_code, error.body, error.response.headers, answer.message is not None)
+            failure = failure_of_status(
+                error.status_code, error.body, error.response.headers, answer.message is not None
+            )
         except (self._sdk.APIConnectionError, self._http.HTTPError) as error:
             cause = error.__cause__ or error
             unsent = (self._http.ConnectError, self._http.ConnectTimeout, self._http.PoolTimeout)
-            failure = of_connection(type(cause).__name__, billed=not isinstance(cause, unsent))
+            failure = failure_of_connection(type(cause).__name__, billed=not isinstance(cause, unsent))
         except TimeoutError:
             failure = Failure(Reason.UNAVAILABLE, f"no answer within {self._seconds:g} s", again=True, billed=True)
         except (ValueError, KeyError, TypeError, self._sdk.AnthropicError) as error:

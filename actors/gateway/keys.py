@@ -17,14 +17,9 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import NoReturn
-from urllib.parse import urlsplit
 
-from actors.gateway.pricing import tariff_of
-from actors.gateway.replayer import open_recording
-from actors.serving.check import NOTHING, check_running, check_serve
-from cluster.config import Brain, CampaignConfig, ConfigError
+from cluster.config import Brain
 from cluster.errors import AarError
-from cluster.money import Amounts
 
 VARIABLE = "ANTHROPIC_API_KEY"
 SECRETS = (VARIABLE, "ANTHROPIC_AUTH_TOKEN")
@@ -120,49 +115,6 @@ def _start_anew() -> NoReturn:
     os.set_inheritable(reading, True)
     clean = {name: value for name, value in os.environ.items() if name not in SECRETS}
     os.execve(sys.executable, sys.orig_argv, {**clean, _PIPE: str(reading)})
-
-
-def check_brain(
-    config: CampaignConfig, key: str | None = None, run_dir: Path | None = None, beside: Amounts = NOTHING
-) -> None:
-    """Refuse a brain that could not make its first call. Raises `ConfigError`.
-
-    `key` is what the driver was started with; `run_dir` the directory of a campaign that is resumed; `beside` what the
-    campaign sets aside at its start.
-    """
-    brain = config.brain
-    if config.diversity.model is not None and (not brain.calls_model or brain.served):
-        raise ConfigError(
-            f"diversity.model: {config.diversity.model!r} cannot be asked by a campaign whose brains call no endpoint; "
-            f"expected none, or another brain"
-        )
-    if not brain.calls_model:
-        return
-    tariff_of(config)
-    if brain.kind == "replay":
-        if brain.replay_of is None:
-            raise ConfigError("brain.replay_of: missing; expected the directory of the campaign to replay")
-        open_recording(Path(brain.replay_of)).close()
-        return
-    if brain.served:
-        check_serve(config, beside)
-        return
-    try:
-        if key is None or brain.key_file is not None:
-            key = key_of(brain, run_dir)
-    except KeyFileError as error:
-        raise ConfigError(f"brain.key_file: {error}") from error
-    if key is not None and brain.base_url is not None and not _private(brain.base_url):
-        raise ConfigError(
-            f"brain.base_url: {brain.base_url!r} would send the key in clear text; expected https, or this machine"
-        )
-    if brain.kind == "local" and run_dir is None:  # a history that outgrows the window is cut: no reason not to resume
-        check_running(brain, key)
-
-
-def _private(url: str) -> bool:
-    parts = urlsplit(url)
-    return parts.scheme == "https" or parts.hostname in ("127.0.0.1", "localhost", "::1")
 
 
 def shut_memory() -> None:

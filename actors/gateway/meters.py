@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from actors.gateway.limits import Estimate
 from actors.gateway.pricing import KINDS, Tokens
+from actors.gateway.rate_limiter import Estimate
 from cluster.money import MICRO
 from cluster.observing import Guard, Guarded, Sink
 
@@ -39,8 +39,8 @@ class Meters:
         """The tokens that count towards the limits which the next call will probably use."""
         return self._guesses.get(researcher, FIRST_GUESS)
 
-    def answered(self, researcher: str, tokens: Tokens, usd: int, seconds: float) -> Estimate:
-        """A call was answered; what it used of the limits (reads from the cache are free of them)."""
+    def count_answer(self, researcher: str, tokens: Tokens, usd: int, seconds: float) -> Estimate:
+        """Count an answered call; what it used of the limits (reads from the cache are free of them)."""
         tally = self._tallies.setdefault(researcher, Tally())
         tally.calls += 1
         tally.seconds += seconds
@@ -57,18 +57,18 @@ class Meters:
         self._sink.set("model_cache_hit_share", self.cache_hit_share)
         return used
 
-    def lost(self, researcher: str, tokens: Tokens, usd: int) -> None:
-        """An attempt was charged without an answer."""
+    def count_loss(self, researcher: str, tokens: Tokens, usd: int) -> None:
+        """Count an attempt that was charged without an answer."""
         self._charge(self._tallies.setdefault(researcher, Tally()), tokens, usd)
         self._sink.count("model_calls", outcome="lost")
 
-    def retried(self, researcher: str, reason: str) -> None:
-        """An attempt failed and another follows."""
+    def count_retry(self, researcher: str, reason: str) -> None:
+        """Count a failed attempt that another follows."""
         self._tallies.setdefault(researcher, Tally()).retries += 1
         self._sink.count("model_retries", reason=reason)
 
-    def refused(self, reason: str) -> None:
-        """A call ended without an answer."""
+    def count_refusal(self, reason: str) -> None:
+        """Count a call that ended without an answer."""
         self._sink.count("model_calls", outcome=reason)
 
     def _charge(self, tally: Tally, tokens: Tokens, usd: int) -> None:

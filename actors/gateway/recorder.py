@@ -10,10 +10,9 @@ from __future__ import annotations
 import json
 import sqlite3
 import zlib
-from dataclasses import dataclass
 from typing import Any
 
-from actors.gateway.request import Mark, Steps, canonical, digest, with_marks
+from actors.gateway.requests import ROOT, Mark, Parts, canonical, digest, node_name, request_name, with_marks
 from cluster.errors import AarError
 
 DDL = """
@@ -33,55 +32,10 @@ CREATE TABLE IF NOT EXISTS exchanges (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS exchanges_prefix ON exchanges (head, prefix);
 """
-ROOT = ""
 
 
 class RecordError(AarError):
     """A recording that is missing a part or was changed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A message, or all that stands beside the messages, as it is recorded: `sha` and `size` are the name and the bytes
-    of its JSON without breakpoints, `whole` the bytes with them, `paths` lead to the blocks in it that have one.
-    `prefix` is the name of those of its fields that decide how many tokens a prompt has.
-    """
-
-    sha: str
-    size: int
-    whole: int
-    paths: list[Steps]
-    prefix: str
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """A request taken apart: `nodes` as `(sha, parent, message sha, bytes)` from first to last, `rest` and `prefix` as
-    the names of what stands beside the messages: of all of it, and of what counts as input. `bodies` are by sha, and
-    of what may not be stored yet; `fresh` are the pieces that are stored with these, by fingerprint.
-    """
-
-    bodies: dict[str, bytes]
-    fresh: dict[bytes, Piece]
-    nodes: tuple[tuple[str, str, str, int], ...]
-    rest: str
-    prefix: str
-    marks: list[Mark]
-
-    @property
-    def head(self) -> str:
-        """The last node."""
-        return self.nodes[-1][0]
-
-    @property
-    def request(self) -> str:
-        """The name of the whole request."""
-        return _request(self.head, self.rest, self.marks)
-
-
-def node_name(parent: str, message: str) -> str:
-    """The name of the node of a message after its predecessor's node."""
-    return digest(f"{parent}/{message}".encode())
 
 
 def store(db: sqlite3.Connection, key: str, researcher: str, parts: Parts, message: dict[str, Any]) -> str:
@@ -112,10 +66,6 @@ def _new_nodes(db: sqlite3.Connection, parts: Parts) -> list[tuple[str, str, str
             break
         new.append((sha, parent, message))
     return new
-
-
-def _request(head: str, rest: str, marks: list[Any]) -> str:
-    return digest(canonical([head, rest, marks]))
 
 
 def _answer(content: str, message: str) -> str:
@@ -187,7 +137,7 @@ def names(db: sqlite3.Connection, key: str) -> tuple[str, str] | None:
     row = db.execute("SELECT head, rest, marks, content, message FROM exchanges WHERE key = ?", (key,)).fetchone()
     if row is None:
         return None
-    return _request(row["head"], row["rest"], json.loads(row["marks"])), _answer(row["content"], row["message"])
+    return request_name(row["head"], row["rest"], json.loads(row["marks"])), _answer(row["content"], row["message"])
 
 
 def damaged(db: sqlite3.Connection) -> list[str]:

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from actors.gateway import recorder
-from actors.gateway.recorder import Parts, RecordError
-from actors.gateway.request import Body
-from actors.gateway.retry import AttemptFailedError, Failure
-from actors.gateway.transport import Begun
+from actors.gateway.endpoint import Begun
+from actors.gateway.recorder import RecordError
+from actors.gateway.requests import Body, Parts
+from actors.gateway.retries import AttemptFailedError, Failure
 from cluster.config import CampaignConfig, ConfigError, load_stored
 from cluster.config.prices import FREE, Price
 from cluster.errors import Reason

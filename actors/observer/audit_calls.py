@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from actors.gateway import recorder
 from actors.gateway.pricing import Tariff, Tokens, billed, tariff_table, unpriced
 from actors.gateway.recorder import RecordError
-from actors.gateway.request import asks_long_cache
+from actors.gateway.requests import asks_long_cache
 from actors.observer.books import Books, Reservation, replay
 from actors.observer.finding import Finding
 from actors.observer.run_data import RunData

@@ -1,4 +1,4 @@
-"""The Ray shell of a researcher: it opens the store, ties the tools to the offices, and runs the loop.
+"""The Ray shell of a researcher: it opens the store, ties the tools to the services, and runs the loop.
 
 Imports no torch: a team of researchers must fit beside the training that they order.
 """

@@ -2,8 +2,8 @@
 
 Promises:
 - A turn is written ahead; after a crash at any point it continues with the same observation, the same decision, and
-  the calls that have no result, under the same keys `<researcher>/<turn>/<index>`, so that no office acts twice.
-- Whatever a tool, an office or a brain answers, the loop goes on; it ends by budget, turns, time, a stop, a stall or
+  the calls that have no result, under the same keys `<researcher>/<turn>/<index>`, so that no service acts twice.
+- Whatever a tool, a service or a brain answers, the loop goes on; it ends by budget, turns, time, a stop, a stall or
   the brain's own wish, and says which. Unless the brain ended it, one last turn of free calls lets it share what it
   learned; a brain that cannot decide any more leaves its notebook as a post.
 - A researcher that stalls is told, then rests, and says so in the forum.
@@ -167,7 +167,7 @@ class Researcher:
         for seen in self._transcript.observed():
             self._ctx.notifier.shown(seen.posts)
         if self._profile.forum:
-            self._ctx.notifier.follow()
+            self._ctx.notifier.follow_forum()
         try:
             while (turn := await self._open_turn()) is not None:
                 await self._act(turn if turn.decided else await self._decide(turn))
@@ -235,7 +235,7 @@ class Researcher:
     # -- observing and deciding ------------------------------------------------------------------------------------
 
     async def _observe_patiently(self, stall: Stall) -> TurnInput:
-        """The observation, asked for again while the offices do not answer, as patiently as the errors deserve."""
+        """The observation, asked for again while the services do not answer, as patiently as the errors deserve."""
         self._action = "observing"
         attempts: Counter[str] = Counter()
         while True:
@@ -338,7 +338,7 @@ class Researcher:
         return step
 
     async def _hold(self, step: Step) -> str:
-        """Wait before an office or the brain is asked again; why it must not be, or ""."""
+        """Wait before a service or the brain is asked again; why it must not be, or ""."""
         self._paused, self._action = True, f"paused: {step.text}"
         left = self._seconds_left()
         if await self._stopped_within(step.seconds if left is None else max(0.0, min(step.seconds, left))):

@@ -1,6 +1,6 @@
 """What to do when a brain cannot decide: pure functions of the error and of how often it came.
 
-A service or an office that does not answer is waited for, ever longer; a fault that only a person can repair (a key,
+A service that does not answer is waited for, ever longer; a fault that only a person can repair (a key,
 an account without credit, a model nobody knows) is waited for, too, because nothing is lost by it; a budget that others
 or the researcher's own runs hold for now is waited for a while; an answer that a replay lacks ends the work at once,
 any other refusal after a few attempts.
@@ -45,7 +45,7 @@ def next_step(error: Exception, attempt: int, running: bool) -> Step:
     reason = reason_of(error)
     wait = min(LONGEST_S, BACKOFF_S * 2 ** min(attempt, 10))
     if not isinstance(error, RefusedError):
-        return Step("wait", f"an office of the campaign does not answer: {error}", wait)
+        return Step("wait", f"a service of the campaign does not answer: {error}", wait)
     if reason in SERVICE:
         return Step("wait", f"the model does not answer: {error}", wait)
     if reason in FINAL:

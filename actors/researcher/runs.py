@@ -2,7 +2,7 @@
 
 Promises:
 - A run is on disk, with all that it needs, before it begins; its key is that of the call that started it, so that the
-  offices act once however often it is taken up again.
+  services act once however often it is taken up again.
 - Its result is on disk before anybody is told; the brain is told of it once, with the turn that it then decides.
 """
 
@@ -79,14 +79,14 @@ class Runs:
             )
             return _run(db.execute("SELECT * FROM runs WHERE key = ?", (key,)).fetchone())
 
-    def follow(self, run: Run, carry: Carry) -> None:
-        """Carry a run to its end beside everything else; one that is followed or has ended is left as it is."""
+    def carry_run(self, run: Run, carry: Carry) -> None:
+        """Carry a run to its end beside everything else; one that is carried or has ended is left as it is."""
         if run.result is None and run.key not in self._tasks:
-            task = asyncio.create_task(self._follow(run, carry))
+            task = asyncio.create_task(self._carry_to_end(run, carry))
             self._tasks[run.key] = task
             task.add_done_callback(lambda _: self._tasks.pop(run.key, None))
 
-    async def _follow(self, run: Run, carry: Carry) -> None:
+    async def _carry_to_end(self, run: Run, carry: Carry) -> None:
         result = await carry(run)
         with self._store.transaction() as db:
             db.execute("UPDATE runs SET result = ? WHERE key = ?", (pack(result.to_dict()), run.key))
@@ -113,7 +113,7 @@ class Runs:
         sql = "SELECT * FROM runs WHERE result IS NOT NULL AND told_turn IS NULL ORDER BY rowid"
         return [_run(row) for row in self._store.query(sql)]
 
-    def tell(self, turn: int, names: tuple[str, ...]) -> None:
+    def mark_told(self, turn: int, names: tuple[str, ...]) -> None:
         """Note that the brain is told of runs with turn `turn`, in the caller's transaction if one is open."""
         with self._store.transaction() as db:
             sql = "UPDATE runs SET told_turn = ? WHERE name = ? AND told_turn IS NULL"

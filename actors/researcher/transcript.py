@@ -110,7 +110,7 @@ class Transcript:
                 "INSERT INTO turns (turn, seen, began_us, wall_ms) VALUES (?, ?, ?, ?)",
                 (turn, pack(seen.to_dict()), now_us(), wall_ms),
             )
-            self._runs.tell(turn, tuple(str(news["run"]) for news in seen.news))
+            self._runs.mark_told(turn, tuple(str(news["run"]) for news in seen.news))
         return OpenTurn(turn, seen, False, (), seen.ending)
 
     def decide(self, turn: OpenTurn, decision: Decision, wall_ms: int) -> OpenTurn:

@@ -14,7 +14,7 @@ import pytest
 
 from actors.gateway.endpoint import Endpoint
 from actors.gateway.gateway import Gateway
-from actors.serving.check import told_window
+from actors.gateway.startup_checks import told_window
 from cluster.config import Brain, Serve
 from cluster.sandbox import available
 from cluster.store import Store

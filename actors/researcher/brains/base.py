@@ -26,7 +26,7 @@ class Brain(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BrainContext:
-    """What a brain is made of: who thinks, what it may call, and the model that it may ask."""
+    """What a brain is made with: who thinks, what it may call, and the model that it may ask."""
 
     config: CampaignConfig
     researcher: str
@@ -38,32 +38,32 @@ class BrainContext:
     notebook: Callable[[], str]
 
 
-def _explorer(made_of: BrainContext) -> Brain:
+def _explorer(context: BrainContext) -> Brain:
     from actors.researcher.brains.explorer.brain import Explorer
 
-    return Explorer.of(made_of.config, made_of.researcher)
+    return Explorer.of(context.config, context.researcher)
 
 
-def _claude(made_of: BrainContext) -> Brain:
-    from actors.researcher.brains.llm.brain import Claude
+def _language_model(context: BrainContext) -> Brain:
+    from actors.researcher.brains.llm.brain import LanguageModel
     from actors.researcher.brains.llm.prompt import system_prompt
     from actors.researcher.brains.llm.requests import Requests
 
-    config = made_of.config
-    system = system_prompt(config, made_of.researcher, made_of.direction, made_of.task)
-    requests = Requests(config.brain, system, made_of.tools)
-    return Claude(requests, made_of.model, made_of.notebook)
+    config = context.config
+    system = system_prompt(config, context.researcher, context.direction, context.task)
+    requests = Requests(config.brain, system, context.tools)
+    return LanguageModel(requests, context.model, context.notebook)
 
 
 BRAINS: dict[str, Callable[[BrainContext], Brain]] = {
     "explorer": _explorer,
-    "claude": _claude,
-    "local": _claude,
-    "replay": _claude,
+    "claude": _language_model,
+    "local": _language_model,
+    "replay": _language_model,
 }
 """By `brain.kind`. `local` and `replay` differ in who answers the gateway, not in the brain."""
 
 
-def make_brain(made_of: BrainContext) -> Brain:
+def make_brain(context: BrainContext) -> Brain:
     """The brain that the configuration names."""
-    return BRAINS[made_of.config.brain.kind](made_of)
+    return BRAINS[context.config.brain.kind](context)

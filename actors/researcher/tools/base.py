@@ -1,7 +1,7 @@
 """What a tool is, and the box that runs them.
 
-Promise: `ToolBox.run` always answers with a `ToolResult` of a bounded size. A bad argument, a refusal of an office, a
-missing file, an office that does not answer: each becomes a result with a reason, because none of them may end a
+Promise: `ToolBox.run` always answers with a `ToolResult` of a bounded size. A bad argument, a refusal of a service, a
+missing file, a service that does not answer: each becomes a result with a reason, because none of them may end a
 researcher. What runs in the background answers in the same way, later.
 """
 
@@ -43,7 +43,7 @@ A = TypeVar("A", bound=Args)
 
 @dataclass(frozen=True)
 class Context:
-    """What tools work with: who asks, who pays, where files are, and the offices."""
+    """What tools work with: who asks, who pays, where files are, and the services."""
 
     researcher: str
     account: str
@@ -161,7 +161,7 @@ class ToolBox:
     def resume(self) -> None:
         """Take up the runs in the background that were going on when the process died."""
         for run in self.ctx.runs.going():
-            self.ctx.runs.follow(run, self._carry)
+            self.ctx.runs.carry_run(run, self._carry)
 
     async def abandon(self) -> None:
         """Stop the runs in the background that still go on: the researcher ends."""
@@ -181,7 +181,7 @@ class ToolBox:
             if not planned.ok:
                 return planned
             run = self.ctx.runs.open(key, tool.name, args.model_dump(mode="json"), planned.content)
-        self.ctx.runs.follow(run, self._carry)
+        self.ctx.runs.carry_run(run, self._carry)
         ended = await self.ctx.runs.at_once(key, AT_ONCE_S)
         return ended or ToolResult(True, {"run": run.name, "state": "started"})
 
@@ -203,7 +203,7 @@ class ToolBox:
             return ToolResult.refused("io", f"{error.__class__.__name__}: {error}"[:MAX_MESSAGE])
         except self.ctx.failures as error:
             log.warning("%s: %s failed: %s", self.ctx.researcher, name, error)
-            return ToolResult.refused("office", f"an office of the campaign failed: {error}"[:MAX_MESSAGE])
+            return ToolResult.refused("office", f"a service of the campaign failed: {error}"[:MAX_MESSAGE])
 
 
 def _explain(error: ValidationError) -> str:

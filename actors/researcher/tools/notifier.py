@@ -37,10 +37,10 @@ class Notifier:
         self.changed = asyncio.Event()
         """Set when there may be new posts; whoever waits for it clears it first."""
 
-    def follow(self) -> None:
+    def follow_forum(self) -> None:
         """Begin, inside the event loop; repeated calls do nothing."""
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._follow())
+            self._task = asyncio.create_task(self._poll_forum())
 
     async def stop(self) -> None:
         """Ask no more."""
@@ -58,7 +58,7 @@ class Notifier:
             return []
         return await self._forum.unread(self._reader, after, UNREAD_LIMIT)
 
-    async def _follow(self) -> None:
+    async def _poll_forum(self) -> None:
         try:
             while True:
                 after = _NOTHING if self._latest is None else self._latest

@@ -7,12 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from actors.gateway.endpoint import Begun, Transport
 from actors.gateway.gateway import Gateway
 from actors.gateway.pricing import Tariff, Tokens, tokens_of
-from actors.gateway.recorder import Parts
-from actors.gateway.request import Body
-from actors.gateway.retry import AttemptFailedError, Failure
-from actors.gateway.transport import Begun
+from actors.gateway.requests import Body, Parts
+from actors.gateway.retries import AttemptFailedError, Failure
 from actors.scheduler.client import SchedulerClient
 from actors.scheduler.ledger import Ledger
 from cluster.config import CampaignConfig, load_config
@@ -177,7 +176,7 @@ class Clock:
 def make(
     root: Path,
     ledger_actor: FakeLedger,
-    endpoint: Simulated,
+    endpoint: Transport,
     config: CampaignConfig | None = None,
     clock: Clock | None = None,
 ) -> Gateway:

@@ -1,55 +1,73 @@
-"""A model in the same process, behind the interface of the gateway: paid once per key, checked as an endpoint would."""
+"""A model behind a real gateway on a real ledger, in one process; requests are checked as an endpoint would."""
 
 from __future__ import annotations
 
 import copy
 import json
+import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from actors.gateway.api import ModelAnswer
+from actors.gateway.client import ModelAnswer
+from actors.gateway.endpoint import Begun
+from actors.gateway.gateway import Gateway
+from actors.gateway.requests import Body, Parts
+from actors.gateway.retries import AttemptFailedError, Failure
 from cluster.errors import RefusedError
 from tests.fake_messages import replies
 from tests.fake_messages.cache import PromptCache, count, segments
 from tests.fake_messages.replies import Reply, size_of, text, tool, tools
+from tests.unit.actors.gateway_world import MEMORY, MODEL, FakeLedger, campaign, make
 from tests.unit.actors.researcher_world import Fuse
 
 Script = Callable[[dict[str, Any], int], Reply | RefusedError]
 """From a request and the number of the answer to what is answered."""
 
 
-@dataclass
 class FakeModel:
-    """Answers are kept by key, as the gateway keeps them; refusals are not. `paid` are the keys in order."""
+    """A gateway whose endpoint plays a script. `paid` and `refused` are the keys in order."""
 
-    script: Script
-    fuse: Fuse = field(default_factory=Fuse)
-    requests: list[dict[str, Any]] = field(default_factory=list)
-    paid: list[str] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
-    usages: list[dict[str, Any]] = field(default_factory=list)
-    answers: dict[str, ModelAnswer] = field(default_factory=dict)
-    cache: PromptCache = field(default_factory=lambda: PromptCache(least=16))
+    def __init__(self, script: Script, fuse: Fuse | None = None) -> None:
+        self.script, self.fuse = script, fuse or Fuse()
+        self.requests: list[dict[str, Any]] = []
+        self.paid: list[str] = []
+        self.refused: list[str] = []
+        self.usages: list[dict[str, Any]] = []
+        self._cache = PromptCache(least=16)
+        self._folder = tempfile.TemporaryDirectory(dir=MEMORY)
+        self._gateway: Gateway | None = None
 
     async def call(self, key: str, researcher: str, request: dict[str, Any]) -> ModelAnswer:
         self.fuse.point()
         json.dumps(request).encode()
-        assert_sound(request)
-        if key not in self.answers:
-            self.requests.append(copy.deepcopy(request))
-            reply = self.script(request, len(self.paid))
-            if isinstance(reply, RefusedError):
-                self.refused.append(key)
-                raise reply
-            self.paid.append(key)
-            self.answers[key] = ModelAnswer(self._message(request, reply), 1000)
+        if self._gateway is None:
+            root, model = Path(self._folder.name), request["model"]
+            config = campaign() if model == MODEL else campaign("brain.kind=local", f"brain.model={model}")
+            self._gateway = make(root, FakeLedger(root / "scheduler.db", usd=1000, each=1000), self, config)
+        answer = await self._gateway.call(key, researcher, request)
         self.fuse.point()
-        return copy.deepcopy(self.answers[key])
+        return copy.deepcopy(answer)
+
+    async def send(self, key: str, body: Body, parts: Parts, begun: Begun) -> dict[str, Any]:
+        assert_sound(body.fields)
+        self.requests.append(copy.deepcopy(body.fields))
+        reply = self.script(body.fields, len(self.paid))
+        if isinstance(reply, RefusedError):
+            self.refused.append(key)
+            raise AttemptFailedError(Failure(reply.reason, reply.message, detail=reply.detail))
+        self.paid.append(key)
+        return self._message(body.fields, reply)
+
+    def status(self) -> dict[str, Any]:
+        return {}
+
+    async def close(self) -> None:
+        return
 
     def _message(self, request: dict[str, Any], reply: Reply) -> dict[str, Any]:
         output = sum(-(-len(size_of(block)) // 4) for block in reply.content)
-        usage = {**self.cache.usage(request), "output_tokens": max(1, output), **reply.usage}
+        usage = {**self._cache.usage(request), "output_tokens": max(1, output), **reply.usage}
         self.usages.append(usage)
         return {
             "id": f"msg_{len(self.paid)}",

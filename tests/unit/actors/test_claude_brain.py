@@ -12,6 +12,7 @@ from cluster.errors import Reason, RefusedError
 from gpu_pool.leases import LeaseRequest, LeaseResult
 from tests.fake_messages import replies
 from tests.fake_messages.cache import count
+from tests.unit.actors.gateway_world import campaign, cost
 from tests.unit.actors.model_world import FakeModel, plain, play, scripted, text, texts, tool, tools
 from tests.unit.actors.researcher_world import CAPS, Crash, Fuse, Offices, World, config, watched
 
@@ -84,7 +85,8 @@ def test_what_a_model_said_is_kept_exactly(tmp_path: Path) -> None:
     assert model.requests[1]["messages"][1]["content"] == [thought, hidden, call]
     said = one.transcript.history[0].said
     assert [entry["role"] for entry in said] == ["user", "assistant"]
-    assert (said[1]["stop_reason"], said[1]["charged"]) == ("tool_use", 1000)
+    charged = cost(campaign(), {"usage": model.usages[0]})
+    assert (said[1]["stop_reason"], said[1]["charged"]) == ("tool_use", charged)
 
 
 CUT_THOUGHTS: list[tuple[dict[str, Any], ...]] = [
@@ -279,7 +281,7 @@ def test_a_budget_that_ends_mid_thought_leaves_one_cheap_turn(tmp_path: Path) ->
     model = FakeModel(play(tools(tool("budget", {}, "a")), over, post))
     one = world(tmp_path, model)
     summary = one.run()
-    assert summary["ended"] == "the budget is exhausted: no dollars left"
+    assert summary["ended"] == "the budget is exhausted: no dollars left (attempts: 1)"
     assert [p["title"] for p in one.offices.posts] == ["what I know"]
     assert reasons(one)[-1] == ["ok", "ending"]
     last = model.requests[-1]
@@ -304,7 +306,7 @@ def test_when_the_history_cannot_be_paid_either_the_notebook_speaks(tmp_path: Pa
     assert [p["body"] for p in one.offices.posts] == ["I found that the prior is right."]
     model = FakeModel(play(note, over, over, over))
     one = world(tmp_path / "none", model)
-    assert one.run()["ended"] == "the budget is exhausted: no dollars left"
+    assert one.run()["ended"] == "the budget is exhausted: no dollars left (attempts: 1)"
     assert [(p["title"], p["body"]) for p in one.offices.posts] == [("My notebook at the end", "The prior is right.")]
 
 
@@ -346,7 +348,7 @@ def test_a_request_that_is_refused_for_good_ends_with_its_reason(
 ) -> None:
     monkeypatch.setattr("actors.researcher.retry_policy.BACKOFF_S", 0.0001)
     model = FakeModel(lambda request, number: RefusedError(Reason.BAD_REQUEST, "tools.0: no"))
-    assert world(tmp_path, model).run()["ended"] == "the brain could not decide: tools.0: no"
+    assert world(tmp_path, model).run()["ended"] == "the brain could not decide: tools.0: no (attempts: 1)"
 
 
 def test_an_endpoint_that_cannot_compact_is_not_asked_to_again(tmp_path: Path) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from actors.director.estimate import estimate
-from actors.gateway.request import asks_long_cache
-from actors.gateway.request_parser import RequestParser
+from actors.gateway.requests import RequestParser, asks_long_cache
 from actors.researcher.brains.llm.requests import Requests
 from cluster.config import ConfigError, load_config
 from cluster.money import MICRO
@@ -56,7 +55,7 @@ def test_cache_writes_are_priced_for_the_time_that_requests_ask_for() -> None:
     """What a brain really asks for, so that the estimate cannot drift away from it."""
     brain = load_config("published").brain
     request = Requests(brain, "system", [{"name": "budget"}]).turn([{"role": "user", "content": [{"type": "text"}]}], 0)
-    assert asks_long_cache(RequestParser().take(request)[1].marks)
+    assert asks_long_cache(RequestParser().parse(request)[1].marks)
     bill = estimate(load_config("published", overrides=("researchers.max_turns=2",)), 5)
     assert bill.middle is not None
     assert (bill.middle.tokens.cache_write_5m, bill.middle.tokens.cache_write_1h > 0) == (0, True)

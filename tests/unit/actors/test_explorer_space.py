@@ -9,10 +9,9 @@ import pytest
 
 from actors.researcher.brains.explorer.directions import Leaning
 from actors.researcher.brains.explorer.memory import Memory
-from actors.researcher.brains.explorer.pilots import COLLAPSED, PUSH, promise
 from actors.researcher.brains.explorer.proposals import propose
 from actors.researcher.brains.explorer.space import digest, features, idea, method_file, read_recipe
-from actors.researcher.brains.explorer.values import BASE_MEAN, BlockValues, Score
+from actors.researcher.brains.explorer.values import BASE_MEAN, COLLAPSED, PUSH, BlockValues, Score, promise
 from gpu_pool.weak_to_strong.families import families_of_source
 from gpu_pool.weak_to_strong.recipes import VANILLA, Recipe, canonical, families, sample
 from tests.unit.actors.researcher_world import NINE

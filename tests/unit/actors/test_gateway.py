@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from actors.gateway import recorder
-from actors.gateway.api import ModelAnswer
-from actors.gateway.limits import Limits
+from actors.gateway.client import ModelAnswer
 from actors.gateway.pricing import Tokens, tariff_of
+from actors.gateway.rate_limiter import RateLimits
 from actors.gateway.recorder import load_request
 from actors.gateway.replayer import Replayer, as_recorded
-from actors.gateway.request_parser import RequestParser
-from actors.gateway.retry import Failure
+from actors.gateway.requests import RequestParser
+from actors.gateway.retries import Failure
 from actors.researcher.retry_policy import next_step
 from cluster.config import ConfigError, dump_config, validate
 from cluster.errors import Reason, RefusedError
@@ -75,7 +75,7 @@ def test_an_answer_that_finds_no_room_on_disk_is_kept_until_there_is_some_and_pa
 ) -> None:
     endpoint = Simulated()
     gateway = make(tmp_path, ledger_actor, endpoint)
-    answered, full = gateway.book.answered, 3
+    answered, full = gateway.attempts.record_answer, 3
 
     def written(*facts: Any) -> None:
         nonlocal full
@@ -87,8 +87,8 @@ def test_an_answer_that_finds_no_room_on_disk_is_kept_until_there_is_some_and_pa
     def begun(*_: Any) -> None:
         raise StorageError("full")
 
-    monkeypatch.setattr(gateway.book, "answered", written)
-    monkeypatch.setattr(gateway.book, "begun", begun)
+    monkeypatch.setattr(gateway.attempts, "record_answer", written)
+    monkeypatch.setattr(gateway.attempts, "lower_worst_case", begun)
     got = asyncio.run(gateway.call(KEY, WHO, request()))
     assert len(endpoint.sent) == 1
     assert got.charged == cost(campaign(), got.message) == ledger_actor.spent()
@@ -143,14 +143,14 @@ def test_an_endpoint_that_wants_fewer_calls_makes_everybody_wait(tmp_path: Path,
 
     async def skip(seconds: float) -> None:
         assert gateway._rate_limiter._limits.next_start(now[0]) is None
-        gateway._rate_limiter._limits.ask("other", "other", gateway._meters.guess("other"))
-        assert gateway._rate_limiter._limits.start(now[0]) == []
+        gateway._rate_limiter._limits.enqueue("other", "other", gateway._meters.guess("other"))
+        assert gateway._rate_limiter._limits.start_due(now[0]) == []
         now[0] += seconds
-        assert gateway._rate_limiter._limits.start(now[0]) == ["other"]
+        assert gateway._rate_limiter._limits.start_due(now[0]) == ["other"]
 
     gateway = make(tmp_path, ledger_actor, Simulated(throttled, answer()))
     gateway._sleep, gateway._clock, gateway._rate_limiter._clock = skip, lambda: now[0], lambda: now[0]
-    gateway._rate_limiter._limits = Limits(campaign().gateway, 0.0)
+    gateway._rate_limiter._limits = RateLimits(campaign().gateway, 0.0)
     assert asyncio.run(gateway.call(KEY, WHO, request())).charged == ledger_actor.spent()
     assert now[0] == 50.0
 
@@ -216,7 +216,7 @@ def test_answers_that_are_lost_one_after_another_pause_all_calls_ever_longer(tmp
 
     asyncio.run(first_hours())
     assert ledger_actor.spent() < 15_000_000
-    (told,) = gateway.book.journal.events(kind="calls_paused")
+    (told,) = gateway.attempts.journal.events(kind="calls_paused")
     assert told.payload["losses"] == 5
     assert gateway.status()["losses"] == {"in_a_row": 0, "paused_seconds": 0.0}
 
@@ -226,7 +226,7 @@ def test_losses_that_cost_nothing_bar_no_key_and_pause_nothing(tmp_path: Path, l
     config = campaign("brain.kind=local", f"gateway.prices.claude-opus-4-6={free}")
     gateway = make(tmp_path, ledger_actor, Simulated(*[DROPPED] * 7, answer()), config)
     assert asyncio.run(gateway.call(KEY, WHO, request())).charged == 0
-    assert gateway.book.journal.events(kind="calls_paused") == []
+    assert gateway.attempts.journal.events(kind="calls_paused") == []
 
 
 @pytest.mark.parametrize("failures", [[30.0] * 8, [86_400.0]])
@@ -283,7 +283,7 @@ def test_what_no_account_can_pay_is_told_and_breaks_no_cap(tmp_path: Path) -> No
     message = answer(input_tokens=50_000)
     gateway = make(tmp_path, ledger_actor, Simulated(message))
     got = asyncio.run(gateway.call(KEY, WHO, request()))
-    unpaid = [event.payload["usd"] for event in gateway.book.journal.events(kind="unpaid")]
+    unpaid = [event.payload["usd"] for event in gateway.attempts.journal.events(kind="unpaid")]
     assert ledger_actor.spent() + sum(unpaid) == got.charged == cost(campaign(), message)
     assert ledger_actor.spent() <= 50_000
 
@@ -296,14 +296,22 @@ def test_an_answer_without_usage_is_charged_at_its_worst_and_says_so(
     got = asyncio.run(gateway.call(KEY, WHO, request()))
     (row,) = ledger_actor.store.query("SELECT usd, charged_usd FROM reservations")
     assert got.charged == row["charged_usd"] == row["usd"] > 25 * 1000
-    (event,) = gateway.book.journal.events(kind="call_answered")
+    (event,) = gateway.attempts.journal.events(kind="call_answered")
     assert len(event.payload["inexact"]) == 1
 
 
-def test_a_stream_that_opens_without_a_prompt_count_lowers_no_worst_case(
-    tmp_path: Path, ledger_actor: FakeLedger
+@pytest.mark.parametrize(
+    ("opening", "fields"),
+    [
+        ({"input_tokens": 0}, {}),
+        ({}, {"betas": ["compact-2026-01-12"], "context_management": {"edits": [{"type": "compact_20260112"}]}}),
+    ],
+    ids=["no prompt count", "a compaction may follow"],
+)
+def test_a_stream_whose_opening_does_not_bound_the_bill_lowers_no_worst_case(
+    tmp_path: Path, ledger_actor: FakeLedger, opening: dict[str, int], fields: dict[str, Any]
 ) -> None:
-    endpoint = Simulated(answer(input_tokens=0))
+    endpoint = Simulated(answer("ok", **opening))
 
     def die(step: str) -> None:
         if step == "after answer":
@@ -312,9 +320,9 @@ def test_a_stream_that_opens_without_a_prompt_count_lowers_no_worst_case(
     endpoint.die = die
     gateway = make(tmp_path, ledger_actor, endpoint)
     with pytest.raises(Died):
-        asyncio.run(gateway.call(KEY, WHO, request()))
-    gateway.book.store.close()
-    asyncio.run(make(tmp_path, ledger_actor, Simulated()).tidy())
+        asyncio.run(gateway.call(KEY, WHO, request(**fields)))
+    gateway.attempts.store.close()
+    asyncio.run(make(tmp_path, ledger_actor, Simulated()).billing.finish_stale())
     (row,) = ledger_actor.store.query("SELECT usd, charged_usd FROM reservations")
     assert row["charged_usd"] == row["usd"]
 
@@ -326,7 +334,7 @@ def test_an_answer_of_another_tier_is_charged_the_table_and_says_that_the_bill_m
     message["usage"] |= {"service_tier": "priority", "inference_geo": "global"}
     gateway = make(tmp_path, ledger_actor, Simulated(message))
     assert asyncio.run(gateway.call(KEY, WHO, request())).charged == cost(campaign(), message)
-    (event,) = gateway.book.journal.events(kind="call_answered")
+    (event,) = gateway.attempts.journal.events(kind="call_answered")
     assert event.payload["inexact"] == ["service_tier: priority"]
 
 
@@ -371,7 +379,7 @@ def test_what_the_endpoint_counted_bounds_every_request_with_the_same_input(
     message["usage"]["iterations"] = once
     gateway, body = make(tmp_path, ledger_actor, Simulated(message)), request("word " * 20_000)
     asyncio.run(gateway.call("k0", WHO, body))
-    found = gateway.book.counted_bound(RequestParser().take({**body, **change})[1])
+    found = gateway.attempts.counted_bound(RequestParser().parse({**body, **change})[1])
     assert (found == 20_000) is counted
     assert found is None or counted
 
@@ -399,7 +407,7 @@ def test_an_exchange_reads_back_as_it_was_and_a_long_history_is_stored_once(
             turns.append({"role": "assistant", "content": said["content"]})
 
     asyncio.run(ask())
-    db = gateway.book.store
+    db = gateway.attempts.store
     assert db.query("SELECT COUNT(*) AS n FROM nodes")[0]["n"] == 119
     stored = db.query("SELECT SUM(LENGTH(body)) AS n FROM blocks")[0]["n"]
     assert stored < 60 * 600
@@ -424,7 +432,7 @@ def test_a_recording_answers_the_same_keys_without_an_endpoint(tmp_path: Path, l
     again = tmp_path / "again"
     other = FakeLedger(again / "scheduler.db")
     replayer = Replayer(tmp_path)
-    gateway = make(again, other, replayer)  # type: ignore[arg-type]
+    gateway = make(again, other, replayer)
 
     async def ask() -> ModelAnswer:
         with pytest.raises(RefusedError, match="no answer to other") as caught:
@@ -481,6 +489,7 @@ def test_closing_charges_what_is_under_way_and_leaves_nothing_reserved(
         while not endpoint.sent:
             await asyncio.sleep(0)
         await gateway.close()
+        assert ledger_actor.reserved() == 0
         with pytest.raises(asyncio.CancelledError):
             await call
         with pytest.raises(RefusedError):
@@ -520,7 +529,7 @@ def test_after_a_death_anywhere_the_key_is_answered_and_every_cent_is_accounted(
     with contextlib.suppress(Died):
         asyncio.run(gateway.call(KEY, WHO, request()))
     assert died
-    gateway.book.store.close()
+    gateway.attempts.store.close()
     ledger_actor.die = lambda _: None
     reborn = make(tmp_path, ledger_actor, second)
     got = asyncio.run(reborn.call(KEY, WHO, request()))
@@ -569,13 +578,68 @@ def test_a_new_gateway_settles_what_the_old_one_owed_before_anybody_reserves(tmp
     async def round_of_calls(number: int) -> None:
         gateway = make(tmp_path, ledger_actor, Simulated())
         await asyncio.gather(*(gateway.call(f"{who}/{number}/model/0", who, request()) for who in TEAM))
-        gateway.book.store.close()
+        gateway.attempts.store.close()
 
     ledger_actor.deaf = len(TEAM)
     asyncio.run(round_of_calls(0))
     assert ledger_actor.spent() == 0
     asyncio.run(round_of_calls(1))
     assert (ledger_actor.spent(), ledger_actor.reserved()) == (6 * cost(campaign(), answer()), 0)
+
+
+def test_what_is_owed_is_settled_by_a_later_call_when_the_next_could_not(tmp_path: Path) -> None:
+    """There is room for one call's worst case, not for two."""
+    ledger_actor = FakeLedger(tmp_path / "scheduler.db", each=0.05)
+
+    async def scene() -> None:
+        gateway = make(tmp_path, ledger_actor, Simulated())
+        ledger_actor.deaf = 2
+        await gateway.call(KEY, WHO, request())
+        with pytest.raises(UnreachableError):
+            await gateway.call(f"{WHO}/1/model/0", WHO, request())
+        await gateway.call(f"{WHO}/1/model/0", WHO, request())
+        assert (ledger_actor.spent(), ledger_actor.reserved()) == (2 * cost(campaign(), answer()), 0)
+
+    asyncio.run(scene())
+
+
+def test_what_is_owed_is_settled_before_another_try_reserves(tmp_path: Path) -> None:
+    """There is room for the worst case of two calls, not of three: of the lost answer, the one owed and the next."""
+    ledger_actor = FakeLedger(tmp_path / "scheduler.db", each=0.09)
+    gateway = make(tmp_path, ledger_actor, Simulated(DROPPED))
+
+    async def meanwhile(_: float) -> None:
+        ledger_actor.deaf = 1
+        await gateway.call(f"{WHO}/1/model/0", WHO, request())
+        assert ledger_actor.reserved() > 0
+
+    gateway._sleep = meanwhile
+    got = asyncio.run(gateway.call(KEY, WHO, request()))
+    assert (ledger_actor.spent(), ledger_actor.reserved()) == (got.charged + cost(campaign(), answer()), 0)
+
+
+def test_settling_what_one_call_owes_leaves_the_calls_under_way_alone(tmp_path: Path, ledger_actor: FakeLedger) -> None:
+    endpoint = Simulated()
+    endpoint.pause = lambda: 0
+    gateway = make(tmp_path, ledger_actor, endpoint)
+
+    async def scene() -> None:
+        gate = endpoint.hold
+        gate.clear()
+        under_way = asyncio.ensure_future(gateway.call(KEY, WHO, request()))
+        while not endpoint.sent:
+            await asyncio.sleep(0)
+        endpoint.hold = asyncio.Event()  # the call under way waits at the old one
+        endpoint.hold.set()
+        ledger_actor.deaf = 1
+        for n in (1, 2):
+            await gateway.call(f"{WHO}/{n}/model/0", WHO, request())
+        assert ledger_actor.spent() == 2 * cost(campaign(), answer())
+        gate.set()
+        assert (await under_way).charged == cost(campaign(), answer())
+
+    asyncio.run(scene())
+    assert (ledger_actor.spent(), ledger_actor.reserved()) == (3 * cost(campaign(), answer()), 0)
 
 
 def test_a_lost_attempt_that_the_ledger_did_not_hear_of_is_settled_once(

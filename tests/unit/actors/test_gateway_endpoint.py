@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 from actors.gateway.actor import make_transport
-from actors.gateway.api import ModelAnswer
+from actors.gateway.client import ModelAnswer
 from actors.gateway.endpoint import Endpoint
 from actors.gateway.gateway import Gateway
-from actors.gateway.keys import KeyFileError, check_brain, hand_over, handed_path, key_of, read_key
-from actors.gateway.request_parser import RequestParser
-from actors.gateway.retry import AttemptFailedError, Failure
+from actors.gateway.keys import KeyFileError, hand_over, handed_path, key_of, read_key
+from actors.gateway.requests import RequestParser
+from actors.gateway.retries import AttemptFailedError, Failure
+from actors.gateway.startup_checks import check_brain
 from cluster.config import ConfigError
 from cluster.errors import RefusedError
 from cluster.store import Store
@@ -45,7 +46,7 @@ def key_file(root: Path, key: str = SECRET, mode: int = 0o600) -> Path:
 async def send(fake: FakeMessages, begun: list[dict[str, Any]] | None = None, **fields: Any) -> dict[str, Any]:
     config = campaign(f"brain.base_url={fake.url}", "gateway.call_seconds=5")
     endpoint = Endpoint(config.brain, config.gateway, lambda: SECRET)
-    body, parts = RequestParser().take(request(**fields))
+    body, parts = RequestParser().parse(request(**fields))
     try:
         return await endpoint.send("k", body, parts, (begun if begun is not None else []).append)
     finally:
@@ -131,7 +132,7 @@ def test_retry_after_is_read_and_throttling_is_told_apart() -> None:
 
 def test_an_endpoint_that_is_not_there_was_paid_nothing() -> None:
     config = campaign("brain.base_url=http://127.0.0.1:9")
-    body, parts = RequestParser().take(request())
+    body, parts = RequestParser().parse(request())
     endpoint = Endpoint(config.brain, config.gateway, lambda: None)
     with pytest.raises(AttemptFailedError) as caught:
         asyncio.run(endpoint.send("k", body, parts, lambda _: None))
@@ -159,7 +160,7 @@ def test_a_new_key_in_the_file_takes_effect_after_the_old_one_was_refused(root: 
     with FakeMessages(lambda *_: replies.text("ok"), keys={SECRET}) as fake:
         config = campaign(f"brain.kind={kind}", f"brain.base_url={fake.url}", f"brain.key_file={path}")
         transport = make_transport(config, root, FakeLedger(root / "scheduler.db").client())
-        body, parts = RequestParser().take(request())
+        body, parts = RequestParser().parse(request())
 
         async def ask() -> dict[str, Any]:
             return await transport.send("k", body, parts, lambda _: None)
@@ -212,7 +213,7 @@ def test_twenty_cached_turns_cost_what_the_endpoint_counted(root: Path, caplog: 
     assert [got.charged for got in found] == [cost(config, got.message) for got in found]
     assert ledger_actor.spent() == sum(got.charged for got in found)
     assert gateway.status()["cache_hit_share"] > 0.8
-    gateway.book.store.close()
+    gateway.attempts.store.close()
     assert SECRET.encode() not in b"".join(path.read_bytes() for path in root.glob("*.db*"))
     assert SECRET not in caplog.text
 

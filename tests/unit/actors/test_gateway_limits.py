@@ -9,10 +9,8 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.gateway.breaker import Breaker
-from actors.gateway.limits import Estimate, Limits
-from actors.gateway.rate_limiter import RateLimiter
-from actors.gateway.retry import Failure, after, pause
+from actors.gateway.rate_limiter import CircuitBreaker, Estimate, RateLimiter, RateLimits
+from actors.gateway.retries import Failure, backoff_seconds, next_wait
 from cluster.config import Gateway
 from cluster.errors import Reason
 
@@ -21,11 +19,11 @@ SMALL = Gateway(requests_per_minute=60, input_tokens_per_minute=6000, output_tok
 
 def test_a_call_that_is_cancelled_as_its_turn_comes_keeps_no_place() -> None:
     async def play() -> list[str]:
-        turnstile = RateLimiter(Limits(SMALL.model_copy(update={"concurrent_calls": 1}), 0.0), lambda: 0.0)
+        limiter = RateLimiter(SMALL.model_copy(update={"concurrent_calls": 1}), lambda: 0.0)
         entered: list[str] = []
 
         async def call(ticket: str, leave: asyncio.Event) -> None:
-            async with turnstile.passage(ticket, "a", Estimate(1, 1)):
+            async with limiter.admit(ticket, "a", Estimate(1, 1)):
                 entered.append(ticket)
                 await leave.wait()
 
@@ -40,56 +38,56 @@ def test_a_call_that_is_cancelled_as_its_turn_comes_keeps_no_place() -> None:
         second.cancel()  # its future is cancelled now, and it hears of that only after `first` has given up its place
         ended = await asyncio.wait_for(asyncio.gather(first, second, third, return_exceptions=True), 5)
         assert [type(one) for one in ended] == [type(None), asyncio.CancelledError, type(None)]
-        assert turnstile.counts == {"running": 0, "waiting": 0}
+        assert limiter.status().items() >= {"running": 0, "waiting": 0}.items()
         return entered
 
     assert asyncio.run(play()) == ["first", "third"]
 
 
 def test_a_bucket_lets_one_minutes_worth_through_at_once_and_then_refills() -> None:
-    limits = Limits(SMALL.model_copy(update={"concurrent_calls": 1000, "input_tokens_per_minute": 10**9}), 0.0)
+    limits = RateLimits(SMALL.model_copy(update={"concurrent_calls": 1000, "input_tokens_per_minute": 10**9}), 0.0)
     for n in range(100):
-        limits.ask(f"t{n}", "a", Estimate(1, 0))
-    assert len(limits.start(0.0)) == 60
+        limits.enqueue(f"t{n}", "a", Estimate(1, 0))
+    assert len(limits.start_due(0.0)) == 60
     assert limits.next_start(0.0) == 1.0
-    assert len(limits.start(10.0)) == 10
+    assert len(limits.start_due(10.0)) == 10
 
 
 def test_a_call_that_used_more_than_its_estimate_delays_the_next() -> None:
-    limits = Limits(SMALL, 0.0)
-    limits.ask("one", "a", Estimate(10, 10))
-    assert limits.start(0.0) == ["one"]
+    limits = RateLimits(SMALL, 0.0)
+    limits.enqueue("one", "a", Estimate(10, 10))
+    assert limits.start_due(0.0) == ["one"]
     limits.end("one", Estimate(10, 2400), 0.0)
-    limits.ask("two", "a", Estimate(10, 10))
-    assert limits.start(0.0) == []
-    assert limits.start(59.0) == []
-    assert limits.start(61.0) == ["two"]
+    limits.enqueue("two", "a", Estimate(10, 10))
+    assert limits.start_due(0.0) == []
+    assert limits.start_due(59.0) == []
+    assert limits.start_due(61.0) == ["two"]
 
 
 def test_a_pause_stops_everybody_and_ends() -> None:
-    limits = Limits(SMALL, 0.0)
-    limits.pause(7.0, 0.0)
-    limits.ask("one", "a", Estimate(1, 1))
-    assert limits.start(6.9) == []
+    limits = RateLimits(SMALL, 0.0)
+    limits.pause_all(7.0, 0.0)
+    limits.enqueue("one", "a", Estimate(1, 1))
+    assert limits.start_due(6.9) == []
     assert limits.next_start(5.0) == 2.0
-    assert limits.start(7.0) == ["one"]
+    assert limits.start_due(7.0) == ["one"]
 
 
 def test_a_researcher_with_many_calls_does_not_keep_another_waiting() -> None:
-    limits = Limits(SMALL.model_copy(update={"concurrent_calls": 1}), 0.0)
+    limits = RateLimits(SMALL.model_copy(update={"concurrent_calls": 1}), 0.0)
     for n in range(20):
-        limits.ask(f"a{n}", "a", Estimate(10, 10))
-    assert limits.start(0.0) == ["a0"]
-    limits.ask("b0", "b", Estimate(10, 10))
+        limits.enqueue(f"a{n}", "a", Estimate(10, 10))
+    assert limits.start_due(0.0) == ["a0"]
+    limits.enqueue("b0", "b", Estimate(10, 10))
     limits.end("a0", Estimate(10, 10), 1.0)
-    assert limits.start(1.0) == ["b0"]
+    assert limits.start_due(1.0) == ["b0"]
 
 
 def test_one_who_withdraws_does_not_start() -> None:
-    limits = Limits(SMALL, 0.0)
-    limits.ask("one", "a", Estimate(1, 1))
+    limits = RateLimits(SMALL, 0.0)
+    limits.enqueue("one", "a", Estimate(1, 1))
     limits.withdraw("one")
-    assert limits.start(0.0) == []
+    assert limits.start_due(0.0) == []
     assert limits.next_start(0.0) is None
 
 
@@ -103,7 +101,7 @@ calls = st.lists(
 def test_rates_concurrency_and_order_hold_for_any_load(load: list[tuple[str, float, int, int]], chance: int) -> None:
     """Every call starts once, in its researcher's order; starts and tokens stay below the limits in every window."""
     rng = random.Random(chance)
-    limits, now = Limits(SMALL, 0.0), 0.0
+    limits, now = RateLimits(SMALL, 0.0), 0.0
     started: list[tuple[float, str]] = []
     taken: list[tuple[float, int]] = []
     running: dict[str, tuple[int, int]] = {}
@@ -113,13 +111,13 @@ def test_rates_concurrency_and_order_hold_for_any_load(load: list[tuple[str, flo
         if coming and (rng.random() < 0.5 or not (limits.waiting or running)):
             ticket, gap = coming.pop(0)
             now += gap
-            limits.ask(ticket, asked[ticket][0], Estimate(asked[ticket][1], asked[ticket][2]))
+            limits.enqueue(ticket, asked[ticket][0], Estimate(asked[ticket][1], asked[ticket][2]))
         elif running and rng.random() < 0.5:
             ticket = rng.choice(sorted(running))
             limits.end(ticket, Estimate(*running.pop(ticket)), now)
         else:
             now += (limits.next_start(now) or 0.0) + 1e-6
-        for ticket in limits.start(now):
+        for ticket in limits.start_due(now):
             started.append((now, ticket))
             taken.append((now, asked[ticket][1]))
             running[ticket] = asked[ticket][1:]
@@ -138,14 +136,14 @@ def test_rates_concurrency_and_order_hold_for_any_load(load: list[tuple[str, flo
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 30), st.integers(1, 30))
 def test_of_two_who_always_wait_neither_gets_more_than_one_call_ahead_in_use(a_tokens: int, b_tokens: int) -> None:
-    limits = Limits(Gateway(concurrent_calls=1, requests_per_minute=10**6), 0.0)
+    limits = RateLimits(Gateway(concurrent_calls=1, requests_per_minute=10**6), 0.0)
     sizes = {"a": a_tokens * 100, "b": b_tokens * 100}
     used = {"a": 0, "b": 0}
     for n in range(200):
         for who in "ab":
-            limits.ask(f"{who}{n}", who, Estimate(sizes[who], 0))
+            limits.enqueue(f"{who}{n}", who, Estimate(sizes[who], 0))
     for _ in range(200):
-        (ticket,) = limits.start(0.0) or ["none"]
+        (ticket,) = limits.start_due(0.0) or ["none"]
         if ticket == "none":
             break
         used[ticket[0]] += sizes[ticket[0]]
@@ -158,51 +156,51 @@ def test_pauses_double_with_jitter_up_to_the_limit_and_never_undercut_the_endpoi
     failure = Failure(Reason.UNAVAILABLE, "overloaded", again=True)
     for attempts in range(1, 12):
         for seed in range(20):
-            wait = after(failure, attempts, settings_, random.Random(seed))
+            wait = next_wait(failure, attempts, settings_, random.Random(seed))
             assert wait is not None
             full = min(30.0, 2.0 ** (attempts - 1))
-            assert full / 2 <= wait.seconds <= full
+            assert full / 2 <= wait <= full
     asked = Failure(Reason.UNAVAILABLE, "slow", again=True, retry_after_s=77.0)
-    wait = after(asked, 1, settings_, random.Random(0))
+    wait = next_wait(asked, 1, settings_, random.Random(0))
     assert wait is not None
-    assert wait.seconds == 77.0
+    assert wait == 77.0
 
 
 def test_the_same_stream_gives_the_same_pause() -> None:
     failure = Failure(Reason.UNAVAILABLE, "x", again=True)
-    pauses = {after(failure, 3, SMALL, random.Random("7/key/3")) for _ in range(5)}
+    pauses = {next_wait(failure, 3, SMALL, random.Random("7/key/3")) for _ in range(5)}
     assert len(pauses) == 1
 
 
 def test_it_gives_up_after_the_last_attempt_and_on_what_will_not_change() -> None:
     failure = Failure(Reason.UNAVAILABLE, "x", again=True)
-    assert after(failure, SMALL.attempts, SMALL, random.Random(0)) is None
-    assert after(Failure(Reason.BAD_KEY, "x"), 1, SMALL, random.Random(0)) is None
+    assert next_wait(failure, SMALL.attempts, SMALL, random.Random(0)) is None
+    assert next_wait(Failure(Reason.BAD_KEY, "x"), 1, SMALL, random.Random(0)) is None
     patient = Failure(Reason.UNAVAILABLE, "come back tomorrow", again=True, retry_after_s=86_400.0)
-    assert after(patient, 1, SMALL, random.Random(0)) is None
-    assert pause(patient, 1, SMALL, random.Random(0)) == 900.0
+    assert next_wait(patient, 1, SMALL, random.Random(0)) is None
+    assert backoff_seconds(patient, 1, SMALL, random.Random(0)) == 900.0
 
 
-def test_who_is_careful_lets_one_call_through_at_a_time() -> None:
-    limits = Limits(SMALL, 0.0)
-    limits.careful = True
+def test_who_recovers_lets_one_call_through_at_a_time() -> None:
+    limits = RateLimits(SMALL, 0.0)
+    limits.one_at_a_time = True
     for name in "abc":
-        limits.ask(name, name, Estimate(1, 1))
-    assert limits.start(0.0) == ["a"]
+        limits.enqueue(name, name, Estimate(1, 1))
+    assert limits.start_due(0.0) == ["a"]
     assert limits.next_start(0.0) is None
     limits.end("a", Estimate(1, 1), 0.0)
-    assert limits.start(0.0) == ["b"]
-    limits.careful = False
-    assert limits.start(0.0) == ["c"]
+    assert limits.start_due(0.0) == ["b"]
+    limits.one_at_a_time = False
+    assert limits.start_due(0.0) == ["c"]
 
 
 def test_pauses_after_losses_begin_with_the_fifth_in_a_row_and_double_up_to_an_hour() -> None:
-    breaker, now, pauses = Breaker(), 0.0, list[float]()
-    assert [breaker.lost(now) for _ in range(4)] == [None] * 4
+    breaker, now, pauses = CircuitBreaker(), 0.0, list[float]()
+    assert [breaker.record_loss(now) for _ in range(4)] == [None] * 4
     for _ in range(8):
-        pauses.append(breaker.lost(now) or 0.0)
-        assert breaker.lost(now + 1) is None
+        pauses.append(breaker.record_loss(now) or 0.0)
+        assert breaker.record_loss(now + 1) is None
         now += pauses[-1]
     assert pauses == [60, 120, 240, 480, 960, 1920, 3600, 3600]
-    breaker.answered()
-    assert [breaker.lost(now) for _ in range(5)] == [None] * 4 + [60.0]
+    breaker.record_answer()
+    assert [breaker.record_loss(now) for _ in range(5)] == [None] * 4 + [60.0]

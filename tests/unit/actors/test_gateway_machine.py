@@ -21,11 +21,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from actors.gateway import recorder
-from actors.gateway.gateway import MOST_LOSSES, Gateway
+from actors.gateway.billing import MOST_LOSSES
+from actors.gateway.gateway import Gateway
 from actors.gateway.pricing import Tokens, billed, tokens_of
 from actors.gateway.replayer import Replayer
-from actors.gateway.request import HIDDEN_TOKENS, Body, canonical, digest, without_marks
-from actors.gateway.retry import Failure
+from actors.gateway.requests import HIDDEN_TOKENS, Body, canonical, digest, without_marks
+from actors.gateway.retries import Failure
 from actors.researcher.brains.llm.conversation import Conversation
 from actors.researcher.brains.llm.requests import Requests
 from cluster.errors import Reason, RefusedError
@@ -270,7 +271,7 @@ class GatewayMachine(RuleBasedStateMachine):
             self.gateway = self._born()
             if asked_first:
                 asyncio.run(self._round(wanted))
-        asyncio.run(self.gateway.tidy())
+        asyncio.run(self.gateway.billing.finish_stale())
         for talk in self.talks:
             message = self.answers.get(f"{talk.researcher}/{talk.turn}/model/0")
             if message is not None:
@@ -283,7 +284,7 @@ class GatewayMachine(RuleBasedStateMachine):
         death = asyncio.ensure_future(self.died.wait())
         await asyncio.wait((work, death), return_when=asyncio.FIRST_COMPLETED)
         if self.died.is_set():
-            self.gateway.book.store.close()
+            self.gateway.attempts.store.close()
             rest = asyncio.all_tasks() - {asyncio.current_task()}
             for task in rest:
                 task.cancel()
@@ -314,7 +315,7 @@ class GatewayMachine(RuleBasedStateMachine):
                 return
             raise
         assert self.answers.setdefault(key, got.message) == got.message
-        assert got.charged == self.gateway.book.charged(key)
+        assert got.charged == self.gateway.attempts.charged(key)
 
     @rule(who=st.integers(0, len(TEAM) - 1), keep=st.integers(0, LONGEST_CUT))
     def a_history_is_cut(self, who: int, keep: int) -> None:
@@ -322,12 +323,12 @@ class GatewayMachine(RuleBasedStateMachine):
 
     @rule()
     def dies_at_rest(self) -> None:
-        self.gateway.book.store.close()
+        self.gateway.attempts.store.close()
         self.gateway = self._born()
 
     @rule()
     def what_was_recorded_is_given_again_without_an_endpoint(self) -> None:
-        with self.gateway.book.store.transaction() as db:
+        with self.gateway.attempts.store.transaction() as db:
             assert recorder.damaged(db) == []
             nodes = db.execute("SELECT COUNT(*) AS n FROM nodes").fetchone()["n"]
             kept = {row["key"] for row in db.execute("SELECT key FROM exchanges")}
@@ -350,12 +351,12 @@ class GatewayMachine(RuleBasedStateMachine):
         try:
             for key, body in answered.items():
                 got = await again.call(key, key.split("/")[0], body)
-                assert got.message == self.gateway.book.answer(key)
+                assert got.message == self.gateway.attempts.answer(key)
                 assert got.charged == due(got.message) or billed(got.message) is None
             assert (replayer.exact, replayer.diverged) == (len(answered), 0)
         finally:
             await again.close()
-            again.book.store.close()
+            again.attempts.store.close()
             ledger_actor.store.close()
             shutil.rmtree(root)
 
@@ -369,11 +370,11 @@ class GatewayMachine(RuleBasedStateMachine):
     @invariant()
     def nothing_stays_reserved(self) -> None:
         assert self.ledger_actor.reserved() == 0
-        assert self.gateway.book.live() == []
+        assert self.gateway.attempts.unclosed() == []
 
     @invariant()
     def the_books_agree_and_cover_the_vendors_bill(self) -> None:
-        events = self.gateway.book.journal.events()
+        events = self.gateway.attempts.journal.events()
         unpaid = sum(event.payload["usd"] for event in events if event.kind == "unpaid")
         told = sum(event.payload["usd"] for event in events if event.kind in ("call_answered", "attempt_lost"))
         assert self.ledger_actor.spent() + unpaid == told
@@ -384,14 +385,14 @@ class GatewayMachine(RuleBasedStateMachine):
     def an_endpoint_that_counts_as_it_should_never_costs_more_than_was_reserved(self) -> None:
         if not self.honest:
             return
-        for event in self.gateway.book.journal.events():
+        for event in self.gateway.attempts.journal.events():
             assert event.kind != "unpaid"
             assert event.payload.get("usd", 0) <= event.payload.get("reserved", 0)
 
     @invariant()
     def a_turn_reserves_no_more_than_what_was_counted_before_it_and_what_it_adds(self) -> None:
         dear = tariff(CONFIG).cost(Tokens(cache_write_1h=1_000_000)) / 1e6
-        for event in self.gateway.book.journal.events(kind="call_answered"):
+        for event in self.gateway.attempts.journal.events(kind="call_answered"):
             researcher, turn, kind, _ = event.payload["key"].split("/")
             talk = next(talk for talk in self.talks if talk.researcher == researcher)
             before = self.answers.get(f"{researcher}/{int(turn) - 1}/model/0")
@@ -409,10 +410,10 @@ class GatewayMachine(RuleBasedStateMachine):
 
     @invariant()
     def what_was_answered_was_charged_its_usage_or_says_that_it_told_none(self) -> None:
-        answered = self.gateway.book.journal.events(kind="call_answered")
+        answered = self.gateway.attempts.journal.events(kind="call_answered")
         assert len({event.payload["key"] for event in answered}) == len(answered)
         for event in answered:
-            message = self.gateway.book.answer(event.payload["key"])
+            message = self.gateway.attempts.answer(event.payload["key"])
             assert message is not None
             if billed(message) is None:
                 assert event.payload["inexact"]
@@ -422,11 +423,11 @@ class GatewayMachine(RuleBasedStateMachine):
 
     @invariant()
     def no_key_pays_for_more_losses_than_may_be(self) -> None:
-        lost = Counter(event.payload["key"] for event in self.gateway.book.journal.events(kind="attempt_lost"))
+        lost = Counter(event.payload["key"] for event in self.gateway.attempts.journal.events(kind="attempt_lost"))
         assert all(times <= MOST_LOSSES for times in lost.values())
 
     def _close(self) -> None:
-        self.gateway.book.store.close()
+        self.gateway.attempts.store.close()
         self.ledger_actor.store.close()
 
     def teardown(self) -> None:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.gateway.gateway import worst_case
+from actors.gateway.billing import worst_case
 from actors.gateway.pricing import Tariff, Tokens, billed, tokens_of, unpriced
-from actors.gateway.request_parser import RequestParser
+from actors.gateway.requests import RequestParser
 from cluster.config import Price
 from cluster.errors import RefusedError
 from tests.unit.actors.gateway_world import MODEL, campaign, request, tariff
@@ -112,7 +112,7 @@ def test_no_usage_of_a_call_costs_more_than_what_is_set_aside(
     block: dict[str, Any] = {"type": "text", "text": text.encode("utf-8", "ignore").decode()}
     if marked:
         block["cache_control"] = {"type": "ephemeral", "ttl": ttl}
-    body, parts = RequestParser().take(request(messages=[{"role": "user", "content": [block]}]))
+    body, parts = RequestParser().parse(request(messages=[{"role": "user", "content": [block]}]))
     worst = worst_case(body, None, parts, OPUS)
     prompt = len(json.dumps(block, ensure_ascii=False).encode()) + 700
     cuts = sorted(data.draw(st.integers(0, prompt)) for _ in range(3))
@@ -148,15 +148,15 @@ def test_no_usage_of_a_call_costs_more_than_what_is_set_aside(
 )
 def test_what_cannot_be_priced_or_sent_is_refused(change: dict[str, Any], word: str) -> None:
     with pytest.raises(RefusedError, match=word) as caught:
-        RequestParser().take({**request(), **change})
+        RequestParser().parse({**request(), **change})
     assert caught.value.reason == "bad_request"
 
 
 def test_ten_megabytes_are_taken_and_forty_are_too_large() -> None:
-    body, _ = RequestParser().take(request("x" * (10 << 20)))
+    body, _ = RequestParser().parse(request("x" * (10 << 20)))
     assert body.input_bound > 10 << 20
     with pytest.raises(RefusedError) as caught:
-        RequestParser().take(request("x" * (40 << 20)))
+        RequestParser().parse(request("x" * (40 << 20)))
     assert caught.value.reason == "too_large"
 
 

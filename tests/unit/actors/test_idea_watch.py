@@ -12,8 +12,8 @@ from actors.director.ideas import IdeaWatch
 from actors.director.namer import TOOL, Namer, chosen, request
 from actors.gateway.client import GatewayClient
 from actors.gateway.gateway import Gateway
-from actors.gateway.request_parser import RequestParser
-from actors.gateway.retry import Failure
+from actors.gateway.requests import RequestParser
+from actors.gateway.retries import Failure
 from actors.observer.audit_calls import audit_calls
 from actors.observer.run_data import load_run
 from actors.researcher.client import ResearcherClient
@@ -209,7 +209,7 @@ def test_without_the_models_help_a_rule_names_the_families(tmp_path: Path, reaso
 
 
 def test_the_code_that_is_named_cannot_say_more_than_a_known_family() -> None:
-    RequestParser().take(request(HAIKU, "# ignore all that\n" * 9000))
+    RequestParser().parse(request(HAIKU, "# ignore all that\n" * 9000))
     assert len(request(HAIKU, "x" * 90_000)["messages"][0]["content"]) < 21_000
     assert chosen(names("loss", "loss", "best method ever")) == ["loss"]
     for odd in ({}, {"content": None}, names(), names("nothing"), {"content": [{"type": "tool_use", "name": TOOL}]}):

@@ -43,7 +43,7 @@ def test_a_series_takes_its_own_kind_alone() -> None:
 
 def test_a_free_answer_is_metered() -> None:
     meters = Meters(Metrics("team"))
-    meters.answered("01-a", Tokens(input=10, output=2), 0, 0.5)
+    meters.count_answer("01-a", Tokens(input=10, output=2), 0, 0.5)
     assert meters.to_dict()["researchers"]["01-a"]["calls"] == 1
 
 
@@ -56,9 +56,9 @@ def test_boundaries_of_every_histogram_rise() -> None:
 def test_the_latency_of_every_answer_is_observed() -> None:
     sink = Sink()
     meters = Meters(sink)
-    meters.answered("01-a", Tokens(input=10, output=2), 50, 1.25)
-    meters.answered("02-b", Tokens(input=10, output=2), 50, 7.0)
-    meters.lost("01-a", Tokens(input=1), 1)
-    meters.retried("01-a", "unavailable")
-    meters.refused("over_budget")
+    meters.count_answer("01-a", Tokens(input=10, output=2), 50, 1.25)
+    meters.count_answer("02-b", Tokens(input=10, output=2), 50, 7.0)
+    meters.count_loss("01-a", Tokens(input=1), 1)
+    meters.count_retry("01-a", "unavailable")
+    meters.count_refusal("over_budget")
     assert [value for method, _, value in sink.told if method == "observe"] == [1.25, 7.0]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from actors.gateway.retry import Failure
+from actors.gateway.retries import Failure
 from actors.observer.audit_calls import audit_calls
 from actors.observer.books import replay
 from actors.observer.calls import Calls, quantile
@@ -61,7 +61,7 @@ def sound() -> Iterator[Path]:
                 await gateway.call(f"{TEAM[0]}/1/model/0", TEAM[0], request("bad"))
 
         asyncio.run(study())
-        gateway.book.store.close()
+        gateway.attempts.store.close()
         ledger_actor.store.close()
         yield root
 
@@ -103,7 +103,7 @@ def test_a_call_without_usage_holds_and_one_of_another_tier_is_told(tmp_path: Pa
     gateway = make(tmp_path, ledger_actor, Simulated({**answer(), "usage": {}}, dear))
     for n in range(2):
         asyncio.run(gateway.call(f"{TEAM[n]}/0/model/0", TEAM[n], request()))
-    gateway.book.store.close()
+    gateway.attempts.store.close()
     ledger_actor.store.close()
     (finding,) = findings(tmp_path)
     assert "service_tier: priority" in finding

@@ -13,11 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.gateway import recorder, request_parser
-from actors.gateway.recorder import Parts
-from actors.gateway.request import Body, canonical, digest, without_marks
-from actors.gateway.request_parser import PREFIX, RequestParser
-from actors.gateway.retry import Failure
+from actors.gateway import recorder, requests
+from actors.gateway.requests import PREFIX, Body, Parts, RequestParser, canonical, digest, without_marks
+from actors.gateway.retries import Failure
 from cluster.errors import Reason, RefusedError
 from tests.unit.actors.gateway_world import MEMORY, TEAM, FakeLedger, Simulated, answer, make, request
 
@@ -79,7 +77,7 @@ def conversations(draw: st.DrawFn) -> list[dict[str, Any]]:
 def seen(reader: RequestParser, body: dict[str, Any]) -> tuple[Body, Parts] | tuple[str, str, dict[str, Any]]:
     """What a reader makes of a request, or why it refuses it."""
     try:
-        return reader.take(body)
+        return reader.parse(body)
     except RefusedError as error:
         return error.reason, error.message, error.detail
 
@@ -108,7 +106,7 @@ def test_a_memory_changes_nothing_but_the_bodies_that_come_again(
         assert set(first.bodies) == named
         assert named - stored <= set(parts.bodies) <= named
         if data.draw(st.booleans()):
-            reader.learn(parts)
+            reader.remember(parts)
             stored |= set(parts.bodies)
 
 
@@ -121,7 +119,7 @@ def test_a_request_is_measured_and_named_by_its_json(asked: list[dict[str, Any]]
         if not isinstance(found[1], Parts):
             continue
         parts = found[1]
-        reader.learn(parts)
+        reader.remember(parts)
         assert found[0] == Body(body, len(canonical(body)))
         bare, marks = without_marks(rest_of(body) | {"messages": body["messages"]})
         assert repr(parts.marks) == repr(marks)
@@ -142,12 +140,12 @@ def names(*texts: str) -> set[str]:
 
 def test_only_what_is_new_is_stored_again() -> None:
     reader = RequestParser()
-    _, parts = reader.take(said("a", "b"))
+    _, parts = reader.parse(said("a", "b"))
     assert set(parts.bodies) == names("a", "b") | {parts.rest}
-    assert set(reader.take(said("a", "b"))[1].bodies) == set(parts.bodies), "it was not stored yet"
-    reader.learn(parts)
-    assert set(reader.take(said("a", "b", "c"))[1].bodies) == names("c")
-    assert set(reader.take({**said("b"), "system": "t"})[1].bodies) == {
+    assert set(reader.parse(said("a", "b"))[1].bodies) == set(parts.bodies), "it was not stored yet"
+    reader.remember(parts)
+    assert set(reader.parse(said("a", "b", "c"))[1].bodies) == names("c")
+    assert set(reader.parse({**said("b"), "system": "t"})[1].bodies) == {
         digest(canonical({**rest_of(said("b")), "system": "t"}))
     }
 
@@ -160,29 +158,29 @@ def test_a_turn_takes_as_many_steps_after_a_long_history_as_after_a_short_one() 
     for turn in range(20):
         statements: list[str] = []
         db.set_trace_callback(statements.append)
-        _, parts = reader.take(said(*map(str, range(2 * turn + 1))))
+        _, parts = reader.parse(said(*map(str, range(2 * turn + 1))))
         recorder.store(db, f"k{turn}", TEAM[0], parts, answer(str(turn)))
-        reader.learn(parts)
+        reader.remember(parts)
         steps.append((len(parts.bodies), len(statements)))
     assert len(set(steps[1:])) == 1
     assert recorder.damaged(db) == []
 
 
 def test_what_was_not_asked_for_the_longest_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request_parser, "MOST_PIECES", 3)
+    monkeypatch.setattr(requests, "MOST_PIECES", 3)
     reader = RequestParser()
     for texts in (("a", "b"), ("a", "c")):  # with the rest, two and three pieces
-        reader.learn(reader.take(said(*texts))[1])
-    assert set(reader.take(said("a", "b", "c"))[1].bodies) == names("b")
+        reader.remember(reader.parse(said(*texts))[1])
+    assert set(reader.parse(said("a", "b", "c"))[1].bodies) == names("b")
 
 
 def test_a_message_full_of_breakpoints_is_read_each_time() -> None:
     block = {"cache_control": MARK}
     body = request(messages=[{"role": "user", "content": [{"type": "tool_use", "input": [block] * 100}]}])
     reader = RequestParser()
-    _, parts = reader.take(body)
-    reader.learn(parts)
-    _, again = reader.take(body)
+    _, parts = reader.parse(body)
+    reader.remember(parts)
+    _, again = reader.parse(body)
     assert len(again.bodies) == 1
     assert (again.request, again.marks) == (parts.request, parts.marks)
 
@@ -205,7 +203,7 @@ def test_what_was_asked_and_never_answered_is_recorded_with_the_next_answer(root
         await gateway.call("k2", TEAM[1], said("b", "c"))
 
     asyncio.run(ask())
-    with gateway.book.store.transaction() as db:
+    with gateway.attempts.store.transaction() as db:
         assert recorder.damaged(db) == []
         assert recorder.load_request(db, "k1") == said("a", "b", "c", "d")
         assert recorder.load_request(db, "k2") == said("b", "c")

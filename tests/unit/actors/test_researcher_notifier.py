@@ -53,8 +53,8 @@ def test_posts_are_asked_for_unless_the_forum_has_said_that_there_are_none(
         board = Board()
         notifier = Notifier(board, "01-a")  # type: ignore[arg-type]
         assert await asks(notifier, board, 10**6) == [10**6]
-        notifier.follow()
-        notifier.follow()
+        notifier.follow_forum()
+        notifier.follow_forum()
         board.answers.put_nowait(4)
         await told(notifier)
         assert await asks(notifier, board, 3, 4) == [3]

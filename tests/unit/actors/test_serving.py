@@ -1,4 +1,4 @@
-"""The desk of the model server on a real scheduler, a real slot and a small HTTP server in vLLM's place."""
+"""The manager of the model server on a real scheduler, a real slot and a small HTTP server in vLLM's place."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ from typing import Any
 import pytest
 
 from actors.gateway.gateway import Gateway
-from actors.gateway.keys import check_brain
-from actors.gateway.request_parser import RequestParser
-from actors.gateway.retry import AttemptFailedError
+from actors.gateway.model_server import ModelServerManager, Served, serve_request
+from actors.gateway.requests import RequestParser
+from actors.gateway.retries import AttemptFailedError
+from actors.gateway.startup_checks import check_brain
 from actors.scheduler.audit import audit
 from actors.scheduler.client import SchedulerClient
 from actors.scheduler.scheduler import Scheduler
-from actors.serving.manager import ModelServerManager, serve_request
-from actors.serving.transport import Served
 from cluster.config import CampaignConfig, ConfigError, load_config
 from cluster.errors import RefusedError
 from cluster.money import Amounts, Caps, gpu_cost
@@ -156,7 +155,7 @@ def test_an_idle_server_stops_paying_and_the_next_ask_starts_another(tmp_path: P
     asyncio.run(play())
 
 
-def test_a_desk_that_is_made_anew_finds_the_server(tmp_path: Path) -> None:
+def test_a_manager_that_is_made_anew_finds_the_server(tmp_path: Path) -> None:
     async def play() -> None:
         async with world(tmp_path, idle_minutes=1) as w:
             endpoint = await w.manager.ready()
@@ -253,7 +252,7 @@ def test_a_submission_whose_answer_is_lost_starts_no_second_server(tmp_path: Pat
     asyncio.run(play())
 
 
-def test_however_many_wait_the_offices_are_asked_at_a_steady_pace(tmp_path: Path) -> None:
+def test_however_many_wait_the_scheduler_is_asked_at_a_steady_pace(tmp_path: Path) -> None:
     async def play() -> None:
         async with world(tmp_path) as w:
             await w.another_manager().ready()
@@ -266,12 +265,12 @@ def test_however_many_wait_the_offices_are_asked_at_a_steady_pace(tmp_path: Path
     asyncio.run(play())
 
 
-def test_an_office_that_does_not_answer_is_a_failure_that_costs_nothing_and_is_tried_again(tmp_path: Path) -> None:
+def test_a_scheduler_that_does_not_answer_is_a_failure_that_costs_nothing_and_is_tried_again(tmp_path: Path) -> None:
     async def play() -> None:
         async with world(tmp_path) as w:
             w.shell.lost.append("submit")
             request = {"model": "tiny", "max_tokens": 20, "messages": [{"role": "user", "content": "hello"}]}
-            body, parts = RequestParser().take(request)
+            body, parts = RequestParser().parse(request)
             served = Served(w.config, w.manager)
             with pytest.raises(AttemptFailedError) as failed:
                 await served.send("k", body, parts, lambda _: None)
@@ -304,7 +303,7 @@ def test_a_server_that_cannot_be_paid_is_refused_to_the_caller_with_what_is_left
     asyncio.run(play())
 
 
-def test_any_desk_that_closes_ends_the_campaigns_server_and_the_slot_is_free(tmp_path: Path) -> None:
+def test_any_manager_that_closes_ends_the_campaigns_server_and_the_slot_is_free(tmp_path: Path) -> None:
     async def play() -> None:
         async with world(tmp_path) as w:
             await w.manager.ready()

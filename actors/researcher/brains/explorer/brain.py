@@ -18,11 +18,10 @@ from typing import Any
 from actors.researcher.brains.explorer.directions import Leaning
 from actors.researcher.brains.explorer.memory import Memory, Trial, path_of
 from actors.researcher.brains.explorer.pace import Pace
-from actors.researcher.brains.explorer.pilots import promise
 from actors.researcher.brains.explorer.proposals import propose
 from actors.researcher.brains.explorer.reports import farewell, hypothesis, reports
 from actors.researcher.brains.explorer.space import features, idea, method_file
-from actors.researcher.brains.explorer.values import BASE_MEAN, BlockValues
+from actors.researcher.brains.explorer.values import BASE_MEAN, BlockValues, promise
 from actors.researcher.types import FINISH, Decision, Observation, ToolCall
 from cluster.config import CampaignConfig
 

@@ -120,5 +120,5 @@ class Leaning:
         return recipe
 
     def fits(self, recipe: Recipe) -> bool:
-        """Whether a recipe holds a preferred block."""
+        """Return True if a recipe holds a preferred block."""
         return any(getattr(recipe, name) == value for name, value in self.blocks)

@@ -55,7 +55,7 @@ class Trial:
 
     @property
     def failed(self) -> bool:
-        """Whether its last pilot did not give a student."""
+        """True if its last pilot did not give a student."""
         return bool(self.pilots) and self.pilots[-1].get("status") != "ok"
 
     @property
@@ -102,7 +102,7 @@ class Memory:
     crowded: int = 0
     """How often since the last success a call was refused because others hold what the campaign has left."""
     rested: bool = True
-    """Whether the explorer has waited since."""
+    """True if the explorer has waited since."""
     vanilla_pgr: float | None = None
 
     @classmethod
@@ -138,7 +138,7 @@ class Memory:
             handler(self, done)
 
     def crowded_out(self, done: ToolOutcome) -> bool:
-        """Whether a refusal only says that others hold the campaign's money for now; counts such refusals.
+        """Return True if a refusal only says that others hold the campaign's money for now; count such refusals.
 
         It does when the researcher's own cap has room for what was asked.
         """
@@ -160,7 +160,7 @@ class Memory:
         return self.trials.get(str(done.call.args.get("path", "")))
 
     def known(self, recipe: Recipe) -> bool:
-        """Whether the recipe was tried here, or scored or seen to fail elsewhere."""
+        """Return True if the recipe was tried here, or scored or seen to fail elsewhere."""
         return digest(recipe) in self.avoided or path_of(recipe) in self.trials
 
     def scores(self) -> list[Score]:

@@ -46,17 +46,17 @@ class Pace:
 
     @property
     def can_score_dev(self) -> bool:
-        """Whether a DEV answer is affordable and would come in time."""
+        """True if a DEV answer is affordable and would come in time."""
         return self._fits(self.dev_seconds)
 
     @property
     def can_score_board(self) -> bool:
-        """Whether a BOARD answer is affordable and worth starting; nothing has to be done with it any more."""
+        """True if a BOARD answer is affordable and worth starting; nothing has to be done with it any more."""
         return self._fits(OVERRUN * self.board_seconds)
 
     @property
     def hurry(self) -> bool:
-        """Whether the end is near."""
+        """True if the end is near."""
         return self.seconds is not None and self.seconds < HURRY * max(self.dev_seconds, self.board_seconds)
 
     def _fits(self, needed: float) -> bool:

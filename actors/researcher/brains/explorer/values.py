@@ -4,12 +4,15 @@ The PGR of a recipe is modelled as `base + sum of its blocks' weights + noise`; 
 TAU^2), so that a block nobody has tried may be anything near zero. A draw from the posterior orders candidates:
 blocks that scored are used, blocks that are unknown are tried (Thompson 1933; Russo et al. 2018, arXiv
 1707.02038).
+
+A pilot knows no truth: what it measures is a small push between methods of equal expectation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +22,12 @@ TAU = 0.15
 BASE_SD = 0.2
 BASE_MEAN = 0.25
 """Where vanilla stands before any score; published baselines lie between .1 and .35."""
+PUSH = 0.15
+"""The most that a pilot can add, in PGR."""
+SIDE_WEIGHT = 0.3
+BALANCE_TOLERANCE = 0.15
+MIN_AGREEMENT = 0.55
+COLLAPSED = -0.5
 Vector = npt.NDArray[np.float64]
 
 
@@ -69,3 +78,20 @@ class BlockValues:
         deviations = np.sqrt(np.diag(self._covariance))[1:]
         rows = zip(self._names, self._mean[1:].tolist(), deviations.tolist(), strict=True)
         return sorted(rows, key=lambda row: -row[1])
+
+
+def promise(pilot: dict[str, Any]) -> float:
+    """A bonus in PGR, from -0.5 (collapsed) to +0.15.
+
+    A student that answers nearly always the same, or agrees with its teacher hardly more than by chance, has
+    collapsed. Otherwise, the more the strong model's own prior sides with the student where it leaves its
+    teacher, the better.
+    """
+    if pilot.get("status") != "ok":
+        return COLLAPSED
+    skew = abs(float(pilot.get("balance", 0.5)) - float(pilot.get("weak_balance", 0.5)))
+    if skew > 2 * BALANCE_TOLERANCE or float(pilot.get("agree_weak", 1.0)) < MIN_AGREEMENT:
+        return COLLAPSED
+    sides = pilot.get("prior_sides_with_student")
+    push = SIDE_WEIGHT * (float(sides) - 0.5) if sides is not None else 0.0
+    return max(-PUSH, min(PUSH, push)) - max(0.0, skew - BALANCE_TOLERANCE)

@@ -61,7 +61,7 @@ NO_SUMMARY = "Older parts of this conversation were cut and could not be summari
 NOTEBOOK = "\n\nYour notebook (notebook.md) as it stands:\n\n{text}"
 
 
-class Claude:
+class LanguageModel:
     """See the module."""
 
     def __init__(self, requests: Requests, model: GatewayClient, notebook: Callable[[], str]) -> None:
@@ -81,8 +81,8 @@ class Claude:
         talk = self._known.copy()
         opening = self._opening(talk, observation)
         if observation.seen.ending:
-            return await self._last(observation, talk, opening)
-        return await _Thought(self, observation, talk).think(opening)
+            return await self._decide_last_turn(observation, talk, opening)
+        return await _TurnDecision(self, observation, talk).decide(opening)
 
     def _opening(self, talk: Conversation, observation: Observation) -> dict[str, Any]:
         """The message that opens the turn: results of the last turn's calls, then what is new."""
@@ -99,18 +99,20 @@ class Claude:
         try:
             answer = await self._model.call(key, researcher, request)
         except RefusedError as error:
-            if not self._requests.do_without(error):
+            if not self._requests.gives_up_compaction(error):
                 raise
             log.warning("%s: the endpoint cannot compact, so the history is summarised here: %s", researcher, error)
             return await self.ask(key, request)
         return {**clean(answer.message), "charged": answer.charged}
 
-    async def _last(self, observation: Observation, talk: Conversation, opening: dict[str, Any]) -> Decision:
+    async def _decide_last_turn(
+        self, observation: Observation, talk: Conversation, opening: dict[str, Any]
+    ) -> Decision:
         """The last turn, as cheap as it has to be."""
         word = {"type": "text", "text": LAST.format(why=observation.seen.ending)}
         whole = {"role": "user", "content": [*opening["content"], word]}
         talk.add(whole)
-        short = {"role": "user", "content": [{"type": "text", "text": self._remembered(NO_SUMMARY)}, word]}
+        short = {"role": "user", "content": [{"type": "text", "text": self._with_notebook(NO_SUMMARY)}, word]}
         alone = Conversation([short])
         for name, said, request in (
             ("last", [whole], self._requests.last(talk.messages, LAST_TOKENS)),
@@ -130,15 +132,15 @@ class Claude:
     def summary_text(self, entry: dict[str, Any]) -> str:
         """What stands in place of older messages after the model summarised them."""
         text = text_of(entry)
-        return self._remembered(SUMMARY.format(text=text) if text else NO_SUMMARY)
+        return self._with_notebook(SUMMARY.format(text=text) if text else NO_SUMMARY)
 
-    def _remembered(self, words: str) -> str:
+    def _with_notebook(self, words: str) -> str:
         notebook = self._notebook()[-NOTEBOOK_CHARS:]
         return words + (NOTEBOOK.format(text=notebook) if notebook else "")
 
-    def forgotten(self) -> str:
+    def forgotten_text(self) -> str:
         """What stands in place of older messages that no model could read any more."""
-        return self._remembered(NO_SUMMARY)
+        return self._with_notebook(NO_SUMMARY)
 
     @property
     def requests(self) -> Requests:
@@ -146,10 +148,10 @@ class Claude:
         return self._requests
 
 
-class _Thought:
-    """One decision in the making: the conversation with it, and what was said so far."""
+class _TurnDecision:
+    """The decision of one turn: the conversation with it, and what was said so far."""
 
-    def __init__(self, brain: Claude, observation: Observation, talk: Conversation) -> None:
+    def __init__(self, brain: LanguageModel, observation: Observation, talk: Conversation) -> None:
         self._brain = brain
         self._requests = brain.requests
         self._prefix = f"{observation.researcher}/{observation.turn}"
@@ -160,12 +162,12 @@ class _Thought:
         """Characters of the newest messages that stay when older ones go; half as many each time."""
         self._summarised = False
 
-    async def think(self, opening: dict[str, Any]) -> Decision:
+    async def decide(self, opening: dict[str, Any]) -> Decision:
         """Ask until there is something to act upon."""
         full = self._talk.tokens > self._requests.most_tokens
-        self._say(opening)
+        self._add_entry(opening)
         if full:
-            await self._summarise()
+            await self._summarise_history()
         answer = Answer((), Verdict.ACT)
         while self._steps < MAX_STEPS:
             answer = await self._step()
@@ -173,25 +175,25 @@ class _Thought:
                 break
             if answer.verdict is Verdict.WITHHELD:
                 if self._talk.withheld < MOST_WITHHELD:
-                    self._tell(WITHHELD)
+                    self._prompt_model(WITHHELD)
                     break
                 log.warning("%s: its history was dropped: its answers were withheld", self._prefix)
-                self._replace(self._brain.forgotten(), None, keep=0)
+                self._replace_history(self._brain.forgotten_text(), None, keep=0)
             if answer.verdict in (Verdict.CUT, Verdict.FULL):
-                self._tell(CUT)
+                self._prompt_model(CUT)
             if answer.verdict is Verdict.FULL:
-                self._halve()
-                await self._summarise()
+                self._halve_room()
+                await self._summarise_history()
         return Decision(answer.calls, tuple(self._said))
 
-    def _say(self, entry: dict[str, Any]) -> None:
+    def _add_entry(self, entry: dict[str, Any]) -> None:
         self._said.append(entry)
         self._talk.add(entry)
 
-    def _tell(self, words: str) -> None:
+    def _prompt_model(self, words: str) -> None:
         """A word to the model within the turn, after results for what it called in vain."""
         unanswered = self._talk.results(())
-        self._say({"role": "user", "content": [*unanswered, {"type": "text", "text": words}]})
+        self._add_entry({"role": "user", "content": [*unanswered, {"type": "text", "text": words}]})
 
     async def _step(self) -> Answer:
         """One answer; a history that the endpoint does not take is made shorter until it does.
@@ -207,25 +209,25 @@ class _Thought:
                 if error.reason == LOST:
                     log.warning("%s: %s", self._prefix, error)
                     return Answer((), Verdict.GO_ON)
-                if error.reason not in UNREADABLE or not await self._shorten(error):
+                if error.reason not in UNREADABLE or not await self._shorten_history(error):
                     raise
                 log.warning("%s: its history was cut: %s", self._prefix, error)
             else:
-                self._say(entry)
+                self._add_entry(entry)
                 return read(entry)
 
-    async def _shorten(self, error: RefusedError) -> bool:
+    async def _shorten_history(self, error: RefusedError) -> bool:
         """Make the history shorter, with a summary where one can still be had; whether that was possible."""
-        self._halve()
+        self._halve_room()
         if error.reason in TOO_LONG and not self._summarised and len(self._talk.messages) > 1:
-            await self._summarise()
+            await self._summarise_history()
             return True
-        return self._forget()
+        return self._forget_history()
 
-    def _halve(self) -> None:
+    def _halve_room(self) -> None:
         self._room = min(self._room, self._talk.chars) // 2
 
-    async def _summarise(self) -> None:
+    async def _summarise_history(self) -> None:
         """Have the model sum up what is older than the newest messages; if it cannot, forget it."""
         self._summarised = True
         instruction = {"role": "user", "content": [{"type": "text", "text": SUMMARISE}]}
@@ -237,24 +239,24 @@ class _Thought:
         except RefusedError as error:
             if error.reason not in UNREADABLE:
                 raise
-            self._forget()
+            self._forget_history()
             return
-        self._replace(self._brain.summary_text(entry), entry, self._talk.tail(self._room))
+        self._replace_history(self._brain.summary_text(entry), entry, self._talk.tail(self._room))
 
-    def _forget(self) -> bool:
+    def _forget_history(self) -> bool:
         """Drop older messages without a summary, at last even the newest; whether there were any."""
         if len(self._talk.messages) < 2:
             return False
         keep = self._talk.tail(self._room)
         nothing_older = len(self._talk.messages) - keep == 1 and self._said[-1]["role"] == "summary"
-        self._replace(self._brain.forgotten(), None, 0 if nothing_older else keep)
+        self._replace_history(self._brain.forgotten_text(), None, 0 if nothing_older else keep)
         return True
 
-    def _replace(self, text: str, paid: dict[str, Any] | None, keep: int) -> None:
+    def _replace_history(self, text: str, paid: dict[str, Any] | None, keep: int) -> None:
         entry: dict[str, Any] = {"role": "summary", "content": text, "keep": keep}
         if paid is not None:
             entry |= {"usage": paid["usage"], "charged": paid["charged"]}
-        self._say(entry)
+        self._add_entry(entry)
 
 
 def _post(observation: Observation, title: str, body: str) -> tuple[ToolCall, ...]:

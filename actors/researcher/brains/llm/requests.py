@@ -37,7 +37,7 @@ class Requests:
     system: str
     tools: list[dict[str, Any]]
     compacts: bool = True
-    """Whether the endpoint compacts; false once it said that it cannot."""
+    """True if the endpoint compacts; false once it said that it cannot."""
 
     @property
     def compact_at(self) -> int:
@@ -71,8 +71,8 @@ class Requests:
         tools = [tool for tool in self.tools if tool["name"] == "forum_post"]
         return {**request, "tools": tools} if tools else {k: v for k, v in request.items() if k != "tools"}
 
-    def do_without(self, error: RefusedError) -> bool:
-        """Whether a refusal says that the endpoint does not know compaction; from then on it is not asked for."""
+    def gives_up_compaction(self, error: RefusedError) -> bool:
+        """Ask for no more compaction if a refusal says that the endpoint knows none; return whether it did."""
         words = error.message.lower()
         if not self.compacts or self.settings.plain or error.reason != "bad_request":
             return False
@@ -118,7 +118,7 @@ class Requests:
 
 
 def holds_compaction(messages: list[dict[str, Any]]) -> bool:
-    """Whether the endpoint's own summary stands in the messages."""
+    """Return True if the endpoint's own summary stands in the messages."""
     return any(block.get("type") == "compaction" for message in messages for block in message["content"])
 
 

@@ -1,15 +1,69 @@
-"""What an endpoint's errors mean. Pure: status, body and headers give a `Failure`.
+"""Failed attempts: what an endpoint's errors mean, and what follows on them. Pure.
 
 An error status is not charged. An error in a stream that had begun is: its end is unknown.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from actors.gateway.retry import Failure
-from cluster.errors import Reason
+from cluster.config import Gateway
+from cluster.errors import AarError, Reason
+
+FIRST_WAIT_S = 1.0
+GROWTH = 2.0
+LONGEST_RETRY_AFTER_S = 900.0
+"""An endpoint that asks for a longer pause than this is not coming back for this call; no pause is longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an attempt gave no answer.
+
+    `reason` is what the caller is told in the end. `again`: another attempt may succeed. `billed`: the vendor may
+    charge for the attempt, since the request was taken and its end is not known. `throttled`: the endpoint wants fewer
+    calls from everybody. `detail` goes to the caller with the refusal.
+    """
+
+    reason: Reason
+    message: str
+    again: bool = False
+    billed: bool = False
+    throttled: bool = False
+    retry_after_s: float | None = None
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+class AttemptFailedError(AarError):
+    """A transport's way to say that there is no answer."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+def backoff_seconds(failure: Failure, attempts: int, settings: Gateway, chance: random.Random) -> float:
+    """Seconds for which a failure lets wait, the `attempts`-th of one call.
+
+    They double with each attempt, with jitter between half of it and all of it, up to `longest_wait_seconds`; they are
+    never fewer than the endpoint's own `retry-after`, up to `LONGEST_RETRY_AFTER_S`.
+    """
+    seconds = min(settings.longest_wait_seconds, FIRST_WAIT_S * GROWTH ** (attempts - 1))
+    asked = min(failure.retry_after_s or 0.0, LONGEST_RETRY_AFTER_S)
+    return max(seconds * (0.5 + chance.random() / 2), asked)
+
+
+def next_wait(failure: Failure, attempts: int, settings: Gateway, chance: random.Random) -> float | None:
+    """Seconds to wait after `attempts` failed attempts of one call; `None` when that was the last."""
+    if not failure.again or attempts >= settings.attempts:
+        return None
+    if (failure.retry_after_s or 0.0) > LONGEST_RETRY_AFTER_S:
+        return None
+    return backoff_seconds(failure, attempts, settings, chance)
+
 
 MOST_TEXT = 500
 _AGAIN = frozenset({408, 409, 425, 429, 499, 500, 502, 503, 504, 529})
@@ -33,7 +87,7 @@ _NO_CREDIT = ("credit balance", "spend limit", "spending limit")
 _TOO_LONG = ("prompt is too long", "context window", "context length", "context limit", "maximum context")
 
 
-def of_status(status: int, body: object, headers: Mapping[str, str], begun: bool) -> Failure:
+def failure_of_status(status: int, body: object, headers: Mapping[str, str], begun: bool) -> Failure:
     """The failure behind an error status, or behind an error event of a stream that had `begun`."""
     if 300 <= status < 400:
         to = headers.get("location", "nowhere").partition("?")[0][:MOST_TEXT]
@@ -53,7 +107,7 @@ def of_status(status: int, body: object, headers: Mapping[str, str], begun: bool
     return Failure(_reason(status, kind, text), message)
 
 
-def of_connection(cause: str, billed: bool) -> Failure:
+def failure_of_connection(cause: str, billed: bool) -> Failure:
     """The failure of a connection; `billed` when the request may have arrived."""
     return Failure(Reason.UNAVAILABLE, f"the connection to the endpoint failed: {cause}", again=True, billed=billed)
 

@@ -1,4 +1,4 @@
-"""Refuse a local brain that its server could not serve, before anything starts."""
+"""Refuse a brain that could not make its first call, or that its own server could not serve, before anything starts."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from http.client import HTTPException
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
+from actors.gateway.keys import KeyFileError, key_of
+from actors.gateway.model_server import serve_request
+from actors.gateway.pricing import tariff_of
+from actors.gateway.replayer import open_recording
 from actors.scheduler.admission import check_request
-from actors.serving.manager import serve_request
 from cluster.config import Brain, CampaignConfig, ConfigError, Serve
 from cluster.config.prices import SHIPPED_PRICES
 from cluster.money import Amounts, usd_from_decimal
@@ -123,3 +127,46 @@ def _options(arguments: tuple[str, ...]) -> Iterator[tuple[str, str]]:
         if argument.startswith("--"):
             name, given, value = argument[2:].partition("=")
             yield name.replace("_", "-"), value if given else following
+
+
+def check_brain(
+    config: CampaignConfig, key: str | None = None, run_dir: Path | None = None, beside: Amounts = NOTHING
+) -> None:
+    """Refuse a brain that could not make its first call. Raises `ConfigError`.
+
+    `key` is what the driver was started with; `run_dir` the directory of a campaign that is resumed; `beside` what the
+    campaign sets aside at its start.
+    """
+    brain = config.brain
+    if config.diversity.model is not None and (not brain.calls_model or brain.served):
+        raise ConfigError(
+            f"diversity.model: {config.diversity.model!r} cannot be asked by a campaign whose brains call no endpoint; "
+            f"expected none, or another brain"
+        )
+    if not brain.calls_model:
+        return
+    tariff_of(config)
+    if brain.kind == "replay":
+        if brain.replay_of is None:
+            raise ConfigError("brain.replay_of: missing; expected the directory of the campaign to replay")
+        open_recording(Path(brain.replay_of)).close()
+        return
+    if brain.served:
+        check_serve(config, beside)
+        return
+    try:
+        if key is None or brain.key_file is not None:
+            key = key_of(brain, run_dir)
+    except KeyFileError as error:
+        raise ConfigError(f"brain.key_file: {error}") from error
+    if key is not None and brain.base_url is not None and not _private(brain.base_url):
+        raise ConfigError(
+            f"brain.base_url: {brain.base_url!r} would send the key in clear text; expected https, or this machine"
+        )
+    if brain.kind == "local" and run_dir is None:  # a history that outgrows the window is cut: no reason not to resume
+        check_running(brain, key)
+
+
+def _private(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme == "https" or parts.hostname in ("127.0.0.1", "localhost", "::1")

@@ -1,4 +1,4 @@
-"""The manager of the campaign's model server. The one who calls models asks it, before each call, where to call.
+"""The campaign's own model server: its manager, and the transport that calls it.
 
 Promises:
 - The first ask starts a server as a lease of kind `serve`; all researchers share it. It stops by itself when nobody
@@ -21,9 +21,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from actors.gateway.endpoint import Begun, Endpoint
+from actors.gateway.requests import Body, Parts
+from actors.gateway.retries import AttemptFailedError, Failure
 from actors.scheduler.client import SchedulerClient
 from cluster.config import CampaignConfig
-from cluster.errors import Reason, RefusedError
+from cluster.errors import AarError, Reason, RefusedError
 from cluster.money import Caps
 from cluster.names import CAMPAIGN, SERVING_ACCOUNT
 from gpu_pool.client import SlotClient
@@ -76,7 +79,7 @@ class ModelServerManager:
         deadline = time.monotonic() + patience
         while True:
             async with self._turn:
-                state = await self._look()
+                state = await self._current_state()
             if state is not None and state.phase is Phase.READY:
                 return state
             if time.monotonic() > deadline:
@@ -84,12 +87,12 @@ class ModelServerManager:
                 raise RefusedError(Reason.UNAVAILABLE, f"the model server {stands} after {patience:g} s")
             await asyncio.sleep(self._poll_s)
 
-    async def _look(self) -> ServerState | None:
+    async def _current_state(self) -> ServerState | None:
         """The server's state, after starting a lease when there is none; `None` while it waits for a slot."""
         if self._lease is None:
             if time.monotonic() < self._rest_until:
                 raise RefusedError(Reason.UNAVAILABLE, f"the model server failed and rests: {self._fault}")
-            self._lease = await self._begin()
+            self._lease = await self._open_lease()
         lease = self._lease
         if time.monotonic() - lease.seen < self._poll_s:
             return lease.state
@@ -102,7 +105,7 @@ class ModelServerManager:
             lease.state = None
         return lease.state
 
-    async def _begin(self) -> _Lease:
+    async def _open_lease(self) -> _Lease:
         """The lease that runs, or a new one: the first key whose request has not ended."""
         await self._scheduler.open_account(f"open/{SERVING_ACCOUNT}", SERVING_ACCOUNT, CAMPAIGN, Caps())
         while True:
@@ -173,3 +176,49 @@ def serve_request(config: CampaignConfig, number: int) -> LeaseRequest:
         # What one lease of foreign code may have; the slot gives a server what the section `serve` says.
         memory_bytes=config.pool.memory_bytes,
     )
+
+
+class Served:
+    """A `Transport`. A call waits while the server starts; what fails is tried again by the gateway."""
+
+    def __init__(self, config: CampaignConfig, manager: ModelServerManager) -> None:
+        self._config, self._manager = config, manager
+        self._reached = ("", "")
+        """Address and token that `_client` is for."""
+        self._client: Endpoint | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def send(self, key: str, body: Body, parts: Parts, begun: Begun) -> dict[str, Any]:
+        """As `Transport.send`."""
+        try:
+            server = await self._manager.ready()
+        except RefusedError as refused:
+            if refused.reason is Reason.OVER_BUDGET:
+                raise AttemptFailedError(Failure(Reason.OVER_BUDGET, refused.message, detail=refused.detail)) from None
+            raise AttemptFailedError(Failure(Reason.UNAVAILABLE, refused.message, again=True)) from None
+        except AarError as error:  # the scheduler or the slot does not answer
+            raise AttemptFailedError(Failure(Reason.UNAVAILABLE, str(error), again=True)) from error
+        return await self._client_of(server).send(key, body, parts, begun)
+
+    def _client_of(self, server: ServerState) -> Endpoint:
+        place = (server.base_url, server.token)
+        if self._client is None or place != self._reached:
+            if self._client is not None:  # its server is gone, and so is whoever waits for it
+                closing = asyncio.ensure_future(self._client.close())
+                self._closing.add(closing)
+                closing.add_done_callback(self._closing.discard)
+            brain = self._config.brain.model_copy(update={"base_url": server.base_url})
+            self._reached, self._client = place, Endpoint(brain, self._config.gateway, lambda: server.token)
+        return self._client
+
+    def status(self) -> dict[str, Any]:
+        """As `Transport.status`: the `server`."""
+        return {"server": self._manager.status()}
+
+    async def close(self) -> None:
+        """End the server and let connections go."""
+        try:
+            await self._manager.close()
+        finally:
+            if self._client is not None:
+                await self._client.close()
